@@ -1,0 +1,25 @@
+//! How numbers are computed: one file per op family with its naive reference, its fast paths and its gradients.
+//! Nothing here knows of graphs being trained, of threads or of memory planning: a kernel gets buffers and a share.
+
+pub mod conv;
+pub mod elementwise;
+pub mod isa;
+pub mod kernel;
+mod lanes;
+pub mod layout;
+pub mod matmul;
+pub mod movement;
+pub mod norm;
+pub mod pool;
+pub mod reduce;
+pub mod reference;
+pub mod resize;
+pub mod softmax;
+#[cfg(test)]
+mod testing;
+pub mod update;
+
+pub use isa::{Isa, IsaError};
+pub use kernel::{Buffer, Element, Io, Kernel, Output, Worker};
+pub use lanes::LANES;
+pub use layout::{Layout, blocks, physical_len};

@@ -1,0 +1,72 @@
+//! The naive reference of the whole vocabulary, in f64 and in the logical layout. Each op family keeps its own part
+//! beside its kernels; fast paths and gradients are tested against this.
+
+use espalier_graph::Op;
+
+/// A tensor of the reference: logical order, f64 (integers are exact up to 2^53).
+#[derive(Clone, Debug, PartialEq)]
+pub struct RefTensor {
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// `shape.product()` elements, row-major.
+    pub data: Vec<f64>,
+}
+
+impl RefTensor {
+    /// From shape and elements; panics where they do not agree.
+    pub fn new(shape: &[usize], data: Vec<f64>) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "elements of {shape:?}");
+        RefTensor { shape: shape.to_vec(), data }
+    }
+
+    /// All elements from their flat index.
+    pub fn from_fn(shape: &[usize], f: impl FnMut(usize) -> f64) -> Self {
+        RefTensor::new(shape, (0..shape.iter().product()).map(f).collect())
+    }
+
+    /// All zeros.
+    pub fn zeros(shape: &[usize]) -> Self {
+        RefTensor::from_fn(shape, |_| 0.0)
+    }
+}
+
+/// Evaluates one op. `outputs` are the bound shapes of its outputs, as shape inference gives them.
+/// Inputs must fit the op, which `graph::infer` has checked.
+pub fn evaluate(op: &Op, inputs: &[&RefTensor], outputs: &[Vec<usize>]) -> Vec<RefTensor> {
+    match op {
+        Op::Conv { .. } | Op::ConvInputGrad { .. } | Op::ConvWeightGrad { .. } => {
+            crate::conv::reference(op, inputs, outputs)
+        }
+        Op::MatMul { .. } => crate::matmul::reference(op, inputs, outputs),
+        Op::MaxPool { .. } | Op::MaxPoolGrad { .. } | Op::AvgPool { .. } | Op::AvgPoolGrad { .. } => {
+            crate::pool::reference(op, inputs, outputs)
+        }
+        Op::Resize { .. } | Op::ResizeGrad { .. } => crate::resize::reference(op, inputs, outputs),
+        Op::BatchNorm { .. }
+        | Op::BatchNormTraining { .. }
+        | Op::BatchNormGrad
+        | Op::LayerNorm { .. }
+        | Op::LayerNormGrad { .. } => crate::norm::reference(op, inputs, outputs),
+        Op::Unary { .. }
+        | Op::UnaryGrad { .. }
+        | Op::Binary { .. }
+        | Op::Dropout { .. }
+        | Op::Fill { .. }
+        | Op::Cast { .. } => crate::elementwise::reference(op, inputs, outputs),
+        Op::Reduce { .. } => crate::reduce::reference(op, inputs, outputs),
+        Op::Softmax { .. }
+        | Op::SoftmaxGrad { .. }
+        | Op::LogSoftmax { .. }
+        | Op::CrossEntropy
+        | Op::CrossEntropyGrad => crate::softmax::reference(op, inputs, outputs),
+        Op::Reshape { .. }
+        | Op::Transpose { .. }
+        | Op::Expand { .. }
+        | Op::Concat { .. }
+        | Op::Slice { .. }
+        | Op::Pad { .. }
+        | Op::Gather { .. }
+        | Op::GatherGrad { .. } => crate::movement::reference(op, inputs, outputs),
+        Op::GlobalNorm | Op::Sgd { .. } | Op::AdamW { .. } => crate::update::reference(op, inputs, outputs),
+    }
+}

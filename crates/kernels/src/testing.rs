@@ -1,0 +1,122 @@
+//! Runs kernels on plain vectors, for tests: aligned and guarded memory, poisoned outputs and scratch.
+
+use crate::{Buffer, Element, Io, Kernel, Worker};
+
+/// Elements of guard around each buffer; they must be untouched afterwards.
+const GUARD: usize = 64;
+const POISON: u32 = 0x7fc0_dead;
+
+/// Memory of 4-byte elements, aligned to 64 bytes between two guards.
+pub(crate) struct Memory {
+    words: Vec<u32>,
+    start: usize,
+    len: usize,
+}
+
+impl Memory {
+    fn poisoned(len: usize) -> Self {
+        let words = vec![POISON; len + 2 * GUARD + 16];
+        let start = GUARD + words[GUARD..].as_ptr().align_offset(64);
+        Memory { words, start, len }
+    }
+
+    fn filled<T: Element>(values: &[T]) -> Self {
+        let mut memory = Memory::poisoned(values.len());
+        // SAFETY: T is 4 bytes of plain data (f32 or i32), and the range is inside `words`.
+        unsafe {
+            let target = memory.words.as_mut_ptr().add(memory.start).cast::<T>();
+            std::ptr::copy_nonoverlapping(values.as_ptr(), target, values.len());
+        }
+        memory
+    }
+
+    fn buffer(&mut self) -> Buffer {
+        Buffer::new(self.words[self.start..].as_mut_ptr().cast(), self.len * 4)
+    }
+
+    fn f32(&self) -> Vec<f32> {
+        self.words[self.start..self.start + self.len].iter().map(|&w| f32::from_bits(w)).collect()
+    }
+
+    fn check_guards(&self, what: &str) {
+        let outside = self.words[..self.start].iter().chain(&self.words[self.start + self.len..]);
+        assert!(outside.copied().all(|w| w == POISON), "{what}: written outside of the buffer");
+    }
+}
+
+/// One input.
+pub(crate) enum Input<'a> {
+    F32(&'a [f32]),
+    I32(&'a [i32]),
+}
+
+/// One output: its length (poisoned), or its initial content for what is updated in place.
+pub(crate) enum Out<'a> {
+    Len(usize),
+    InPlace(&'a [f32]),
+}
+
+/// Runs `kernel` with each number of workers, one worker after the other, and returns the outputs after checking that
+/// all worker counts agree bit for bit.
+pub(crate) fn run(kernel: &dyn Kernel, inputs: &[Input<'_>], outputs: &[Out<'_>]) -> Vec<Vec<f32>> {
+    let results: Vec<Vec<Vec<f32>>> =
+        [1, 2, 3].map(|workers| run_with(kernel, inputs, outputs, workers)).into();
+    for (other, workers) in results[1..].iter().zip([2, 3]) {
+        for (i, (a, b)) in results[0].iter().zip(other).enumerate() {
+            let same = a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits());
+            assert!(same, "{}: output {i} differs between 1 and {workers} workers", kernel.name());
+        }
+    }
+    results.into_iter().next().unwrap()
+}
+
+fn run_with(kernel: &dyn Kernel, inputs: &[Input<'_>], outputs: &[Out<'_>], workers: usize) -> Vec<Vec<f32>> {
+    let mut ins: Vec<Memory> = inputs
+        .iter()
+        .map(|input| match input {
+            Input::F32(v) => Memory::filled(v),
+            Input::I32(v) => Memory::filled(v),
+        })
+        .collect();
+    let mut outs: Vec<Memory> = outputs
+        .iter()
+        .map(|output| match output {
+            Out::Len(len) => Memory::poisoned(*len),
+            Out::InPlace(v) => Memory::filled(v),
+        })
+        .collect();
+    let in_buffers: Vec<Buffer> = ins.iter_mut().map(Memory::buffer).collect();
+    let out_buffers: Vec<Buffer> = outs.iter_mut().map(Memory::buffer).collect();
+    for index in 0..workers {
+        let mut scratch = Memory::poisoned(kernel.scratch_len(workers));
+        let range = scratch.start..scratch.start + scratch.len;
+        // SAFETY: f32 and u32 have the same layout; `scratch` lives through the call.
+        let scratch_slice = unsafe {
+            std::slice::from_raw_parts_mut(scratch.words[range].as_mut_ptr().cast::<f32>(), scratch.len)
+        };
+        // SAFETY: all buffers are distinct live vectors, and this thread alone uses them.
+        let io = unsafe { Io::new(&in_buffers, &out_buffers) };
+        kernel.run(&io, Worker { index, count: workers }, scratch_slice);
+        scratch.check_guards(&format!("{} scratch", kernel.name()));
+    }
+    ins.iter().for_each(|m| m.check_guards(&kernel.name()));
+    outs.iter().for_each(|m| m.check_guards(&kernel.name()));
+    outs.iter().map(Memory::f32).collect()
+}
+
+/// Fails where an element of `got` is further from `want` than `tolerance * (1 + |want|)`, or only one is NaN.
+pub(crate) fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+        let close = (f64::from(g) - w).abs() <= tolerance * (1.0 + w.abs())
+            || f64::from(g) == w
+            || (g.is_nan() && w.is_nan());
+        assert!(close, "{what}: element {i} is {g}, reference {w}");
+    }
+}
+
+/// Reproducible values in -1..1 for a test input.
+pub(crate) fn values(stream: u64, len: usize) -> Vec<f32> {
+    let mut random = espalier_graph::random::Random::new(7, stream);
+    (0..len).map(|_| random.range(-1.0, 1.0)).collect()
+}
