@@ -2,9 +2,18 @@
 //! verification, and the package file. This crate depends on no other crate of ours.
 
 pub mod attr;
+mod graph;
+mod infer;
+mod layers;
 pub mod op;
 pub mod random;
+mod text;
 pub mod types;
+mod verify;
 
+pub use graph::{Graph, GraphError, Node, Role, Source, State, Value, ValueId};
+pub use infer::infer;
 pub use op::{BinaryFn, Op, ReduceFn, ResizeMode, UnaryFn, Window};
+pub use text::MAX_TEXT;
 pub use types::{Bindings, DType, Dim, Shape, TensorType};
+pub use verify::{Stage, verify};
