@@ -10,6 +10,7 @@ pub mod random;
 mod text;
 pub mod types;
 mod verify;
+mod weights;
 
 pub use graph::{Graph, GraphError, Node, Role, Source, State, Value, ValueId};
 pub use infer::infer;
@@ -17,3 +18,4 @@ pub use op::{BinaryFn, Op, ReduceFn, ResizeMode, UnaryFn, Window};
 pub use text::MAX_TEXT;
 pub use types::{Bindings, DType, Dim, Shape, TensorType};
 pub use verify::{Stage, verify};
+pub use weights::{Data, Tensor, Weights};

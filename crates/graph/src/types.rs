@@ -10,12 +10,17 @@ pub enum DType {
     F32,
     /// 32-bit signed integer: labels, indices, counters.
     I32,
+    /// Byte: raw pixels.
+    U8,
 }
 
 impl DType {
     /// Bytes of one element.
     pub fn bytes(self) -> usize {
-        4
+        match self {
+            DType::F32 | DType::I32 => 4,
+            DType::U8 => 1,
+        }
     }
 }
 
@@ -24,6 +29,7 @@ impl fmt::Display for DType {
         f.write_str(match self {
             DType::F32 => "f32",
             DType::I32 => "i32",
+            DType::U8 => "u8",
         })
     }
 }
@@ -34,7 +40,8 @@ impl FromStr for DType {
         match s {
             "f32" => Ok(DType::F32),
             "i32" => Ok(DType::I32),
-            _ => Err(format!("unknown element type `{s}`: f32 and i32 are known")),
+            "u8" => Ok(DType::U8),
+            _ => Err(format!("unknown element type `{s}`: f32, i32 and u8 are known")),
         }
     }
 }
