@@ -1,0 +1,98 @@
+//! Tensors on the host, in the logical layout: what states hold between runs, and what files carry.
+
+use std::collections::BTreeMap;
+
+use crate::types::{DType, Shape, TensorType};
+
+/// The elements of a tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Data {
+    /// 32-bit floats.
+    F32(Vec<f32>),
+    /// 32-bit integers.
+    I32(Vec<i32>),
+    /// Bytes.
+    U8(Vec<u8>),
+}
+
+impl Data {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Data::F32(v) => v.len(),
+            Data::I32(v) => v.len(),
+            Data::U8(v) => v.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Their type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Data::F32(_) => DType::F32,
+            Data::I32(_) => DType::I32,
+            Data::U8(_) => DType::U8,
+        }
+    }
+
+    /// Their bytes, little-endian.
+    pub fn to_le_bytes(&self) -> Vec<u8> {
+        match self {
+            Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::I32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::U8(v) => v.clone(),
+        }
+    }
+
+    /// From little-endian bytes; a rest shorter than an element is ignored.
+    pub fn from_le_bytes(dtype: DType, bytes: &[u8]) -> Data {
+        let words = || bytes.chunks_exact(4).map(|c| [c[0], c[1], c[2], c[3]]);
+        match dtype {
+            DType::F32 => Data::F32(words().map(f32::from_le_bytes).collect()),
+            DType::I32 => Data::I32(words().map(i32::from_le_bytes).collect()),
+            DType::U8 => Data::U8(bytes.to_vec()),
+        }
+    }
+}
+
+/// A tensor with known sizes, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Elements.
+    pub data: Data,
+}
+
+impl Tensor {
+    /// An f32 tensor. Panics where shape and elements do not agree.
+    pub fn f32(shape: &[usize], data: Vec<f32>) -> Self {
+        Tensor::new(shape, Data::F32(data))
+    }
+
+    /// A tensor. Panics where shape and elements do not agree.
+    pub fn new(shape: &[usize], data: Data) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "elements of a tensor {shape:?}");
+        Tensor { shape: shape.to_vec(), data }
+    }
+
+    /// Its type.
+    pub fn ty(&self) -> TensorType {
+        TensorType { dtype: self.data.dtype(), shape: Shape::known(&self.shape) }
+    }
+
+    /// The floats, or `None` for other element types.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        match &self.data {
+            Data::F32(v) => Some(v),
+            _ => None,
+        }
+    }
+}
+
+/// The content of a graph's states, by name.
+pub type Weights = BTreeMap<String, Tensor>;
