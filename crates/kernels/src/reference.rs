@@ -1,7 +1,9 @@
 //! The naive reference of the whole vocabulary, in f64 and in the logical layout. Each op family keeps its own part
 //! beside its kernels; fast paths and gradients are tested against this.
 
-use espalier_graph::Op;
+use std::collections::BTreeMap;
+
+use espalier_graph::{Bindings, Graph, Op};
 
 /// A tensor of the reference: logical order, f64 (integers are exact up to 2^53).
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +30,22 @@ impl RefTensor {
     pub fn zeros(shape: &[usize]) -> Self {
         RefTensor::from_fn(shape, |_| 0.0)
     }
+}
+
+/// Runs a whole graph: `given` holds its inputs and states by name. Returns every value by name.
+/// Panics where one is missing.
+pub fn interpret(graph: &Graph, bindings: Bindings, given: &BTreeMap<String, RefTensor>) -> BTreeMap<String, RefTensor> {
+    let mut values = given.clone();
+    for node in graph.nodes() {
+        let name = |id| graph.value(id).name.as_str();
+        let inputs: Vec<&RefTensor> = node.inputs.iter().map(|&id| &values[name(id)]).collect();
+        let shapes: Vec<Vec<usize>> = node.outputs.iter().map(|&id| graph.ty(id).shape.bind(bindings)).collect();
+        let outputs = evaluate(&node.op, &inputs, &shapes);
+        for (&id, output) in node.outputs.iter().zip(outputs) {
+            values.insert(name(id).to_string(), output);
+        }
+    }
+    values
 }
 
 /// Evaluates one op. `outputs` are the bound shapes of its outputs, as shape inference gives them.
