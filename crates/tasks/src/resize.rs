@@ -1,0 +1,215 @@
+//! Resizing with antialiasing, and bringing an image to the size a network takes.
+//!
+//! A separable triangle filter whose support grows when shrinking, as in Pillow's `BILINEAR` and torchvision's
+//! `antialias=True`. Weights are rounded to 22-bit fixed point and sums are integers, so that every machine gives the
+//! same pixels.
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::Image;
+
+/// How an image of another aspect ratio is brought to the wanted size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fit {
+    /// Ignore the aspect ratio.
+    Stretch,
+    /// Fill the wanted size and cut off evenly what sticks out: for photographs of one thing.
+    #[default]
+    Crop,
+    /// Keep everything and fill the rest with grey.
+    Letterbox,
+}
+
+/// The grey that surrounds a letterboxed image, as detectors of the YOLO family are trained with.
+const LETTERBOX_GREY: u8 = 114;
+
+/// Fixed-point bits of a weight: a sum of weights times 255 still fits into 31 bits.
+const BITS: u32 = 22;
+
+/// A rectangle of the source in pixels, from its left upper corner; it may begin and end within a pixel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Region {
+    x: f64,
+    y: f64,
+    width: f64,
+    height: f64,
+}
+
+impl Region {
+    fn whole(image: &Image) -> Self {
+        Region { x: 0.0, y: 0.0, width: image.width as f64, height: image.height as f64 }
+    }
+
+    /// The largest centred rectangle with the aspect ratio of `size` (height, width).
+    fn centred(image: &Image, size: [usize; 2]) -> Self {
+        let (width, height) = (image.width as f64, image.height as f64);
+        let scale = (height / size[0] as f64).min(width / size[1] as f64);
+        let (w, h) = (size[1] as f64 * scale, size[0] as f64 * scale);
+        Region { x: (width - w) / 2.0, y: (height - h) / 2.0, width: w, height: h }
+    }
+}
+
+/// The image at `size` (height, width) with `channels` channels.
+pub fn fit(image: &Image, size: [usize; 2], channels: usize, fit: Fit) -> Image {
+    if image.channels > channels {
+        return self::fit(&image.with_channels(channels), size, channels, fit);
+    }
+    let resized = match fit {
+        Fit::Stretch => resize(image, size),
+        Fit::Crop => resize_region(image, Region::centred(image, size), size),
+        Fit::Letterbox => letterbox(image, size),
+    };
+    if resized.channels == channels { resized } else { resized.with_channels(channels) }
+}
+
+/// The whole image at `size` (height, width).
+pub fn resize(image: &Image, size: [usize; 2]) -> Image {
+    resize_region(image, Region::whole(image), size)
+}
+
+fn letterbox(image: &Image, size: [usize; 2]) -> Image {
+    let scale = (size[0] as f64 / image.height as f64).min(size[1] as f64 / image.width as f64);
+    let side = |n: usize, max: usize| ((n as f64 * scale).round() as usize).clamp(1, max);
+    let inner = resize(image, [side(image.height, size[0]), side(image.width, size[1])]);
+    let (top, left) = ((size[0] - inner.height) / 2, (size[1] - inner.width) / 2);
+    let channels = image.channels;
+    let mut pixels = vec![LETTERBOX_GREY; size[0] * size[1] * channels];
+    for (y, row) in inner.pixels.chunks_exact(inner.width * channels).enumerate() {
+        let at = ((top + y) * size[1] + left) * channels;
+        pixels[at..at + row.len()].copy_from_slice(row);
+    }
+    Image { width: size[1], height: size[0], channels, pixels }
+}
+
+fn resize_region(image: &Image, region: Region, [height, width]: [usize; 2]) -> Image {
+    if region == Region::whole(image) && (image.height, image.width) == (height, width) {
+        return image.clone();
+    }
+    let channels = image.channels;
+    let columns = filter(image.width, region.x, region.width, width);
+    let rows = filter(image.height, region.y, region.height, height);
+    // Only the rows that the second pass reads go through the first.
+    let first = rows.iter().map(|taps| taps.first).min().unwrap_or(0);
+    let last = rows.iter().map(|taps| taps.first + taps.weights.len()).max().unwrap_or(0);
+    let stride = image.width * channels;
+    let narrow: Vec<u8> = (first..last)
+        .flat_map(|y| {
+            let row = &image.pixels[y * stride..(y + 1) * stride];
+            resize_row(row, &columns, channels)
+        })
+        .collect();
+    let pixels = rows.iter().flat_map(|taps| blend_rows(&narrow, width * channels, first, taps)).collect();
+    Image { width, height, channels, pixels }
+}
+
+/// The source pixels that make one target pixel: from `first` on, with these fixed-point weights.
+struct Taps {
+    first: usize,
+    weights: Vec<i32>,
+}
+
+/// The taps of each of `target` pixels that cover `length` source pixels from `start` on, of `source` in all.
+fn filter(source: usize, start: f64, length: f64, target: usize) -> Vec<Taps> {
+    let scale = length / target as f64;
+    let support = scale.max(1.0);
+    (0..target).map(|i| taps(source, start + (i as f64 + 0.5) * scale, support)).collect()
+}
+
+/// A triangle of half-width `support` around `center`, cut off at the border and brought to the sum 1.
+fn taps(source: usize, center: f64, support: f64) -> Taps {
+    let first = ((center - support).round().max(0.0) as usize).min(source - 1);
+    let end = ((center + support).round().max(0.0) as usize).clamp(first + 1, source);
+    let triangle = |i: usize| (1.0 - ((i as f64 + 0.5 - center) / support).abs()).max(0.0);
+    let sum: f64 = (first..end).map(triangle).sum();
+    let unit = f64::from(1 << BITS);
+    let weights = (first..end).map(|i| (triangle(i) / sum * unit).round() as i32).collect();
+    Taps { first, weights }
+}
+
+fn resize_row(row: &[u8], columns: &[Taps], channels: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(columns.len() * channels);
+    for taps in columns {
+        let pixels = &row[taps.first * channels..];
+        for c in 0..channels {
+            let values = pixels[c..].iter().step_by(channels);
+            let sum: i32 = taps.weights.iter().zip(values).map(|(&w, &v)| w * i32::from(v)).sum();
+            out.push(round(sum));
+        }
+    }
+    out
+}
+
+fn blend_rows(rows: &[u8], stride: usize, first: usize, taps: &Taps) -> Vec<u8> {
+    let mut sums = vec![0i32; stride];
+    let rows = rows[(taps.first - first) * stride..].chunks_exact(stride);
+    for (&weight, row) in taps.weights.iter().zip(rows) {
+        sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += weight * i32::from(v));
+    }
+    sums.into_iter().map(round).collect()
+}
+
+fn round(sum: i32) -> u8 {
+    ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grey(width: usize, pixels: &[u8]) -> Image {
+        Image::new(width, pixels.len() / width, 1, pixels.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn hand_computed_values() {
+        let check = |image: Image, size, expected: &[u8]| assert_eq!(resize(&image, size).pixels, expected);
+        check(grey(3, &[1, 2, 3]), [1, 3], &[1, 2, 3]);
+        // Enlarging 2 to 4: centres at 0.25, 0.75, 1.25, 1.75 source pixels.
+        check(grey(2, &[0, 100]), [1, 4], &[0, 25, 75, 100]);
+        // Halving: taps 1/8, 3/8, 3/8, 1/8, at the left border 3/7, 3/7, 1/7.
+        check(grey(4, &[0, 70, 140, 210]), [1, 2], &[50, 160]);
+        check(grey(1, &[0, 70, 140, 210]), [2, 1], &[50, 160]);
+        check(grey(2, &[0, 255, 255, 0]), [1, 1], &[128]);
+        check(grey(1, &[9]), [2, 3], &[9; 6]);
+    }
+
+    #[test]
+    fn colour_channels_do_not_mix() {
+        let image = Image::new(2, 1, 3, vec![0, 10, 20, 100, 110, 120]).unwrap();
+        assert_eq!(resize(&image, [1, 4]).pixels, [0, 10, 20, 25, 35, 45, 75, 85, 95, 100, 110, 120]);
+    }
+
+    #[test]
+    fn a_flat_image_stays_flat() {
+        for (size, target) in
+            [([7, 5], [3, 11]), ([64, 48], [5, 1]), ([1, 300], [32, 32]), ([33, 31], [32, 32])]
+        {
+            for value in [0, 1, 127, 255] {
+                let image = Image::new(size[1], size[0], 1, vec![value; size[0] * size[1]]).unwrap();
+                assert!(resize(&image, target).pixels.iter().all(|&v| v == value), "{size:?} to {target:?}");
+                assert!(fit(&image, target, 1, Fit::Crop).pixels.iter().all(|&v| v == value));
+            }
+        }
+    }
+
+    #[test]
+    fn fits() {
+        let image = grey(4, &[1, 2, 3, 4, 1, 2, 3, 4]);
+        assert_eq!(fit(&image, [2, 2], 1, Fit::Crop).pixels, [2, 3, 2, 3]);
+        assert_eq!(fit(&image, [2, 4], 1, Fit::Crop), image);
+        let boxed = fit(&image, [4, 4], 1, Fit::Letterbox);
+        assert_eq!(boxed.pixels[..4], [LETTERBOX_GREY; 4]);
+        assert_eq!(boxed.pixels[4..12], image.pixels);
+        assert_eq!(boxed.pixels[12..], [LETTERBOX_GREY; 4]);
+        assert_eq!(fit(&image, [2, 4], 3, Fit::Stretch), image.with_channels(3));
+    }
+
+    #[test]
+    fn a_sliver_costs_no_more_than_its_target() {
+        let image = grey(60_000, &[5; 60_000]);
+        for fit in [Fit::Crop, Fit::Stretch, Fit::Letterbox] {
+            assert_eq!(self::fit(&image, [224, 224], 3, fit).pixels.len(), 224 * 224 * 3);
+        }
+    }
+}
