@@ -1,0 +1,651 @@
+//! Batch normalisation: one pass for the sums, one for the values, a channel or block of channels at a time, so that
+//! the statistics never have to be joined over workers.
+
+use super::moments::{Sums, Terms, add_moments, add_terms};
+use crate::isa::{Isa, multiversion};
+use crate::kernel::{Io, Kernel, Worker};
+use crate::lanes::{LANES, Lanes};
+use crate::layout::{Layout, blocks, load_up_to, physical_len, store_up_to};
+
+/// What is normalised: `x[batch, channels, spatial]`, per channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NormGeometry {
+    /// Images.
+    pub batch: usize,
+    /// Channels, each with its own statistics.
+    pub channels: usize,
+    /// Pixels of a channel.
+    pub spatial: usize,
+    /// Layout of x, y and their gradients.
+    pub layout: Layout,
+}
+
+/// Memory order of either layout is `[batch][groups][len]`. A group is a channel (plain; all lanes belong to it) or a
+/// block of 16 channels (blocked; a lane each).
+impl NormGeometry {
+    fn groups(&self) -> usize {
+        if self.layout == Layout::Blocked { blocks(self.channels) } else { self.channels }
+    }
+
+    fn len(&self) -> usize {
+        if self.layout == Layout::Blocked { self.spatial * LANES } else { self.spatial }
+    }
+
+    fn start(&self, image: usize, group: usize) -> usize {
+        (image * self.groups() + group) * self.len()
+    }
+
+    fn physical(&self) -> usize {
+        physical_len(self.layout, self.batch, self.channels, self.spatial)
+    }
+
+    /// Values of one channel.
+    fn count(&self) -> f64 {
+        (self.batch * self.spatial) as f64
+    }
+
+    /// Channels in `group`.
+    fn width(&self, group: usize) -> usize {
+        if self.layout == Layout::Blocked { LANES.min(self.channels - group * LANES) } else { 1 }
+    }
+
+    /// Lanes whose values count.
+    fn lanes(&self, group: usize) -> usize {
+        if self.layout == Layout::Blocked { self.width(group) } else { LANES }
+    }
+
+    /// The group's elements of a per-channel vector, 0 in the lanes past C.
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(&self, p: *const f32, group: usize) -> V {
+        // SAFETY: the caller's vector has an element for every channel.
+        unsafe {
+            match self.layout {
+                Layout::Blocked => load_up_to(p.add(group * LANES), self.width(group), V::zero()),
+                Layout::Plain => V::splat(*p.add(group)),
+            }
+        }
+    }
+
+    /// Stores the group's elements of a per-channel vector.
+    #[inline(always)]
+    unsafe fn store<V: Lanes>(&self, v: V, p: *mut f32, group: usize) {
+        // SAFETY: the caller's vector has an element for every channel.
+        unsafe {
+            match self.layout {
+                Layout::Blocked => store_up_to(v, p.add(group * LANES), self.width(group)),
+                Layout::Plain => *p.add(group) = v.to_array()[0],
+            }
+        }
+    }
+
+    /// Sums per channel from sums per lane: the sum over all lanes where they belong to one channel, and 0 past C,
+    /// since what stands there must not matter.
+    #[inline(always)]
+    fn per_channel(&self, group: usize, mut sums: Sums) -> Sums {
+        let width = self.width(group);
+        for sum in &mut sums {
+            match self.layout {
+                Layout::Blocked => sum[width..].fill(0.0),
+                Layout::Plain => *sum = [sum.iter().sum(); LANES],
+            }
+        }
+        sums
+    }
+}
+
+/// `f` of each of the first `lanes` lanes, 0 past them.
+#[inline(always)]
+fn each(lanes: usize, f: impl Fn(usize) -> f64) -> [f64; LANES] {
+    std::array::from_fn(|i| if i < lanes { f(i) } else { 0.0 })
+}
+
+#[inline(always)]
+unsafe fn narrow<V: Lanes>(a: [f64; LANES]) -> V {
+    // SAFETY: inside of a function made by `multiversion!`.
+    unsafe { V::from_array(a.map(|v| v as f32)) }
+}
+
+/// `v` between the bounds; NaN stays NaN.
+#[inline(always)]
+unsafe fn clamped<V: Lanes, const CLAMP: bool>(v: V, [lo, hi]: [V; 2]) -> V {
+    // SAFETY: inside of a function made by `multiversion!`.
+    unsafe { if CLAMP { hi.min(lo.max(v)) } else { v } }
+}
+
+#[inline(always)]
+unsafe fn splat<V: Lanes>(bounds: [f32; 2]) -> [V; 2] {
+    // SAFETY: inside of a function made by `multiversion!`.
+    unsafe { [V::splat(bounds[0]), V::splat(bounds[1])] }
+}
+
+/// `y = (x - mean) * scale + offset`. The mean is taken off first: folded into the offset it would cost digits.
+#[derive(Clone, Copy)]
+struct Line<V> {
+    mean: V,
+    scale: V,
+    offset: V,
+}
+
+impl<V: Lanes> Line<V> {
+    #[inline(always)]
+    unsafe fn at(&self, x: V) -> V {
+        // SAFETY: inside of a function made by `multiversion!`.
+        unsafe { x.sub(self.mean).mul_add(self.scale, self.offset) }
+    }
+
+    /// Writes the clamped line over `len` elements.
+    #[inline(always)]
+    unsafe fn draw<const CLAMP: bool>(&self, x: *const f32, y: *mut f32, len: usize, bounds: [V; 2]) {
+        // SAFETY: the caller's `len` elements.
+        unsafe {
+            for i in 0..len / LANES {
+                let v = self.at(V::load(x.add(i * LANES)));
+                clamped::<V, CLAMP>(v, bounds).store(y.add(i * LANES));
+            }
+            let (i, rest) = (len / LANES * LANES, len % LANES);
+            if rest > 0 {
+                let v = self.at(load_up_to(x.add(i), rest, self.mean));
+                store_up_to(clamped::<V, CLAMP>(v, bounds), y.add(i), rest);
+            }
+        }
+    }
+}
+
+/// What all kernels of this file know.
+#[derive(Clone, Copy)]
+struct Norm {
+    isa: Isa,
+    g: NormGeometry,
+    eps: f64,
+    momentum: f64,
+    clamp: Option<[f32; 2]>,
+}
+
+impl Norm {
+    fn bounds(&self) -> [f32; 2] {
+        self.clamp.unwrap_or([f32::NEG_INFINITY, f32::INFINITY])
+    }
+
+    fn name(&self, what: &str) -> String {
+        let clamp = if self.clamp.is_some() { " + clamp" } else { "" };
+        format!("{what}{clamp} {}", self.isa)
+    }
+}
+
+type Group = unsafe fn(&Norm, &Io<'_>, usize);
+
+/// Normalises with given statistics, then clamps (ReLU is `[0, inf]`; NaN stays NaN).
+/// in: x, gamma, beta, mean, var; out: y.
+pub fn batch_norm(isa: Isa, g: NormGeometry, eps: f32, clamp: Option<[f32; 2]>) -> Box<dyn Kernel> {
+    let norm = Norm { isa, g, eps: eps.into(), momentum: 0.0, clamp };
+    let plane = if clamp.is_some() { pick_given::<true>(isa) } else { pick_given::<false>(isa) };
+    Box::new(Given(norm, plane))
+}
+
+struct Given(Norm, Group);
+
+impl Kernel for Given {
+    fn name(&self) -> String {
+        self.0.name("batch norm")
+    }
+
+    fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
+        let g = &self.0.g;
+        check(io, &[g.physical(), g.channels, g.channels, g.channels, g.channels], &[g.physical()]);
+        for plane in worker.share(g.batch * g.groups()) {
+            // SAFETY: lengths were checked; planes are disjoint.
+            unsafe { (self.1)(&self.0, io, plane) };
+        }
+    }
+}
+
+/// Fails where a buffer has not the length that the geometry says.
+fn check(io: &Io<'_>, inputs: &[usize], outputs: &[usize]) {
+    for (i, &len) in inputs.iter().enumerate() {
+        assert_eq!(io.input::<f32>(i).len(), len, "elements of input {i}");
+    }
+    for (i, &len) in outputs.iter().enumerate() {
+        assert_eq!(io.output::<f32>(i).len(), len, "elements of output {i}");
+    }
+}
+
+multiversion! { fn pick_given<; const CLAMP: bool>(norm: &Norm, io: &Io<'_>, plane: usize) = given }
+
+#[inline(always)]
+unsafe fn given<V: Lanes, const CLAMP: bool>(norm: &Norm, io: &Io<'_>, plane: usize) {
+    let g = &norm.g;
+    let (group, start) = (plane % g.groups(), plane * g.len());
+    // SAFETY: `run` checked the lengths; this worker alone writes this plane.
+    unsafe {
+        let [gamma, beta, mean, var] = [1, 2, 3, 4].map(|i| g.load::<V>(io.input::<f32>(i).as_ptr(), group));
+        let (weight, var) = (gamma.to_array(), var.to_array());
+        let lanes = g.lanes(group);
+        let scale = each(lanes, |i| f64::from(weight[i]) / (f64::from(var[i]) + norm.eps).sqrt());
+        let line = Line { mean, scale: narrow(scale), offset: beta };
+        let (x, y) = (io.input::<f32>(0).as_ptr().add(start), io.output::<f32>(0).as_mut_ptr().add(start));
+        line.draw::<CLAMP>(x, y, g.len(), splat(norm.bounds()));
+    }
+}
+
+/// Normalises with the batch's own statistics, then clamps (ReLU is `[0, inf]`; NaN stays NaN). The biased variance
+/// normalises; the running one moves towards the unbiased one, or the biased one where a channel has a single value.
+/// in: x, gamma, beta; out: y, running_mean and running_var (in place), batch_mean, batch_rstd.
+pub fn batch_norm_training(
+    isa: Isa,
+    g: NormGeometry,
+    eps: f32,
+    momentum: f32,
+    clamp: Option<[f32; 2]>,
+) -> Box<dyn Kernel> {
+    let norm = Norm { isa, g, eps: eps.into(), momentum: momentum.into(), clamp };
+    let group = if clamp.is_some() { pick_training::<true>(isa) } else { pick_training::<false>(isa) };
+    Box::new(Training(norm, group))
+}
+
+struct Training(Norm, Group);
+
+impl Kernel for Training {
+    fn name(&self) -> String {
+        self.0.name("batch norm training")
+    }
+
+    fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
+        let (g, c) = (&self.0.g, self.0.g.channels);
+        check(io, &[g.physical(), c, c], &[g.physical(), c, c, c, c]);
+        for group in worker.share(g.groups()) {
+            // SAFETY: lengths were checked; groups have disjoint planes and channels.
+            unsafe { (self.1)(&self.0, io, group) };
+        }
+    }
+}
+
+multiversion! { fn pick_training<; const CLAMP: bool>(norm: &Norm, io: &Io<'_>, group: usize) = training }
+
+#[inline(always)]
+unsafe fn training<V: Lanes, const CLAMP: bool>(norm: &Norm, io: &Io<'_>, group: usize) {
+    let (g, x, y) = (&norm.g, io.input::<f32>(0).as_ptr(), io.output::<f32>(0).as_mut_ptr());
+    let mut sums = Sums::default();
+    // SAFETY: `run` checked the lengths; this worker alone writes this group.
+    unsafe {
+        for image in 0..g.batch {
+            add_moments::<V>(x.add(g.start(image, group)), g.len(), &mut sums);
+        }
+        let line = statistics::<V>(norm, io, group, g.per_channel(group, sums));
+        for image in 0..g.batch {
+            let start = g.start(image, group);
+            line.draw::<CLAMP>(x.add(start), y.add(start), g.len(), splat(norm.bounds()));
+        }
+    }
+}
+
+/// Writes the statistics that have these sums of x and x^2, moves the running ones, and gives the line to draw.
+#[inline(always)]
+unsafe fn statistics<V: Lanes>(norm: &Norm, io: &Io<'_>, group: usize, [sum, squares]: Sums) -> Line<V> {
+    let (g, lanes, n) = (&norm.g, norm.g.lanes(group), norm.g.count());
+    let mean = each(lanes, |i| sum[i] / n);
+    // `max` drops NaN, which must show: hence the comparison.
+    let spread = each(lanes, |i| squares[i] / n - mean[i] * mean[i]);
+    let var = each(lanes, |i| if spread[i] < 0.0 { 0.0 } else { spread[i] });
+    let rstd = each(lanes, |i| 1.0 / (var[i] + norm.eps).sqrt());
+    let unbiased = if n > 1.0 { n / (n - 1.0) } else { 1.0 };
+    // SAFETY: the caller's buffers have an element for every channel.
+    unsafe {
+        let output = |i| io.output::<f32>(i).as_mut_ptr();
+        let near: V = narrow(mean);
+        move_towards::<V>(norm, output(1), group, mean);
+        move_towards::<V>(norm, output(2), group, each(lanes, |i| unbiased * var[i]));
+        g.store(near, output(3), group);
+        g.store(narrow::<V>(rstd), output(4), group);
+        let [gamma, beta] = [1, 2].map(|i| g.load::<V>(io.input::<f32>(i).as_ptr(), group).to_array());
+        let rounded = near.to_array();
+        let scale = each(lanes, |i| f64::from(gamma[i]) * rstd[i]);
+        let offset = each(lanes, |i| f64::from(beta[i]) + (f64::from(rounded[i]) - mean[i]) * scale[i]);
+        Line { mean: near, scale: narrow(scale), offset: narrow(offset) }
+    }
+}
+
+/// `running = (1 - momentum) * running + momentum * batch`.
+#[inline(always)]
+unsafe fn move_towards<V: Lanes>(norm: &Norm, running: *mut f32, group: usize, batch: [f64; LANES]) {
+    // SAFETY: the caller's vector has an element for every channel.
+    unsafe {
+        let old = norm.g.load::<V>(running, group).to_array();
+        let new = each(LANES, |i| f64::from(old[i]) * (1.0 - norm.momentum) + norm.momentum * batch[i]);
+        norm.g.store(narrow::<V>(new), running, group);
+    }
+}
+
+/// Gradient of [`batch_norm_training`]. With a clamp, `dy` is the gradient after it, and passes where the normalised
+/// value, computed again, lies strictly between the bounds.
+/// in: x, dy, gamma, beta (read only with a clamp), batch_mean, batch_rstd; out: dx, dgamma, dbeta.
+pub fn batch_norm_grad(isa: Isa, g: NormGeometry, clamp: Option<[f32; 2]>) -> Box<dyn Kernel> {
+    let norm = Norm { isa, g, eps: 0.0, momentum: 0.0, clamp };
+    let group = if clamp.is_some() { pick_gradient::<true>(isa) } else { pick_gradient::<false>(isa) };
+    Box::new(Gradient(norm, group))
+}
+
+struct Gradient(Norm, Group);
+
+impl Kernel for Gradient {
+    fn name(&self) -> String {
+        self.0.name("batch norm gradient")
+    }
+
+    fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
+        let (g, c) = (&self.0.g, self.0.g.channels);
+        check(io, &[g.physical(), g.physical(), c, c, c, c], &[g.physical(), c, c]);
+        for group in worker.share(g.groups()) {
+            // SAFETY: lengths were checked; groups have disjoint planes and channels.
+            unsafe { (self.1)(&self.0, io, group) };
+        }
+    }
+}
+
+/// Gradient behind the clamp of one plane, with x less its mean.
+#[derive(Clone, Copy)]
+struct Masked<V, const CLAMP: bool> {
+    x: *const f32,
+    dy: *const f32,
+    line: Line<V>,
+    bounds: [V; 2],
+}
+
+impl<V: Lanes, const CLAMP: bool> Terms<V> for Masked<V, CLAMP> {
+    /// `[g, g * (x - mean)]`.
+    #[inline(always)]
+    unsafe fn at(&self, i: usize, len: usize) -> [V; 2] {
+        // SAFETY: the caller's offset and length.
+        unsafe {
+            let (x, g) = self.load(i, len);
+            [g, g.mul(x)]
+        }
+    }
+}
+
+impl<V: Lanes, const CLAMP: bool> Masked<V, CLAMP> {
+    /// `(x - mean, g)` of the up to 16 elements at offset `i`, 0 in the lanes past `len`.
+    #[inline(always)]
+    unsafe fn load(&self, i: usize, len: usize) -> (V, V) {
+        // SAFETY: the caller's offset and length.
+        unsafe {
+            let x = load_up_to(self.x.add(i), len, self.line.mean);
+            let dy = load_up_to(self.dy.add(i), len, V::zero());
+            (x.sub(self.line.mean), self.pass(self.line.at(x), dy))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pass(&self, value: V, dy: V) -> V {
+        // SAFETY: inside of a function made by `multiversion!`.
+        unsafe {
+            if !CLAMP {
+                return dy;
+            }
+            let below = self.bounds[1].select_gt(value, dy, V::zero());
+            value.select_gt(self.bounds[0], below, V::zero())
+        }
+    }
+
+    /// Writes `[scale, slope, offset] . [g, x - mean, 1]` over `len` elements.
+    #[inline(always)]
+    unsafe fn write(&self, dx: *mut f32, len: usize, factors: [V; 3]) {
+        // SAFETY: the caller's `len` elements.
+        unsafe {
+            for i in 0..len / LANES {
+                self.value(i * LANES, LANES, factors).store(dx.add(i * LANES));
+            }
+            let (i, rest) = (len / LANES * LANES, len % LANES);
+            if rest > 0 {
+                store_up_to(self.value(i, rest, factors), dx.add(i), rest);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn value(&self, i: usize, len: usize, [scale, slope, offset]: [V; 3]) -> V {
+        // SAFETY: the caller's offset and length.
+        unsafe {
+            let (x, g) = self.load(i, len);
+            g.mul_add(scale, x.mul_add(slope, offset))
+        }
+    }
+}
+
+multiversion! { fn pick_gradient<; const CLAMP: bool>(norm: &Norm, io: &Io<'_>, group: usize) = gradient }
+
+#[inline(always)]
+unsafe fn gradient<V: Lanes, const CLAMP: bool>(norm: &Norm, io: &Io<'_>, group: usize) {
+    let g = &norm.g;
+    // SAFETY: `run` checked the lengths; this worker alone writes this group.
+    unsafe {
+        let [gamma, beta, mean, rstd] = [2, 3, 4, 5].map(|i| g.load::<V>(io.input::<f32>(i).as_ptr(), group));
+        let line = Line { mean, scale: gamma.mul(rstd), offset: beta };
+        let bounds = splat(norm.bounds());
+        let mut sums = Sums::default();
+        for image in 0..g.batch {
+            let start = g.start(image, group);
+            let [x, dy] = [0, 1].map(|i| io.input::<f32>(i).as_ptr().add(start));
+            add_terms(&Masked::<V, CLAMP> { x, dy, line, bounds }, g.len(), &mut sums);
+        }
+        let factors = factors(norm, io, group, g.per_channel(group, sums), [gamma, rstd]);
+        for image in 0..g.batch {
+            let start = g.start(image, group);
+            let [x, dy] = [0, 1].map(|i| io.input::<f32>(i).as_ptr().add(start));
+            let dx = io.output::<f32>(0).as_mut_ptr().add(start);
+            Masked::<V, CLAMP> { x, dy, line, bounds }.write(dx, g.len(), factors);
+        }
+    }
+}
+
+/// Writes dgamma and dbeta from the sums of g and `g * (x - mean)`, and gives the factors of dx:
+/// `dx = gamma rstd (g - dbeta / n - (x - mean) rstd dgamma / n)`.
+#[inline(always)]
+unsafe fn factors<V: Lanes>(norm: &Norm, io: &Io<'_>, group: usize, sums: Sums, params: [V; 2]) -> [V; 3] {
+    let (g, n) = (&norm.g, norm.g.count());
+    // SAFETY: the caller's buffers have an element for every channel.
+    unsafe {
+        let [gamma, rstd] = params.map(|v| v.to_array());
+        let dgamma = each(LANES, |i| sums[1][i] * f64::from(rstd[i]));
+        g.store(narrow::<V>(dgamma), io.output::<f32>(1).as_mut_ptr(), group);
+        g.store(narrow::<V>(sums[0]), io.output::<f32>(2).as_mut_ptr(), group);
+        let scale = each(LANES, |i| f64::from(gamma[i]) * f64::from(rstd[i]));
+        let slope = each(LANES, |i| -scale[i] * f64::from(rstd[i]) * dgamma[i] / n);
+        [narrow(scale), narrow(slope), narrow(each(LANES, |i| -scale[i] * sums[0][i] / n))]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reference;
+    use super::*;
+    use crate::layout::{blocked, plain};
+    use crate::reference::RefTensor;
+    use crate::testing::{Input, Out, assert_close, run, values};
+    use espalier_graph::Op;
+
+    const SHAPES: [[usize; 3]; 9] = [
+        [1, 1, 1],
+        [2, 3, 1],
+        [3, 17, 5],
+        [2, 40, 49],
+        [1, 16, 16],
+        [4, 5, 67],
+        [1, 3, 5000],
+        [2, 33, 64],
+        [3, 1, 257],
+    ];
+    const CLAMPS: [Option<[f32; 2]>; 3] = [None, Some([0.0, f32::INFINITY]), Some([-0.3, 0.5])];
+    const EPS: f32 = 1e-5;
+
+    /// One case: all its data in the logical order.
+    struct Case {
+        g: NormGeometry,
+        isa: Isa,
+        clamp: Option<[f32; 2]>,
+        x: Vec<f32>,
+    }
+
+    fn tensor(shape: &[usize], data: &[f32]) -> RefTensor {
+        RefTensor::new(shape, data.iter().map(|&v| v.into()).collect())
+    }
+
+    impl Case {
+        fn each(check: impl Fn(&Case)) {
+            for [batch, channels, spatial] in SHAPES {
+                for layout in [Layout::Plain, Layout::Blocked] {
+                    let g = NormGeometry { batch, channels, spatial, layout };
+                    for (isa, clamp) in Isa::available().into_iter().flat_map(|isa| CLAMPS.map(|c| (isa, c)))
+                    {
+                        check(&Case { g, isa, clamp, x: values(1, batch * channels * spatial) });
+                    }
+                }
+            }
+        }
+
+        fn shape(&self) -> [usize; 3] {
+            [self.g.batch, self.g.channels, self.g.spatial]
+        }
+
+        fn tensor(&self, data: &[f32]) -> RefTensor {
+            tensor(&self.shape(), data)
+        }
+
+        fn vector(&self, stream: u64, offset: f32) -> Vec<f32> {
+            values(stream, self.g.channels).iter().map(|v| v + offset).collect()
+        }
+
+        fn physical(&self, data: &[f32]) -> Vec<f32> {
+            match self.g.layout {
+                Layout::Plain => data.to_vec(),
+                Layout::Blocked => blocked(data, self.g.channels, self.g.spatial, 1e30),
+            }
+        }
+
+        fn logical(&self, data: &[f32]) -> Vec<f32> {
+            match self.g.layout {
+                Layout::Plain => data.to_vec(),
+                Layout::Blocked => plain(data, self.g.channels, self.g.spatial),
+            }
+        }
+
+        fn what(&self, output: &str) -> String {
+            format!("{output} {:?} {} {:?}", self.g, self.isa, self.clamp)
+        }
+
+        fn clamped(&self, v: f64) -> f64 {
+            self.clamp.map_or(v, |[lo, hi]| v.max(lo.into()).min(hi.into()))
+        }
+    }
+
+    #[test]
+    fn normalises_with_given_statistics() {
+        Case::each(|case| {
+            let vectors =
+                [case.vector(2, 0.0), case.vector(3, 0.0), case.vector(4, 0.0), case.vector(5, 1.5)];
+            let kernel = batch_norm(case.isa, case.g, EPS, case.clamp);
+            let x = case.physical(&case.x);
+            let mut inputs = vec![Input::F32(&x)];
+            inputs.extend(vectors.iter().map(|v| Input::F32(v)));
+            let y = run(&*kernel, &inputs, &[Out::Len(case.g.physical())]).remove(0);
+            let mut tensors = vec![case.tensor(&case.x)];
+            tensors.extend(vectors.iter().map(|v| tensor(&[v.len()], v)));
+            let op = Op::BatchNorm { eps: EPS, momentum: 0.1 };
+            let want = reference(&op, &tensors.iter().collect::<Vec<_>>(), &[]).remove(0);
+            let want: Vec<f64> = want.data.iter().map(|&v| case.clamped(v)).collect();
+            assert_close(&case.what("y"), &case.logical(&y), &want, 1e-6);
+        });
+    }
+
+    #[test]
+    fn trains() {
+        Case::each(|case| check_training(case, 2e-6));
+    }
+
+    #[test]
+    fn statistics_of_a_far_mean_are_accurate() {
+        Case::each(|case| {
+            let x: Vec<f32> = case.x.iter().map(|v| 1000.0 + 0.01 * v).collect();
+            check_training(&Case { x, ..*case }, 2e-5);
+        });
+    }
+
+    /// The first pixel is far from all others, as a padded border may be.
+    #[test]
+    fn statistics_with_outliers_are_accurate() {
+        Case::each(|case| {
+            let outlier = |(i, v): (usize, &f32)| if i % case.g.spatial == 0 { -500.0 } else { 100.0 + v };
+            let x: Vec<f32> = case.x.iter().enumerate().map(outlier).collect();
+            check_training(&Case { x, ..*case }, 1e-5);
+        });
+    }
+
+    fn check_training(case: &Case, tolerance: f64) {
+        let c = case.g.channels;
+        let vectors = [case.vector(2, 0.0), case.vector(3, 0.0), case.vector(4, 0.0), case.vector(5, 1.5)];
+        let kernel = batch_norm_training(case.isa, case.g, EPS, 0.1, case.clamp);
+        let x = case.physical(&case.x);
+        let got = run(
+            &*kernel,
+            &[Input::F32(&x), Input::F32(&vectors[0]), Input::F32(&vectors[1])],
+            &[
+                Out::Len(case.g.physical()),
+                Out::InPlace(&vectors[2]),
+                Out::InPlace(&vectors[3]),
+                Out::Len(c),
+                Out::Len(c),
+            ],
+        );
+        let mut tensors = vec![case.tensor(&case.x)];
+        tensors.extend(vectors.iter().map(|v| tensor(&[c], v)));
+        let op = Op::BatchNormTraining { eps: EPS, momentum: 0.1 };
+        let want = reference(&op, &tensors.iter().collect::<Vec<_>>(), &[]);
+        let y: Vec<f64> = want[0].data.iter().map(|&v| case.clamped(v)).collect();
+        assert_close(&case.what("y"), &case.logical(&got[0]), &y, tolerance);
+        for (i, name) in [(1, "running mean"), (2, "running var"), (3, "batch mean"), (4, "batch rstd")] {
+            assert_close(&case.what(name), &got[i], &want[i].data, tolerance);
+        }
+    }
+
+    #[test]
+    fn gradients() {
+        Case::each(check_gradient);
+    }
+
+    fn check_gradient(case: &Case) {
+        let c = case.g.channels;
+        let (gamma, beta) = (case.vector(2, 0.0), case.vector(3, 0.0));
+        let (mean, rstd) = (case.vector(4, 0.0), case.vector(5, 1.5));
+        let dy = values(6, case.x.len());
+        let (x, dy_physical) = (case.physical(&case.x), case.physical(&dy));
+        let inputs = [&x, &dy_physical, &gamma, &beta, &mean, &rstd].map(|v| Input::F32(v));
+        let kernel = batch_norm_grad(case.isa, case.g, case.clamp);
+        let got = run(&*kernel, &inputs, &[Out::Len(case.g.physical()), Out::Len(c), Out::Len(c)]);
+        let passes = |i: usize| {
+            let ch = i / case.g.spatial % c;
+            let value = (case.x[i] - mean[ch]).mul_add(gamma[ch] * rstd[ch], beta[ch]);
+            case.clamp.is_none_or(|[lo, hi]| lo < value && value < hi)
+        };
+        let dy: Vec<f32> = dy.iter().enumerate().map(|(i, &g)| if passes(i) { g } else { 0.0 }).collect();
+        let vectors = [gamma.clone(), mean.clone(), rstd.clone()].map(|v| tensor(&[c], &v));
+        let (x, dy) = (case.tensor(&case.x), case.tensor(&dy));
+        let want = reference(&Op::BatchNormGrad, &[&x, &dy, &vectors[0], &vectors[1], &vectors[2]], &[]);
+        assert_close(&case.what("dx"), &case.logical(&got[0]), &want[0].data, 5e-6);
+        assert_close(&case.what("dgamma"), &got[1], &want[1].data, 2e-5);
+        assert_close(&case.what("dbeta"), &got[2], &want[2].data, 2e-5);
+    }
+
+    #[test]
+    fn nan_shows() {
+        for isa in Isa::available() {
+            let g = NormGeometry { batch: 1, channels: 2, spatial: 4, layout: Layout::Plain };
+            let x = [f32::NAN, 1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 4.0];
+            let kernel = batch_norm_training(isa, g, EPS, 0.1, Some([0.0, f32::INFINITY]));
+            let ones = [1.0; 2];
+            let inputs = [Input::F32(&x), Input::F32(&ones), Input::F32(&ones)];
+            let state = || Out::InPlace(&ones);
+            let got = run(&*kernel, &inputs, &[Out::Len(8), state(), state(), Out::Len(2), Out::Len(2)]);
+            assert!(got[0][..4].iter().all(|v| v.is_nan()) && got[0][4..].iter().all(|v| v.is_finite()));
+            assert!(got[1][0].is_nan() && got[2][0].is_nan() && got[1][1].is_finite());
+        }
+    }
+}
