@@ -3,10 +3,12 @@
 
 pub mod conv;
 pub mod elementwise;
+mod functions;
 pub mod isa;
 pub mod kernel;
 mod lanes;
 pub mod layout;
+mod math;
 pub mod matmul;
 pub mod movement;
 pub mod norm;
@@ -15,6 +17,7 @@ pub mod reduce;
 pub mod reference;
 pub mod resize;
 pub mod softmax;
+mod strided;
 #[cfg(test)]
 mod testing;
 pub mod update;
