@@ -1,1 +1,19 @@
-//! passes
+//! What is done to a model: graph in, graph out, one file for each pass. Every pass ends in
+//! [`verify`](espalier_graph::verify), so what it returns keeps the rules of its stage.
+
+mod backward;
+mod differentiate;
+mod fold_batch_norm;
+mod portable;
+mod prune_unused;
+pub mod rewrite;
+mod rules;
+mod training;
+mod update;
+
+pub use differentiate::differentiate;
+pub use fold_batch_norm::fold_batch_norm;
+pub use portable::portable;
+pub use prune_unused::prune_unused;
+pub use training::training;
+pub use update::{Optimizer, decays_by_default, update};
