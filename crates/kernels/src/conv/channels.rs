@@ -1,0 +1,143 @@
+//! Which channel blocks meet: the block structure of grouped weights, and where each weight lies.
+
+use super::ConvGeometry;
+use crate::{LANES, blocks};
+use std::ops::Range;
+
+/// Elements of the weights between one input and one output block at one tap: `[16 in][16 out]`.
+pub(super) const CELL: usize = LANES * LANES;
+
+/// Consecutive output blocks that read the same input blocks. Dense convolutions have one span, grouped ones several;
+/// weights inside of a span but between different groups are zero.
+#[derive(Clone, Debug)]
+pub(super) struct Span {
+    pub(super) outputs: Range<usize>,
+    pub(super) inputs: Range<usize>,
+    /// Start of its packed weights `[output block][input block][tap][16 in][16 out]`.
+    packed: usize,
+}
+
+/// Direction in which weights are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    Forward,
+    /// Input and output channels change places.
+    InputGrad,
+}
+
+/// Channels of one direction of a convolution. Where kernel columns are folded into channels, input channel
+/// `kx * channels + c` stands for channel `c` at kernel column `kx`, and taps are kernel rows.
+#[derive(Clone, Debug)]
+pub(super) struct Channels {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) spans: Vec<Span>,
+    /// Kernel positions with weights of their own.
+    pub(super) taps: usize,
+    direction: Direction,
+    geometry: ConvGeometry,
+}
+
+impl Channels {
+    pub(super) fn new(g: &ConvGeometry, direction: Direction) -> Channels {
+        let [kh, kw] = g.window.kernel;
+        let folded = direction == Direction::Forward && g.folds_columns();
+        let (inputs, outputs) = match direction {
+            Direction::Forward if folded => (g.channels_in * kw, g.channels_out),
+            Direction::Forward => (g.channels_in, g.channels_out),
+            Direction::InputGrad => (g.channels_out, g.channels_in),
+        };
+        let taps = if folded { kh } else { kh * kw };
+        let spans = spans(inputs, outputs, g.groups, taps);
+        Channels { inputs, outputs, spans, taps, direction, geometry: g.clone() }
+    }
+
+    /// Elements of the packed weights.
+    pub(super) fn packed_len(&self) -> usize {
+        self.spans.last().map_or(0, |s| s.packed + s.outputs.len() * self.packed_output(s))
+    }
+
+    /// Elements of the weights in OIHW.
+    pub(super) fn weights(&self) -> usize {
+        let g = &self.geometry;
+        g.channels_out * (g.channels_in / g.groups) * g.taps()
+    }
+
+    /// Packed elements of one output block of `span`.
+    pub(super) fn packed_output(&self, span: &Span) -> usize {
+        span.inputs.len() * self.taps * CELL
+    }
+
+    /// Start of the packed weights between two blocks.
+    pub(super) fn packed_at(&self, span: &Span, output: usize, input: usize) -> usize {
+        let input = (input - span.inputs.start) * self.taps * CELL;
+        span.packed + (output - span.outputs.start) * self.packed_output(span) + input
+    }
+
+    /// How many lanes of input block `block` are channels.
+    pub(super) fn valid_inputs(&self, block: usize) -> usize {
+        (self.inputs - block * LANES).min(LANES)
+    }
+
+    /// Where the weights between two blocks lie in OIHW.
+    pub(super) fn cell(&self, output: usize, input: usize) -> Cell {
+        let g = &self.geometry;
+        let as_out = |o: usize| (o * g.channels_in / g.groups * g.taps(), o / (g.channels_out / g.groups));
+        let per_group = g.channels_in / g.groups;
+        let as_in = |c: usize| match self.taps == g.taps() {
+            true => (c % per_group * g.taps(), c / per_group),
+            false => (c % g.channels_in * g.taps() + c / g.channels_in, 0),
+        };
+        let (out_lanes, in_lanes) = match self.direction {
+            Direction::Forward => (lanes(output, self.outputs, as_out), lanes(input, self.inputs, as_in)),
+            Direction::InputGrad => (lanes(output, self.outputs, as_in), lanes(input, self.inputs, as_out)),
+        };
+        Cell { inputs: in_lanes, outputs: out_lanes, tap: g.taps() / self.taps }
+    }
+}
+
+/// Offset and group of each lane; lanes that are no channel belong to no group.
+type LaneMap = [(usize, usize); LANES];
+
+fn lanes(block: usize, channels: usize, at: impl Fn(usize) -> (usize, usize)) -> LaneMap {
+    std::array::from_fn(|l| Some(block * LANES + l).filter(|&c| c < channels).map_or((0, usize::MAX), &at))
+}
+
+/// The OIHW addresses of a 16 x 16 block of weights.
+pub(super) struct Cell {
+    inputs: LaneMap,
+    outputs: LaneMap,
+    tap: usize,
+}
+
+impl Cell {
+    /// Calls `f(input lane, output lane, OIHW index)` for every weight of tap `tap` that exists.
+    #[inline(always)]
+    pub(super) fn for_each(&self, tap: usize, mut f: impl FnMut(usize, usize, usize)) {
+        for (i, &(at_in, group)) in self.inputs.iter().enumerate() {
+            for (o, &(at_out, other)) in self.outputs.iter().enumerate() {
+                if group == other && group != usize::MAX {
+                    f(i, o, at_in + at_out + tap * self.tap);
+                }
+            }
+        }
+    }
+}
+
+fn spans(inputs: usize, outputs: usize, groups: usize, taps: usize) -> Vec<Span> {
+    let (per_in, per_out) = (inputs / groups, outputs / groups);
+    let mut spans: Vec<Span> = Vec::new();
+    let mut packed = 0;
+    for block in 0..blocks(outputs) {
+        let (first, last) = (block * LANES, ((block + 1) * LANES).min(outputs) - 1);
+        let channels = first / per_out * per_in..(last / per_out + 1) * per_in;
+        let reads = channels.start / LANES..blocks(channels.end);
+        let size = reads.len() * taps * CELL;
+        match spans.last_mut() {
+            Some(span) if span.inputs == reads => span.outputs.end = block + 1,
+            _ => spans.push(Span { outputs: block..block + 1, inputs: reads, packed }),
+        }
+        packed += size;
+    }
+    spans
+}
