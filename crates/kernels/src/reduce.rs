@@ -1,8 +1,347 @@
-//! reduce
+//! Sums, means and maxima over axes.
+//!
+//! Every result has its own order of summation, whoever computes it: blocks of [`BLOCK`] terms are summed apart, so that
+//! the rounding error grows with the root of long sums rather than with their length.
+
+use crate::isa::multiversion;
+use crate::lanes::{LANES, Lanes};
+use crate::math::max_nan;
 use crate::reference::RefTensor;
-use espalier_graph::Op;
+use crate::strided::{Axis, count, merge, offsets, row_major};
+use crate::{Io, Isa, Kernel, Worker};
+use espalier_graph::attr::Attr;
+use espalier_graph::{Op, ReduceFn};
+
+/// Terms that one accumulator takes before it is added to the total.
+const BLOCK: usize = 256;
+/// Vectors of columns that are reduced together.
+const WIDE: usize = 4;
+
+/// What is done with the terms: a monoid over lanes.
+trait Fold {
+    const START: f32;
+    unsafe fn join<V: Lanes>(a: V, b: V) -> V;
+}
+
+struct Sum;
+impl Fold for Sum {
+    const START: f32 = 0.0;
+    #[inline(always)]
+    unsafe fn join<V: Lanes>(a: V, b: V) -> V {
+        // SAFETY: the contract of `Lanes`.
+        unsafe { a.add(b) }
+    }
+}
+
+struct Max;
+impl Fold for Max {
+    const START: f32 = f32::NEG_INFINITY;
+    #[inline(always)]
+    unsafe fn join<V: Lanes>(a: V, b: V) -> V {
+        // SAFETY: the contract of `Lanes`.
+        unsafe { max_nan(a, b) }
+    }
+}
+
+/// First term, result, number of results side by side, the reduced axes, and the factor of the result.
+type Body = unsafe fn(*const f32, *mut f32, usize, &[Axis<1>], f32);
+
+multiversion!(fn pick_columns<F: Fold>(x: *const f32, y: *mut f32, columns: usize, reduced: &[Axis<1>], scale: f32) = columns_body);
+
+/// Reduces `columns` neighbours over the reduced axes, lane by lane.
+#[inline(always)]
+unsafe fn columns_body<V: Lanes, F: Fold>(
+    x: *const f32,
+    y: *mut f32,
+    columns: usize,
+    reduced: &[Axis<1>],
+    scale: f32,
+) {
+    let mut i = 0;
+    // SAFETY: the caller gives `columns` results, and terms where the axes reach.
+    unsafe {
+        while i + WIDE * LANES <= columns {
+            let sums: [V; WIDE] = fold_columns::<V, F, WIDE>(x.add(i), LANES, reduced);
+            for k in 0..WIDE {
+                sums[k].mul(V::splat(scale)).store(y.add(i + k * LANES));
+            }
+            i += WIDE * LANES;
+        }
+        while i < columns {
+            let width = (columns - i).min(LANES);
+            let [sum]: [V; 1] = fold_columns::<V, F, 1>(x.add(i), width, reduced);
+            let result = sum.mul(V::splat(scale));
+            if width == LANES {
+                result.store(y.add(i))
+            } else {
+                result.store_first(y.add(i), width)
+            }
+            i += width;
+        }
+    }
+}
+
+/// Folds `N` vectors of columns over all reduced axes; only `width` lanes of the last are valid.
+#[inline(always)]
+unsafe fn fold_columns<V: Lanes, F: Fold, const N: usize>(
+    x: *const f32,
+    width: usize,
+    reduced: &[Axis<1>],
+) -> [V; N] {
+    let (outer, inner) = reduced.split_at(reduced.len() - 1);
+    let (size, stride) = (inner[0].size, inner[0].strides[0]);
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut total = [V::splat(F::START); N];
+        for index in 0..count(outer) {
+            let start = x.add(offsets(outer, index)[0]);
+            for block in (0..size).step_by(BLOCK) {
+                let mut partial = [V::splat(F::START); N];
+                for row in block..size.min(block + BLOCK) {
+                    let p = start.add(row * stride);
+                    for k in 0..N {
+                        let term = if width == LANES {
+                            V::load(p.add(k * LANES))
+                        } else {
+                            V::load_first(p, width, V::zero())
+                        };
+                        partial[k] = F::join(partial[k], term);
+                    }
+                }
+                for k in 0..N {
+                    total[k] = F::join(total[k], partial[k]);
+                }
+            }
+        }
+        total
+    }
+}
+
+multiversion!(fn pick_run<F: Fold>(x: *const f32, y: *mut f32, columns: usize, reduced: &[Axis<1>], scale: f32) = run_body);
+
+/// Reduces to one result, where the innermost reduced axis is contiguous.
+#[inline(always)]
+unsafe fn run_body<V: Lanes, F: Fold>(
+    x: *const f32,
+    y: *mut f32,
+    columns: usize,
+    reduced: &[Axis<1>],
+    scale: f32,
+) {
+    debug_assert_eq!(columns, 1);
+    let (outer, inner) = reduced.split_at(reduced.len() - 1);
+    let len = inner[0].size;
+    // SAFETY: the caller's contract, as for columns.
+    unsafe {
+        let mut total = V::splat(F::START);
+        for index in 0..count(outer) {
+            let start = x.add(offsets(outer, index)[0]);
+            for block in (0..len).step_by(BLOCK * LANES) {
+                total = F::join(total, fold_run::<V, F>(start.add(block), (len - block).min(BLOCK * LANES)));
+            }
+        }
+        *y = across::<V, F>(total) * scale;
+    }
+}
+
+/// Folds `len` contiguous terms into lanes.
+#[inline(always)]
+unsafe fn fold_run<V: Lanes, F: Fold>(x: *const f32, len: usize) -> V {
+    let whole = len / LANES * LANES;
+    // SAFETY: the caller gives `len` terms.
+    unsafe {
+        let mut parts = [V::splat(F::START); WIDE];
+        let mut i = 0;
+        while i + WIDE * LANES <= whole {
+            for k in 0..WIDE {
+                parts[k] = F::join(parts[k], V::load(x.add(i + k * LANES)));
+            }
+            i += WIDE * LANES;
+        }
+        while i < whole {
+            parts[0] = F::join(parts[0], V::load(x.add(i)));
+            i += LANES;
+        }
+        let last = V::load_first(x.add(whole), len - whole, V::splat(F::START));
+        F::join(F::join(F::join(parts[0], parts[1]), F::join(parts[2], parts[3])), last)
+    }
+}
+
+/// Folds the lanes, pairwise.
+#[inline(always)]
+unsafe fn across<V: Lanes, F: Fold>(v: V) -> f32 {
+    // SAFETY: the contract of `Lanes`; each array has 16 elements.
+    unsafe {
+        let mut folded = v;
+        let mut width = LANES / 2;
+        while width > 0 {
+            let lanes = folded.to_array();
+            folded = F::join(folded, V::from_array(std::array::from_fn(|i| lanes[(i + width) % LANES])));
+            width /= 2;
+        }
+        folded.to_array()[0]
+    }
+}
+
+struct Reduce {
+    name: String,
+    body: Body,
+    /// Kept axes but the innermost one of `columns` contiguous results (1 where the innermost axis is reduced).
+    kept: Vec<Axis<1>>,
+    columns: usize,
+    reduced: Vec<Axis<1>>,
+    scale: f32,
+}
+
+/// `x[input] -> y`: `f` over `axes`, which vanish from the (plain) result. The sum of nothing is 0, its maximum -inf, its
+/// mean NaN.
+///
+/// # Panics
+/// Where an axis is out of range.
+pub fn reduce(isa: Isa, f: ReduceFn, input: &[usize], axes: &[usize]) -> Box<dyn Kernel> {
+    assert!(axes.iter().all(|&axis| axis < input.len()), "axes {axes:?} of {input:?}");
+    let strides = row_major(input);
+    let axis = |i: usize| Axis { size: input[i], strides: [strides[i]] };
+    let (gone, stay): (Vec<usize>, Vec<usize>) = (0..input.len()).partition(|i| axes.contains(i));
+    let mut kept = merge(stay.into_iter().map(axis));
+    let mut reduced = merge(gone.into_iter().map(axis));
+    let terms = count(&reduced);
+    if reduced.is_empty() {
+        reduced.push(Axis { size: 1, strides: [0] });
+    }
+    let contiguous = kept.last().is_some_and(|last| last.strides == [1]);
+    let columns = if contiguous { kept.pop().map_or(1, |last| last.size) } else { 1 };
+    let run = reduced.last().is_some_and(|last| last.strides == [1]);
+    let body = match (f, run) {
+        (ReduceFn::Max, true) => pick_run::<Max>(isa),
+        (ReduceFn::Max, false) => pick_columns::<Max>(isa),
+        (_, true) => pick_run::<Sum>(isa),
+        (_, false) => pick_columns::<Sum>(isa),
+    };
+    let scale = if f == ReduceFn::Mean { 1.0 / terms as f32 } else { 1.0 };
+    let way = if run { "along rows" } else { "over columns" };
+    Box::new(Reduce { name: format!("{} {way} {isa}", f.write()), body, kept, columns, reduced, scale })
+}
+
+impl Kernel for Reduce {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+    fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
+        let (x, y) = (io.input::<f32>(0), io.output::<f32>(0));
+        // Vectors of columns are shared out, counted row after row of kept positions.
+        let vectors = self.columns.div_ceil(LANES);
+        let share = worker.share(count(&self.kept) * vectors);
+        let mut unit = share.start;
+        while unit < share.end {
+            let (row, first) = (unit / vectors, unit % vectors);
+            let last = (first + share.end - unit).min(vectors);
+            let columns = first * LANES..self.columns.min(last * LANES);
+            let terms = x.as_ptr().wrapping_add(offsets(&self.kept, row)[0] + columns.start);
+            // SAFETY: the axes were derived from the input's shape; results of different units are disjoint.
+            unsafe {
+                let results = row * self.columns + columns.start..row * self.columns + columns.end;
+                let y = y.slice_mut(results).as_mut_ptr();
+                (self.body)(terms, y, columns.len(), &self.reduced, self.scale);
+            }
+            unit += last - first;
+        }
+    }
+}
 
 /// The naive reference of this family.
-pub(crate) fn reference(op: &Op, _inputs: &[&RefTensor], _outputs: &[Vec<usize>]) -> Vec<RefTensor> {
-    unreachable!("{} is not of this family", op.name())
+pub(crate) fn reference(op: &Op, inputs: &[&RefTensor], outputs: &[Vec<usize>]) -> Vec<RefTensor> {
+    let Op::Reduce { f, axes, .. } = op else { unreachable!("{} is not of this family", op.name()) };
+    let x = inputs[0];
+    let kept: Vec<usize> = (0..x.shape.len()).filter(|axis| !axes.contains(axis)).collect();
+    let (from, to) = (row_major(&x.shape), row_major(&kept.iter().map(|&k| x.shape[k]).collect::<Vec<_>>()));
+    let start = if *f == ReduceFn::Max { f64::NEG_INFINITY } else { 0.0 };
+    let mut y = RefTensor::from_fn(&outputs[0], |_| start);
+    for (i, &term) in x.data.iter().enumerate() {
+        let at: usize = kept.iter().zip(&to).map(|(&k, stride)| i / from[k] % x.shape[k] * stride).sum();
+        let result = &mut y.data[at];
+        match f {
+            ReduceFn::Max if result.is_nan() || term.is_nan() => *result = f64::NAN,
+            ReduceFn::Max => *result = result.max(term),
+            ReduceFn::Sum | ReduceFn::Mean => *result += term,
+        }
+    }
+    if *f == ReduceFn::Mean {
+        let terms: usize = axes.iter().map(|&axis| x.shape[axis]).product();
+        y.data.iter_mut().for_each(|v| *v /= terms as f64);
+    }
+    vec![y]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Input, Out, assert_close, run, values};
+
+    fn check(f: ReduceFn, shape: &[usize], axes: &[usize], x: &[f32]) {
+        let op = Op::Reduce { f, axes: axes.to_vec(), keep: false };
+        let out: Vec<usize> = (0..shape.len()).filter(|i| !axes.contains(i)).map(|i| shape[i]).collect();
+        let tensor = RefTensor::new(shape, x.iter().map(|&v| f64::from(v)).collect());
+        let want = reference(&op, &[&tensor], std::slice::from_ref(&out)).remove(0);
+        for isa in Isa::available() {
+            let kernel = reduce(isa, f, shape, axes);
+            let y = run(&*kernel, &[Input::F32(x)], &[Out::Len(out.iter().product())]);
+            assert_close(&format!("{} {shape:?} {axes:?}", kernel.name()), &y[0], &want.data, 1e-5);
+        }
+    }
+
+    const FOLDS: [ReduceFn; 3] = [ReduceFn::Sum, ReduceFn::Mean, ReduceFn::Max];
+
+    #[test]
+    fn matches_reference() {
+        let cases: [(&[usize], &[usize]); 20] = [
+            (&[1], &[0]),
+            (&[37], &[0]),
+            (&[5, 37], &[0]),
+            (&[5, 37], &[1]),
+            (&[5, 37], &[0, 1]),
+            (&[5, 37], &[]),
+            (&[3, 130], &[0]),
+            (&[700, 10], &[0]),
+            (&[2, 3, 5, 7], &[2, 3]),
+            (&[2, 3, 5, 7], &[0, 2, 3]),
+            (&[2, 3, 5, 7], &[1]),
+            (&[2, 3, 5, 7], &[0, 2]),
+            (&[2, 3, 5, 7], &[1, 3]),
+            (&[2, 2, 7, 5, 16], &[2, 3]),
+            (&[3, 2, 7, 5, 16], &[0, 2, 3]),
+            (&[3, 2, 7, 5, 16], &[0, 2, 3, 4]),
+            (&[4, 1, 6], &[1]),
+            (&[2, 0, 3], &[1]),
+            (&[0, 3], &[1]),
+            (&[2, 40, 9], &[1]),
+        ];
+        for (shape, axes) in cases {
+            for f in FOLDS {
+                check(f, shape, axes, &values(1, shape.iter().product()));
+            }
+        }
+    }
+
+    #[test]
+    fn long_sums_stay_exact() {
+        let x: Vec<f32> = values(1, 300_000).iter().map(|v| 1.0 + 0.1 * v).collect();
+        for f in FOLDS {
+            check(f, &[300_000], &[0], &x);
+            check(f, &[100_000, 3], &[0], &x);
+            check(f, &[2, 150_000], &[1], &x);
+        }
+    }
+
+    #[test]
+    fn extremes() {
+        let mut x = values(1, 3 * 40);
+        (x[3], x[45], x[100]) = (f32::INFINITY, f32::NAN, f32::NEG_INFINITY);
+        for f in FOLDS {
+            check(f, &[3, 40], &[1], &x);
+            check(f, &[3, 40], &[0], &x);
+            check(f, &[20], &[0], &[f32::NEG_INFINITY; 20]);
+            check(f, &[17], &[0], &[1e30; 17]);
+        }
+    }
 }
