@@ -2,10 +2,12 @@
 //! verification, and the package file. This crate depends on no other crate of ours.
 
 pub mod attr;
+pub mod files;
 mod graph;
 mod infer;
 mod layers;
 pub mod op;
+pub mod package;
 pub mod random;
 mod text;
 pub mod types;
@@ -15,6 +17,7 @@ mod weights;
 pub use graph::{Graph, GraphError, Node, Role, Source, State, Value, ValueId};
 pub use infer::infer;
 pub use op::{BinaryFn, Op, ReduceFn, ResizeMode, UnaryFn, Window};
+pub use package::{Golden, Lineage, Manifest, Package, PackageError};
 pub use text::MAX_TEXT;
 pub use types::{Bindings, DType, Dim, Shape, TensorType};
 pub use verify::{Stage, verify};

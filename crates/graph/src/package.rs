@@ -1,0 +1,294 @@
+//! The package: one file that holds a model. `docs/package-format.md` describes it for other readers.
+
+mod container;
+mod manifest;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use crate::files::{FileError, write_atomic};
+use crate::graph::{Graph, GraphError};
+use crate::types::{Bindings, TensorType};
+use crate::verify::{Stage, verify};
+use crate::weights::{Tensor, Weights};
+
+pub use manifest::{FEATURES, Format, Lineage, MAJOR, Manifest};
+
+/// Largest package file, in bytes.
+pub const MAX_FILE: u64 = 4 << 30;
+
+/// Largest header, in bytes.
+pub const MAX_HEADER: usize = 1 << 20;
+
+/// Most golden samples of a package.
+pub const MAX_GOLDEN: usize = 64;
+
+/// A raw input with the output that the sender of a package measured for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Golden {
+    /// What the task takes before its pre-processing: a u8 picture `[H,W,C]`, a series, text. Without a task it is
+    /// the graph's input for a batch of one.
+    pub input: Tensor,
+    /// What the graph gave. Without a task it is the graph's output for a batch of one.
+    pub output: Tensor,
+}
+
+/// A model as it is stored and sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Package {
+    /// What the package says about itself.
+    pub manifest: Manifest,
+    /// The portable graph.
+    pub graph: Graph,
+    /// The content of each of the graph's states.
+    pub weights: Weights,
+    /// Samples that every device must answer alike.
+    pub golden: Vec<Golden>,
+}
+
+/// Why a package could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// What is wrong with the file at `path`.
+    #[error("package {}: {fault}", path.display())]
+    At {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        fault: Box<PackageError>,
+    },
+    /// The file could not be read.
+    #[error("cannot read: {0}")]
+    Read(#[source] io::Error),
+    /// The file could not be written.
+    #[error(transparent)]
+    Write(#[from] FileError),
+    /// More bytes than are allowed.
+    #[error("{what} takes {have} bytes, at most {limit} are allowed")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// Its bytes.
+        have: u64,
+        /// Bytes that are allowed.
+        limit: u64,
+    },
+    /// The bytes are no safetensors file.
+    #[error("not a valid safetensors file: {0}")]
+    Container(String),
+    /// A safetensors file without our metadata.
+    #[error(
+        "it has no metadata `espalier`, so these are plain weights; a package comes from train, compress or import"
+    )]
+    NoManifest,
+    /// Another major format.
+    #[error("it has format {0}, this espalier reads format {MAJOR}: update espalier")]
+    Major(u64),
+    /// A feature that is not understood.
+    #[error("it requires `{0}`, which this espalier does not know: update espalier")]
+    Requires(String),
+    /// The manifest is malformed.
+    #[error("the manifest {0}")]
+    Manifest(String),
+    /// The graph does not parse, or is not portable.
+    #[error("the graph is malformed: {0}")]
+    Graph(#[from] GraphError),
+    /// A tensor is missing, superfluous or not what the graph says.
+    #[error("tensor `{name}` {reason}")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+}
+
+impl PackageError {
+    fn tensor(name: &str, reason: impl Into<String>) -> Self {
+        PackageError::Tensor { name: shown(name), reason: reason.into() }
+    }
+
+    fn at(self, path: &Path) -> Self {
+        PackageError::At { path: path.into(), fault: Box::new(self) }
+    }
+}
+
+impl Package {
+    /// Reads and checks the file at `path`, which nobody may write to in place meanwhile; [`Package::write`] does not.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn read(path: impl AsRef<Path>) -> Result<Package, PackageError> {
+        let path = path.as_ref();
+        map(path).and_then(|bytes| Package::from_bytes(&bytes)).map_err(|fault| fault.at(path))
+    }
+
+    /// Reads and checks the bytes of a file.
+    ///
+    /// # Errors
+    /// The bytes are no package that this version understands; the sentence names the tensor or key.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Package, PackageError> {
+        let (text, mut weights) = container::read(bytes)?;
+        let (manifest, graph) = Manifest::read(&text)?;
+        let golden = take_golden(&mut weights)?;
+        let package = Package { manifest, graph, weights, golden };
+        package.check()?;
+        Ok(package)
+    }
+
+    /// Writes the file at `path`: whole and durable, or not at all.
+    ///
+    /// # Errors
+    /// The package is not valid, or the system refused; `path` is then as it was.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<(), PackageError> {
+        let path = path.as_ref();
+        let bytes = self.to_bytes().map_err(|fault| fault.at(path))?;
+        Ok(write_atomic(path, |file| file.write_all(&bytes))?)
+    }
+
+    /// The bytes of the file: equal packages give equal bytes.
+    ///
+    /// # Errors
+    /// The package is not valid, or its header would be too large.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, PackageError> {
+        self.check()?;
+        let weights = self.weights.iter().map(|(name, tensor)| (name.clone(), tensor));
+        let golden = self.golden.iter().enumerate().flat_map(|(i, sample)| {
+            [(golden_name(i, "input"), &sample.input), (golden_name(i, "output"), &sample.output)]
+        });
+        container::write(self.manifest.write(&self.graph)?, weights.chain(golden))
+    }
+
+    /// Checks what reading and writing both guarantee: a known format, a portable graph, for each of its states one
+    /// finite tensor of its type and no other tensor, golden samples that fit.
+    ///
+    /// # Errors
+    /// The first rule broken.
+    pub fn check(&self) -> Result<(), PackageError> {
+        self.manifest.check()?;
+        verify(&self.graph, Stage::Portable)?;
+        self.graph.states().iter().try_for_each(|state| {
+            let value = self.graph.value(state.value);
+            check_weight(&value.name, &value.ty, self.weights.get(&value.name))
+        })?;
+        let is_state = |name: &str| self.graph.find(name).is_some_and(|id| self.graph.is_state(id));
+        if let Some(name) = self.weights.keys().find(|name| !is_state(name)) {
+            return Err(PackageError::tensor(name, "is no state of the graph"));
+        }
+        self.check_golden()
+    }
+
+    fn check_golden(&self) -> Result<(), PackageError> {
+        if self.golden.len() > MAX_GOLDEN {
+            let reason = format!("is one too many, at most {MAX_GOLDEN} samples are allowed");
+            return Err(PackageError::tensor(&golden_name(MAX_GOLDEN, "input"), reason));
+        }
+        let types = self.golden_types()?;
+        for (i, sample) in self.golden.iter().enumerate() {
+            for (tensor, part, ty) in [(&sample.input, "input", types.0), (&sample.output, "output", types.1)]
+            {
+                let fault = |reason| PackageError::tensor(&golden_name(i, part), reason);
+                well_formed(tensor).map_err(fault)?;
+                ty.map_or(Ok(()), |ty| fits(tensor, ty)).map_err(fault)?;
+            }
+            if sample.input.data.is_empty() {
+                return Err(PackageError::tensor(&golden_name(i, "input"), "has no elements"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The types of a golden input and output, where there is no task that says more.
+    fn golden_types(&self) -> Result<(Option<&TensorType>, Option<&TensorType>), PackageError> {
+        if self.manifest.task.is_some() || self.golden.is_empty() {
+            return Ok((None, None));
+        }
+        match (self.graph.inputs(), self.graph.outputs()) {
+            (&[input], [(_, output)]) => Ok((Some(self.graph.ty(input)), Some(self.graph.ty(*output)))),
+            (inputs, outputs) => {
+                let (inputs, outputs) = (inputs.len(), outputs.len());
+                let reason =
+                    format!("belongs to one input and one output, the graph has {inputs} and {outputs}");
+                Err(PackageError::tensor(&golden_name(0, "input"), reason))
+            }
+        }
+    }
+}
+
+/// The file's bytes.
+fn map(path: &Path) -> Result<Mmap, PackageError> {
+    // Before opening: that would wait for ever on a pipe.
+    regular(&path.metadata().map_err(PackageError::Read)?)?;
+    let file = File::open(path).map_err(PackageError::Read)?;
+    regular(&file.metadata().map_err(PackageError::Read)?)?;
+    // SAFETY: the map is read-only, lives only while a package is copied out of it, and our files are replaced by
+    // renaming, never written in place. Someone else's write would be seen as other bytes, each read once and checked
+    // after it was copied; cutting the file off meanwhile ends the process by a signal.
+    unsafe { Mmap::map(&file) }.map_err(PackageError::Read)
+}
+
+fn regular(metadata: &std::fs::Metadata) -> Result<(), PackageError> {
+    if !metadata.is_file() {
+        return Err(PackageError::Read(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
+    }
+    match metadata.len() {
+        have if have > MAX_FILE => Err(PackageError::TooLarge { what: "the file", have, limit: MAX_FILE }),
+        _ => Ok(()),
+    }
+}
+
+/// Names of values cannot hold `@`, so no weight is ever called this.
+fn golden_name(index: usize, part: &str) -> String {
+    format!("@golden/{index}/{part}")
+}
+
+/// Moves the golden samples out of the tensors; what is left should be weights.
+fn take_golden(tensors: &mut Weights) -> Result<Vec<Golden>, PackageError> {
+    let mut golden = Vec::new();
+    while let Some(input) = tensors.remove(&golden_name(golden.len(), "input")) {
+        let name = golden_name(golden.len(), "output");
+        let output = tensors.remove(&name).ok_or_else(|| PackageError::tensor(&name, "is missing"))?;
+        golden.push(Golden { input, output });
+    }
+    Ok(golden)
+}
+
+fn check_weight(name: &str, ty: &TensorType, tensor: Option<&Tensor>) -> Result<(), PackageError> {
+    let tensor =
+        tensor.ok_or_else(|| PackageError::tensor(name, format!("is missing, it should be {ty}")))?;
+    if tensor.ty() != *ty {
+        return Err(PackageError::tensor(name, format!("is {}, it should be {ty}", tensor.ty())));
+    }
+    well_formed(tensor).map_err(|reason| PackageError::tensor(name, reason))
+}
+
+/// As many elements as the shape says, and all floats finite.
+fn well_formed(tensor: &Tensor) -> Result<(), String> {
+    let elements = tensor.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    if elements != Some(tensor.data.len()) {
+        return Err(format!("has {} elements, not those of its shape {:?}", tensor.data.len(), tensor.shape));
+    }
+    match tensor.as_f32().and_then(|data| data.iter().position(|v| !v.is_finite())) {
+        Some(at) => Err(format!("holds a value that is not finite, at position {at}")),
+        None => Ok(()),
+    }
+}
+
+/// Whether `tensor` is of type `ty` for a batch of one and some length in time.
+fn fits(tensor: &Tensor, ty: &TensorType) -> Result<(), String> {
+    let dims = ty.shape.0.iter().zip(&tensor.shape);
+    let sizes = dims.into_iter().all(|(dim, &size)| dim.time > 0 || dim.bind(Bindings::batch(1)) == size);
+    if sizes && tensor.shape.len() == ty.shape.rank() && tensor.data.dtype() == ty.dtype {
+        return Ok(());
+    }
+    Err(format!("is {}, it should be {ty} for a batch of one", tensor.ty()))
+}
+
+/// A name from a foreign file as a message shows it: on one line, and not endless.
+fn shown(name: &str) -> String {
+    name.chars().take(100).flat_map(char::escape_debug).collect()
+}
