@@ -7,7 +7,7 @@ use crate::rules::gradients;
 /// Appends to `graph` the nodes that compute the gradients for `wrt` of a loss, of which the gradients for some values
 /// are given: `seeds` pairs a value with its gradient of the same type (for a scalar loss, a Fill of 1). Several seeds,
 /// and several uses of a value, add up. The result holds, for each of `wrt`, its gradient, or `None` where the
-/// seeded values do not depend on it differentiably. The gradient of `v` is called `v.grad` or `v.grad.1` and so on.
+/// seeded values do not depend on it differentiably. Nodes are named after the value whose gradient they make: `v.grad`.
 ///
 /// Only nodes between `wrt` and the seeds get backward nodes, and these come after all others.
 ///
