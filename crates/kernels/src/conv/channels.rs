@@ -26,7 +26,7 @@ pub(super) enum Direction {
 }
 
 /// Channels of one direction of a convolution. Where kernel columns are folded into channels, input channel
-/// `kx * channels + c` stands for channel `c` at kernel column `kx`, and taps are kernel rows.
+/// `c * columns + kx` stands for channel `c` at kernel column `kx`, and taps are kernel rows.
 #[derive(Clone, Debug)]
 pub(super) struct Channels {
     pub(super) inputs: usize,
@@ -86,38 +86,58 @@ impl Channels {
         let per_group = g.channels_in / g.groups;
         let as_in = |c: usize| match self.taps == g.taps() {
             true => (c % per_group * g.taps(), c / per_group),
-            false => (c % g.channels_in * g.taps() + c / g.channels_in, 0),
+            false => (c / g.window.kernel[1] * g.taps() + c % g.window.kernel[1], 0),
         };
-        let (out_lanes, in_lanes) = match self.direction {
-            Direction::Forward => (lanes(output, self.outputs, as_out), lanes(input, self.inputs, as_in)),
-            Direction::InputGrad => (lanes(output, self.outputs, as_in), lanes(input, self.inputs, as_out)),
+        let (inputs, outputs) = match self.direction {
+            Direction::Forward => (lanes(input, self.inputs, as_in), lanes(output, self.outputs, as_out)),
+            Direction::InputGrad => (lanes(input, self.inputs, as_out), lanes(output, self.outputs, as_in)),
         };
-        Cell { inputs: in_lanes, outputs: out_lanes, tap: g.taps() / self.taps }
+        Cell { inputs, outputs, taps: self.taps, tap: g.taps() / self.taps }
     }
 }
 
-/// Offset and group of each lane; lanes that are no channel belong to no group.
+/// The group of lanes that are no channel.
+const NONE: usize = usize::MAX;
+
+/// Offset and group of each lane.
 type LaneMap = [(usize, usize); LANES];
 
 fn lanes(block: usize, channels: usize, at: impl Fn(usize) -> (usize, usize)) -> LaneMap {
-    std::array::from_fn(|l| Some(block * LANES + l).filter(|&c| c < channels).map_or((0, usize::MAX), &at))
+    std::array::from_fn(|l| Some(block * LANES + l).filter(|&c| c < channels).map_or((0, NONE), &at))
 }
 
-/// The OIHW addresses of a 16 x 16 block of weights.
+/// The OIHW addresses of the weights between two blocks, all taps.
 pub(super) struct Cell {
     inputs: LaneMap,
     outputs: LaneMap,
+    taps: usize,
     tap: usize,
 }
 
 impl Cell {
-    /// Calls `f(input lane, output lane, OIHW index)` for every weight of tap `tap` that exists.
+    /// Calls `f(index in [tap][16 in][16 out], index in OIHW)` for every weight of `tap` that exists, in the order of
+    /// the former.
     #[inline(always)]
-    pub(super) fn for_each(&self, tap: usize, mut f: impl FnMut(usize, usize, usize)) {
+    pub(super) fn for_tap(&self, tap: usize, mut f: impl FnMut(usize, usize)) {
         for (i, &(at_in, group)) in self.inputs.iter().enumerate() {
             for (o, &(at_out, other)) in self.outputs.iter().enumerate() {
-                if group == other && group != usize::MAX {
-                    f(i, o, at_in + at_out + tap * self.tap);
+                if group == other && group != NONE {
+                    f(tap * CELL + i * LANES + o, at_in + at_out + tap * self.tap);
+                }
+            }
+        }
+    }
+
+    /// Calls `f(index in [tap][16 in][16 out], index in OIHW)` for every weight that exists, all taps of a pair of
+    /// channels together, as OIHW has them.
+    #[inline(always)]
+    pub(super) fn for_each(&self, mut f: impl FnMut(usize, usize)) {
+        for (o, &(at_out, group)) in self.outputs.iter().enumerate() {
+            for (i, &(at_in, other)) in self.inputs.iter().enumerate() {
+                if group == other && group != NONE {
+                    for tap in 0..self.taps {
+                        f(tap * CELL + i * LANES + o, at_in + at_out + tap * self.tap);
+                    }
                 }
             }
         }

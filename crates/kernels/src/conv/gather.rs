@@ -1,10 +1,12 @@
 //! Copies the part of the input that an item needs into scratch, with padding, stride and dilation along x resolved,
 //! so that the pixels of a tap lie one after the other.
 
-use super::space::{Class, Phase};
+use super::space::{Axis, Class, Phase};
 use crate::isa::multiversion;
 use crate::lanes::Lanes;
+use crate::layout::{load_up_to, store_up_to};
 use crate::{Isa, LANES, Layout, blocks};
+use espalier_graph::Window;
 use std::ops::Range;
 
 /// Distances in the gathered input, in elements.
@@ -50,16 +52,66 @@ impl Pitch {
 pub(super) struct Input {
     pub(super) layout: Layout,
     pub(super) channels: usize,
-    /// Whether kernel columns are folded into channels.
-    pub(super) folded: bool,
     pub(super) size: [usize; 2],
+    /// Where kernel columns are folded into channels: how neighbours in a row become lanes.
+    pieces: Option<Vec<Piece>>,
+}
+
+/// Lanes of one block that are one channel at neighbouring kernel columns.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    channel: usize,
+    column: usize,
+    len: usize,
+    block: usize,
+    lane: usize,
 }
 
 impl Input {
+    /// A tensor of `channels` and `size` (height, width); `fold` gives the kernel whose columns are folded into channels.
+    pub(super) fn new(layout: Layout, channels: usize, size: [usize; 2], fold: Option<&Window>) -> Input {
+        Input { layout, channels, size, pieces: fold.map(|w| pieces(channels, w)) }
+    }
+
     /// Elements of one image.
     pub(super) fn image_len(&self) -> usize {
         crate::physical_len(self.layout, 1, self.channels, self.size[0] * self.size[1])
     }
+
+    fn index(&self, image: usize, channel: usize, row: usize, column: usize) -> usize {
+        let [height, width] = self.size;
+        let start = image * self.image_len();
+        match self.layout {
+            Layout::Plain => start + (channel * height + row) * width + column,
+            Layout::Blocked => {
+                start + ((channel / LANES * height + row) * width + column) * LANES + channel % LANES
+            }
+        }
+    }
+}
+
+impl Piece {
+    /// The pixels that read inside of the input at all columns of the piece.
+    fn inside(&self, x: &Axis) -> Range<usize> {
+        let first = x.inside(x.taps[self.column].at);
+        let last = x.inside(x.taps[self.column + self.len - 1].at);
+        first.start.min(last.end)..last.end
+    }
+}
+
+/// Each channel's kernel columns, cut where a block ends; neighbours in the kernel are neighbours in the row only
+/// without dilation.
+fn pieces(channels: usize, window: &Window) -> Vec<Piece> {
+    let columns = window.kernel[1];
+    let mut pieces: Vec<Piece> = Vec::new();
+    for lane in 0..channels * columns {
+        let (channel, column) = (lane / columns, lane % columns);
+        match pieces.last_mut() {
+            Some(p) if column > 0 && lane % LANES > 0 && window.dilation[1] == 1 => p.len += 1,
+            _ => pieces.push(Piece { channel, column, len: 1, block: lane / LANES, lane: lane % LANES }),
+        }
+    }
+    pieces
 }
 
 /// Arguments of one gather.
@@ -77,13 +129,14 @@ pub(super) struct Gather<'a> {
 pub(super) type GatherFn = for<'a, 'b> unsafe fn(&'a mut Gather<'b>);
 
 multiversion!(fn pick_blocks(g: &mut Gather<'_>) = gather_blocks);
-multiversion!(fn pick_lanes(g: &mut Gather<'_>) = gather_lanes);
+multiversion!(fn pick_folded(g: &mut Gather<'_>) = gather_folded);
 
 /// The gather for `input`.
 pub(super) fn pick(isa: Isa, input: &Input) -> GatherFn {
-    match input.layout {
-        Layout::Blocked if !input.folded => pick_blocks(isa),
-        _ => pick_lanes(isa),
+    match (&input.pieces, input.layout) {
+        (Some(_), _) => pick_folded(isa),
+        (None, Layout::Blocked) => pick_blocks(isa),
+        (None, Layout::Plain) => gather_plain,
     }
 }
 
@@ -102,6 +155,33 @@ impl Gather<'_> {
                 }
             }
             slot += item.rows.len() + class.extra;
+        }
+    }
+}
+
+impl Gather<'_> {
+    /// Writes `pixels` of one lane, which is `channel` at kernel column `column`, from `at` on.
+    #[inline(always)]
+    fn fill_lane(
+        &mut self,
+        image: usize,
+        channel: usize,
+        row: Option<usize>,
+        column: usize,
+        pixels: Range<usize>,
+        at: usize,
+    ) {
+        let x = &self.phase.x;
+        let tap = x.taps[column].at;
+        for pixel in pixels {
+            let column = (pixel * x.stride) as isize + tap;
+            let value = match row {
+                Some(row) if (0..x.input as isize).contains(&column) => {
+                    self.x[self.input.index(image, channel, row, column as usize)]
+                }
+                _ => 0.0,
+            };
+            self.to[at + pixel * LANES] = value;
         }
     }
 }
@@ -150,56 +230,62 @@ unsafe fn copy_pixels<V: Lanes>(from: *const f32, step: usize, to: *mut f32, cou
     }
 }
 
-/// From any layout, a lane at a time: for few channels, and for kernel columns folded into channels.
-#[inline(always)]
-unsafe fn gather_lanes<V: Lanes>(g: &mut Gather<'_>) {
-    let pitch = g.pitch;
-    let channels = g.input.channels;
-    let columns = g.phase.x.taps.len();
-    for (b, block) in g.blocks.clone().enumerate() {
-        for lane in 0..LANES {
-            let channel = block * LANES + lane;
-            if g.input.folded && channel < channels * columns {
-                gather_lane(g, channel % channels, channel / channels, b * pitch.block + lane);
-            } else if !g.input.folded && channel < channels {
-                for column in 0..columns {
-                    gather_lane(g, channel, column, b * pitch.block + column * pitch.column + lane);
+/// From plain input, a lane at a time.
+fn gather_plain(g: &mut Gather<'_>) {
+    let (pitch, count) = (g.pitch, g.phase.x.count);
+    g.for_each_row(|g, image, row, at| {
+        for (b, block) in g.blocks.clone().enumerate() {
+            for lane in 0..LANES.min(g.input.channels - block * LANES) {
+                for column in 0..g.phase.x.taps.len() {
+                    let at = at + b * pitch.block + column * pitch.column + lane;
+                    g.fill_lane(image, block * LANES + lane, row, column, 0..count, at);
                 }
             }
-        }
-    }
-}
-
-#[inline(always)]
-fn gather_lane(g: &mut Gather<'_>, channel: usize, column: usize, base: usize) {
-    let phase = g.phase;
-    let x = &phase.x;
-    let at_tap = x.taps[column].at;
-    let inside = x.inside(at_tap);
-    let first = (inside.start * x.stride) as isize + at_tap;
-    let [height, width] = g.input.size;
-    let (image_len, plane, step) = match g.input.layout {
-        Layout::Plain => (g.input.image_len(), channel * height * width, 1),
-        Layout::Blocked => {
-            (g.input.image_len(), channel / LANES * height * width * LANES + channel % LANES, LANES)
-        }
-    };
-    g.for_each_row(|g, image, row, at| {
-        let to = &mut g.to[base + at..][..(x.count - 1) * LANES + 1];
-        let (Some(row), false) = (row, inside.is_empty()) else { return fill_lane(to, 0..x.count) };
-        fill_lane(to, 0..inside.start);
-        fill_lane(to, inside.end..x.count);
-        let from = &g.x[image * image_len + plane + (row * width + first as usize) * step..];
-        let to = to[inside.start * LANES..].iter_mut().step_by(LANES);
-        for (to, from) in to.take(inside.len()).zip(from.iter().step_by(x.stride * step)) {
-            *to = *from;
         }
     });
 }
 
+/// From any layout, with kernel columns folded into channels.
 #[inline(always)]
-fn fill_lane(to: &mut [f32], pixels: Range<usize>) {
-    for pixel in pixels {
-        to[pixel * LANES] = 0.0;
+unsafe fn gather_folded<V: Lanes>(g: &mut Gather<'_>) {
+    let (input, blocks, pitch) = (g.input, g.blocks.clone(), g.pitch);
+    let (x, count) = (&g.phase.x, g.phase.x.count);
+    let pieces = input.pieces.as_deref().unwrap_or_default();
+    g.for_each_row(|g, image, row, at| {
+        for piece in pieces.iter().filter(|p| blocks.contains(&p.block)) {
+            let at = at + (piece.block - blocks.start) * pitch.block + piece.lane;
+            let inside = match (row, input.layout) {
+                (Some(_), Layout::Plain) => piece.inside(x),
+                _ => 0..0,
+            };
+            for i in 0..piece.len {
+                g.fill_lane(image, piece.channel, row, piece.column + i, 0..inside.start, at + i);
+                g.fill_lane(image, piece.channel, row, piece.column + i, inside.end..count, at + i);
+            }
+            if let (Some(row), false) = (row, inside.is_empty()) {
+                let column = (inside.start * x.stride) as isize + x.taps[piece.column].at;
+                let from = &g.x[input.index(image, piece.channel, row, column as usize)..];
+                let to = &mut g.to[at + inside.start * LANES..];
+                // SAFETY: this instruction set was picked.
+                unsafe { copy_runs::<V>(from, x.stride, to, piece.len, inside.len()) };
+            }
+        }
+    });
+}
+
+/// Copies `count` runs of `len` elements, `step` apart, to `len` lanes of pixels.
+///
+/// # Safety
+/// That of [`Lanes`].
+#[inline(always)]
+unsafe fn copy_runs<V: Lanes>(from: &[f32], step: usize, to: &mut [f32], len: usize, count: usize) {
+    assert!((count - 1) * step + len <= from.len(), "the input holds all its rows");
+    assert!((count - 1) * LANES + len <= to.len(), "scratch holds all rows");
+    for i in 0..count {
+        // SAFETY: in bounds by the assertions.
+        unsafe {
+            let run = load_up_to(from.as_ptr().add(i * step), len, V::zero());
+            store_up_to(run, to.as_mut_ptr().add(i * LANES), len);
+        }
     }
 }

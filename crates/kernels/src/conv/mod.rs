@@ -61,9 +61,9 @@ impl ConvGeometry {
         self.window.kernel[0] * self.window.kernel[1]
     }
 
-    /// With few input channels, kernel columns times channels make better use of 16-channel blocks than channels.
+    /// With very few input channels (pictures), channels times kernel columns fill registers better than channels.
     fn folds_columns(&self) -> bool {
-        self.groups == 1 && self.channels_in < LANES && self.window.kernel[1] > 1
+        self.groups == 1 && self.channels_in <= LANES / 4 && self.window.kernel[1] > 1
     }
 
     fn check(&self) {
@@ -107,7 +107,7 @@ pub fn pack_weights(isa: Isa, g: &ConvGeometry) -> Box<dyn Kernel> {
 pub fn forward(isa: Isa, g: &ConvGeometry, x: Layout, e: Epilogue) -> Box<dyn Kernel> {
     g.check();
     let channels = Channels::new(g, Direction::Forward);
-    let input = Input { layout: x, channels: g.channels_in, folded: g.folds_columns(), size: g.input };
+    let input = Input::new(x, g.channels_in, g.input, g.folds_columns().then_some(&g.window));
     let phases = vec![Phase::forward(g)];
     Box::new(Engine::new(isa, g, g.name("conv"), channels, phases, input, g.output, e))
 }
@@ -127,7 +127,7 @@ pub fn pack_weights_input_grad(isa: Isa, g: &ConvGeometry) -> Box<dyn Kernel> {
 pub fn input_grad(isa: Isa, g: &ConvGeometry) -> Box<dyn Kernel> {
     g.check();
     let channels = Channels::new(g, Direction::InputGrad);
-    let input = Input { layout: Layout::Blocked, channels: g.channels_out, folded: false, size: g.output };
+    let input = Input::new(Layout::Blocked, g.channels_out, g.output, None);
     let phases = Phase::input_grad(g);
     let name = g.name("conv input grad");
     Box::new(Engine::new(isa, g, name, channels, phases, input, g.input, Epilogue::default()))

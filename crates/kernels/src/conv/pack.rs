@@ -19,8 +19,8 @@ impl Pack {
         let taps = self.channels.taps;
         for (input, cells) in span.inputs.clone().zip(packed.chunks_exact_mut(taps * CELL)) {
             let cell = self.channels.cell(output, input);
-            for (tap, target) in cells.chunks_exact_mut(CELL).enumerate() {
-                cell.for_each(tap, |i, o, at| target[i * crate::LANES + o] = w[at]);
+            for tap in 0..taps {
+                cell.for_tap(tap, |at, index| cells[at] = w[index]);
             }
         }
     }

@@ -25,8 +25,9 @@ struct Call {
     dy_output: usize,
     segments: usize,
     len: usize,
-    /// Sums `[output block][16 in][16 out]`, to be added to.
+    /// Sums `[16 in][16 out]` to be added to, and the distance between those of the output blocks.
     sums: *mut f32,
+    sums_output: usize,
 }
 
 type TileFn = for<'a> unsafe fn(&'a Call);
@@ -60,7 +61,7 @@ unsafe fn tile<V: Registers, const I: usize, const NB: usize>(c: &Call) {
         }
         for i in 0..I {
             for nb in 0..NB {
-                let sums = c.sums.add(nb * CELL + i * LANES);
+                let sums = c.sums.add(nb * c.sums_output + i * LANES);
                 V::load(sums).add(acc[i][nb]).store(sums);
             }
         }
@@ -129,7 +130,7 @@ pub(super) struct WeightGrad {
 impl WeightGrad {
     pub(super) fn new(isa: Isa, g: &ConvGeometry, layout: Layout) -> WeightGrad {
         let channels = Channels::new(g, Direction::Forward);
-        let input = Input { layout, channels: g.channels_in, folded: g.folds_columns(), size: g.input };
+        let input = Input::new(layout, g.channels_in, g.input, g.folds_columns().then_some(&g.window));
         let tiles = Tiles::new(isa);
         let [height, width] = g.output;
         WeightGrad {
@@ -189,7 +190,8 @@ impl WeightGrad {
                     dy_output: plane,
                     segments: item.images.len(),
                     len: item.rows.len() * width,
-                    sums: sums[tap.weight * self.tiles.outputs * CELL + start * LANES..].as_mut_ptr(),
+                    sums: sums[tap.weight * CELL + start * LANES..].as_mut_ptr(),
+                    sums_output: self.channels.taps * CELL,
                 };
                 // SAFETY: the item's pixels lie in the gathered input and, all lengths being checked, in `dy`; `sums` has
                 // a cell for each tap and output block.
@@ -217,15 +219,12 @@ impl WeightGrad {
 
     /// Writes the weights of `pair` from its sums.
     fn finish_pair(&self, pair: Pair, sums: &[f32], dw: *mut f32) {
-        for (tap, cells) in sums.chunks_exact(self.tiles.outputs * CELL).enumerate() {
-            for (nb, cell) in cells.chunks_exact(CELL).take(pair.outputs).enumerate() {
-                let map = self.channels.cell(pair.output + nb, pair.input);
-                map.for_each(tap, |i, o, at| {
-                    // SAFETY: `at` is the OIHW index of a weight between these two blocks, so it is inside of `dw`, whose
-                    // length was checked, and no other worker has it.
-                    unsafe { dw.add(at).write(cell[i * LANES + o]) };
-                });
-            }
+        for (nb, cells) in sums.chunks_exact(self.channels.taps * CELL).take(pair.outputs).enumerate() {
+            self.channels.cell(pair.output + nb, pair.input).for_each(|at, index| {
+                // SAFETY: this is the OIHW index of a weight between these two blocks, so it is inside of `dw`, whose
+                // length was checked, and no other worker has it.
+                unsafe { dw.add(index).write(cells[at]) };
+            });
         }
     }
 
