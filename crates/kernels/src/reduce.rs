@@ -18,12 +18,12 @@ const BLOCK: usize = 256;
 const WIDE: usize = 4;
 
 /// What is done with the terms: a monoid over lanes.
-trait Fold {
+pub(crate) trait Fold {
     const START: f32;
     unsafe fn join<V: Lanes>(a: V, b: V) -> V;
 }
 
-struct Sum;
+pub(crate) struct Sum;
 impl Fold for Sum {
     const START: f32 = 0.0;
     #[inline(always)]
@@ -33,7 +33,7 @@ impl Fold for Sum {
     }
 }
 
-struct Max;
+pub(crate) struct Max;
 impl Fold for Max {
     const START: f32 = f32::NEG_INFINITY;
     #[inline(always)]
@@ -146,7 +146,7 @@ unsafe fn run_body<V: Lanes, F: Fold>(
 
 /// Folds `len` contiguous terms into lanes.
 #[inline(always)]
-unsafe fn fold_run<V: Lanes, F: Fold>(x: *const f32, len: usize) -> V {
+pub(crate) unsafe fn fold_run<V: Lanes, F: Fold>(x: *const f32, len: usize) -> V {
     let whole = len / LANES * LANES;
     // SAFETY: the caller gives `len` terms.
     unsafe {
@@ -169,7 +169,7 @@ unsafe fn fold_run<V: Lanes, F: Fold>(x: *const f32, len: usize) -> V {
 
 /// Folds the lanes, pairwise.
 #[inline(always)]
-unsafe fn across<V: Lanes, F: Fold>(v: V) -> f32 {
+pub(crate) unsafe fn across<V: Lanes, F: Fold>(v: V) -> f32 {
     // SAFETY: the contract of `Lanes`; each array has 16 elements.
     unsafe {
         let mut folded = v;
