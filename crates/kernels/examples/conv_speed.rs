@@ -6,7 +6,6 @@
 use espalier_graph::Window;
 use espalier_kernels::conv::{self, ConvGeometry, Epilogue};
 use espalier_kernels::{Buffer, Io, Isa, Kernel, Layout, Worker, physical_len};
-use std::time::Instant;
 
 /// name, batch, channels in and out, input size, kernel, stride, pad.
 type Case = (&'static str, usize, usize, usize, usize, usize, usize, usize);
@@ -39,7 +38,8 @@ const CASES: &[Case] = &[
     ("stem", 16, 3, 32, 128, 3, 2, 1),
 ];
 
-const REPETITIONS: usize = 7;
+/// How long each kernel is repeated, at least.
+const SECONDS: f64 = 0.2;
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -96,15 +96,43 @@ fn seconds(kernel: &dyn Kernel, inputs: &[usize], output: usize) -> f64 {
     let mut scratch = vec![0.0; kernel.scratch_len(1) + 16];
     let align = scratch.as_ptr().align_offset(64);
     let (inputs, outputs) = buffers.split_at(inputs.len());
-    let mut best = f64::INFINITY;
-    for _ in 0..REPETITIONS {
+    best(|| {
         // SAFETY: the buffers are distinct live vectors that only this thread uses.
         let io = unsafe { Io::new(inputs, outputs) };
-        let start = Instant::now();
         kernel.run(&io, Worker::ALONE, &mut scratch[align..]);
-        best = best.min(start.elapsed().as_secs_f64());
+    })
+}
+
+/// Best time of one call of `f`.
+fn best(mut f: impl FnMut()) -> f64 {
+    let (begin, mut best) = (cpu_seconds(), f64::INFINITY);
+    while cpu_seconds() - begin < SECONDS {
+        let start = cpu_seconds();
+        f();
+        best = best.min(cpu_seconds() - start);
     }
     best
+}
+
+/// Time that this thread has run, so that other programs on the machine do not count.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+fn cpu_seconds() -> f64 {
+    const CLOCK_THREAD_CPUTIME_ID: i32 = 3;
+    unsafe extern "C" {
+        fn clock_gettime(clock: i32, time: *mut [i64; 2]) -> i32;
+    }
+    let mut time = [0; 2];
+    // SAFETY: a timespec is two 64-bit integers on 64-bit Linux.
+    let result = unsafe { clock_gettime(CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(result, 0, "the clock of this thread");
+    time[0] as f64 + time[1] as f64 / 1e9
+}
+
+/// Wall time where the thread's own is not at hand.
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+fn cpu_seconds() -> f64 {
+    static BEGIN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    BEGIN.get_or_init(std::time::Instant::now).elapsed().as_secs_f64()
 }
 
 #[derive(Clone, Copy)]
@@ -122,15 +150,10 @@ fn lines(len: usize) -> Vec<Line> {
 
 /// Multiply-adds per nanosecond with all operands in registers, at the widest vectors of this CPU.
 fn peak() -> f64 {
-    const ROUNDS: usize = 2_000_000;
-    let mut best = f64::INFINITY;
+    const ROUNDS: usize = 100_000;
     let mut width = 0;
-    for _ in 0..REPETITIONS {
-        let start = Instant::now();
-        width = multiply_adds(ROUNDS);
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    (ROUNDS * width) as f64 / best / 1e9
+    let seconds = best(|| width = multiply_adds(ROUNDS));
+    (ROUNDS * width) as f64 / seconds / 1e9
 }
 
 /// Does `rounds` rounds, and returns multiply-adds per round.

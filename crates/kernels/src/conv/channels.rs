@@ -1,6 +1,7 @@
 //! Which channel blocks meet: the block structure of grouped weights, and where each weight lies.
 
 use super::ConvGeometry;
+use super::panel::Panel;
 use crate::{LANES, blocks};
 use std::ops::Range;
 
@@ -34,7 +35,7 @@ pub(super) struct Channels {
     pub(super) spans: Vec<Span>,
     /// Kernel positions with weights of their own.
     pub(super) taps: usize,
-    direction: Direction,
+    pub(super) direction: Direction,
     geometry: ConvGeometry,
 }
 
@@ -79,7 +80,22 @@ impl Channels {
         (self.inputs - block * LANES).min(LANES)
     }
 
-    /// Where the weights between two blocks lie in OIHW.
+    /// Where the weights between two blocks lie in OIHW, if they all exist and columns are not folded.
+    pub(super) fn panel(&self, output: usize, input: usize) -> Option<Panel> {
+        let g = &self.geometry;
+        let taps = self.taps;
+        if g.groups > 1 || taps != g.taps() {
+            return None;
+        }
+        let (o, i) = match self.direction {
+            Direction::Forward => (output * LANES, input * LANES),
+            Direction::InputGrad => (input * LANES, output * LANES),
+        };
+        let (rows, columns) = ((g.channels_out - o).min(LANES), (g.channels_in - i).min(LANES) * taps);
+        Some(Panel { at: (o * g.channels_in + i) * taps, pitch: g.channels_in * taps, rows, columns, taps })
+    }
+
+    /// Where the weights between two blocks lie in OIHW, whichever exist.
     pub(super) fn cell(&self, output: usize, input: usize) -> Cell {
         let g = &self.geometry;
         let as_out = |o: usize| (o * g.channels_in / g.groups * g.taps(), o / (g.channels_out / g.groups));
@@ -115,21 +131,8 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// Calls `f(index in [tap][16 in][16 out], index in OIHW)` for every weight of `tap` that exists, in the order of
-    /// the former.
-    #[inline(always)]
-    pub(super) fn for_tap(&self, tap: usize, mut f: impl FnMut(usize, usize)) {
-        for (i, &(at_in, group)) in self.inputs.iter().enumerate() {
-            for (o, &(at_out, other)) in self.outputs.iter().enumerate() {
-                if group == other && group != NONE {
-                    f(tap * CELL + i * LANES + o, at_in + at_out + tap * self.tap);
-                }
-            }
-        }
-    }
-
-    /// Calls `f(index in [tap][16 in][16 out], index in OIHW)` for every weight that exists, all taps of a pair of
-    /// channels together, as OIHW has them.
+    /// Calls `f(index in [tap][16 in][16 out], index in OIHW)` for every weight that exists, in the order
+    /// of OIHW.
     #[inline(always)]
     pub(super) fn for_each(&self, mut f: impl FnMut(usize, usize)) {
         for (o, &(at_out, group)) in self.outputs.iter().enumerate() {

@@ -15,6 +15,7 @@ mod channels;
 mod engine;
 mod gather;
 mod pack;
+mod panel;
 mod reference;
 mod space;
 #[cfg(test)]

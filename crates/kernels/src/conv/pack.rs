@@ -1,26 +1,33 @@
 //! Weights from OIHW into the order in which the engine streams them.
 
-use super::channels::{CELL, Channels, Span};
+use super::channels::{CELL, Channels, Direction, Span};
+use super::panel::{self, Panel};
 use crate::{Io, Isa, Kernel, Worker, blocks};
 
 /// `w` OIHW -> packed `[output block][input block][tap][16 in][16 out]`, zero where no weight is.
 pub(super) struct Pack {
     name: String,
     channels: Channels,
+    dense: unsafe fn(Panel, &[f32], &mut [f32]),
 }
 
 impl Pack {
     pub(super) fn new(isa: Isa, channels: Channels) -> Pack {
-        Pack { name: format!("conv pack weights {isa}"), channels }
+        let dense = match channels.direction {
+            Direction::Forward => panel::pick_pack(isa),
+            Direction::InputGrad => panel::pick_pack_transposed(isa),
+        };
+        Pack { name: format!("conv pack weights {isa}"), channels, dense }
     }
 
     fn pack_output(&self, span: &Span, output: usize, w: &[f32], packed: &mut [f32]) {
         packed.fill(0.0);
         let taps = self.channels.taps;
         for (input, cells) in span.inputs.clone().zip(packed.chunks_exact_mut(taps * CELL)) {
-            let cell = self.channels.cell(output, input);
-            for tap in 0..taps {
-                cell.for_tap(tap, |at, index| cells[at] = w[index]);
+            match self.channels.panel(output, input) {
+                // SAFETY: picked for this CPU; it checks its bounds.
+                Some(panel) => unsafe { (self.dense)(panel, w, cells) },
+                None => self.channels.cell(output, input).for_each(|at, index| cells[at] = w[index]),
             }
         }
     }

@@ -4,6 +4,7 @@
 use super::ConvGeometry;
 use super::channels::{CELL, Channels, Direction};
 use super::gather::{self, Gather, GatherFn, Input, Item, Pitch};
+use super::panel::{self, Panel};
 use super::space::Phase;
 use super::tile::Registers;
 use crate::isa::{Level, multiversion};
@@ -122,6 +123,7 @@ pub(super) struct WeightGrad {
     pairs: Vec<Pair>,
     tiles: Tiles,
     gather: GatherFn,
+    unpack: unsafe fn(Panel, &[f32], *mut f32),
     /// Images and rows of an item.
     images: usize,
     rows: usize,
@@ -139,6 +141,7 @@ impl WeightGrad {
             phase: Phase::forward(g),
             pairs: pairs(&channels, tiles.outputs),
             gather: gather::pick(isa, &input),
+            unpack: panel::pick_unpack(isa),
             images: (PIXELS / (height * width)).clamp(1, g.batch.max(1)),
             rows: PIXELS.div_ceil(width).min(height),
             channels,
@@ -220,11 +223,14 @@ impl WeightGrad {
     /// Writes the weights of `pair` from its sums.
     fn finish_pair(&self, pair: Pair, sums: &[f32], dw: *mut f32) {
         for (nb, cells) in sums.chunks_exact(self.channels.taps * CELL).take(pair.outputs).enumerate() {
-            self.channels.cell(pair.output + nb, pair.input).for_each(|at, index| {
-                // SAFETY: this is the OIHW index of a weight between these two blocks, so it is inside of `dw`, whose
-                // length was checked, and no other worker has it.
-                unsafe { dw.add(index).write(cells[at]) };
-            });
+            // SAFETY: panel and cell name the weights between these two blocks, which are inside of `dw`, whose length
+            // was checked, and which no other worker has; the unpacking was picked for this CPU.
+            match self.channels.panel(pair.output + nb, pair.input) {
+                Some(panel) => unsafe { (self.unpack)(panel, cells, dw) },
+                None => self.channels.cell(pair.output + nb, pair.input).for_each(|at, index| unsafe {
+                    dw.add(index).write(cells[at]);
+                }),
+            }
         }
     }
 
