@@ -2,6 +2,8 @@
 //! Nothing here knows of graphs being trained, of threads or of memory planning: a kernel gets buffers and a share.
 
 pub mod conv;
+#[allow(dead_code)] // Until `conv` hands depthwise geometries over.
+pub(crate) mod depthwise;
 pub mod elementwise;
 mod functions;
 pub mod isa;
@@ -12,6 +14,7 @@ mod math;
 pub mod matmul;
 pub mod movement;
 pub mod norm;
+pub mod peak;
 pub mod pool;
 pub mod reduce;
 pub mod reference;
