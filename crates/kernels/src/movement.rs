@@ -95,7 +95,11 @@ unsafe fn transpose_body<V: Lanes>(x: *const f32, y: *mut f32, [rows, columns]: 
             unsafe {
                 let (x, y) = (x.add(c * stride + r), y.add(r * columns + c));
                 if height == LANES && width == LANES {
-                    let tile = V::transpose(std::array::from_fn(|i| V::load(x.wrapping_add(i * stride))));
+                    let mut tile = [V::zero(); LANES];
+                    for i in 0..LANES {
+                        tile[i] = V::load(x.add(i * stride));
+                    }
+                    let tile = V::transpose(tile);
                     for i in 0..LANES {
                         tile[i].store(y.add(i * columns));
                     }
