@@ -2,7 +2,6 @@
 //! Nothing here knows of graphs being trained, of threads or of memory planning: a kernel gets buffers and a share.
 
 pub mod conv;
-#[allow(dead_code)] // Until `conv` hands depthwise geometries over.
 pub(crate) mod depthwise;
 pub mod elementwise;
 mod functions;

@@ -96,6 +96,21 @@ impl Engine {
         }
     }
 
+    /// The buffers of a call, after checking their lengths.
+    fn tensors<'a>(&self, io: &Io<'a>) -> Tensors<'a> {
+        let y_len = self.batch * blocks(self.channels.outputs) * self.output[0] * self.output[1] * LANES;
+        let (x, w) = (io.input(0), io.input(1));
+        let bias: Option<&[f32]> = self.epilogue.bias.then(|| io.input(2));
+        let residual: Option<&[f32]> =
+            self.epilogue.residual.then(|| io.input(2 + usize::from(self.epilogue.bias)));
+        assert_eq!(x.len(), self.batch * self.input.image_len(), "{}: input", self.name);
+        assert_eq!(w.len(), self.channels.packed_len(), "{}: weights", self.name);
+        assert_eq!(io.output::<f32>(0).len(), y_len, "{}: output", self.name);
+        assert!(bias.is_none_or(|b| b.len() == self.channels.outputs), "{}: bias", self.name);
+        assert!(residual.is_none_or(|r| r.len() == y_len), "{}: residual", self.name);
+        Tensors { x, w, bias, residual, y: io.output(0).as_mut_ptr() }
+    }
+
     /// Takes the next item off `units`.
     fn next_item(&self, units: &mut Range<usize>) -> Option<Item> {
         if units.start >= units.end {
@@ -124,18 +139,7 @@ impl Kernel for Engine {
     }
 
     fn run(&self, io: &Io<'_>, worker: Worker, scratch: &mut [f32]) {
-        let image_out = blocks(self.channels.outputs) * self.output[0] * self.output[1] * LANES;
-        assert_eq!(io.input::<f32>(0).len(), self.batch * self.input.image_len(), "{}: input", self.name);
-        assert_eq!(io.input::<f32>(1).len(), self.channels.packed_len(), "{}: weights", self.name);
-        assert_eq!(io.output::<f32>(0).len(), self.batch * image_out, "{}: output", self.name);
-        let bias = self.epilogue.bias.then(|| io.input(2));
-        let residual = self.epilogue.residual.then(|| io.input(2 + usize::from(self.epilogue.bias)));
-        assert!(bias.is_none_or(|b: &[f32]| b.len() == self.channels.outputs), "{}: bias", self.name);
-        assert!(
-            residual.is_none_or(|r: &[f32]| r.len() == self.batch * image_out),
-            "{}: residual",
-            self.name
-        );
+        let tensors = self.tensors(io);
         let (mut units, outputs) = self.share(worker);
         while let Some(item) = self.next_item(&mut units) {
             for phase in &self.phases {
@@ -144,14 +148,13 @@ impl Kernel for Engine {
                     continue;
                 }
                 let item = Item { images: item.images.clone(), rows };
-                let tensors =
-                    Tensors { x: io.input(0), w: io.input(1), bias, residual, y: io.output(0).as_mut_ptr() };
                 Part { engine: self, phase, item, outputs: outputs.clone(), tensors }.run(scratch);
             }
         }
     }
 }
 
+#[derive(Clone, Copy)]
 struct Tensors<'a> {
     x: &'a [f32],
     w: &'a [f32],

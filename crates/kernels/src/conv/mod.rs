@@ -25,7 +25,7 @@ mod weight_grad;
 
 pub(crate) use reference::reference;
 
-use crate::{Isa, Kernel, LANES, Layout};
+use crate::{Isa, Kernel, LANES, Layout, depthwise};
 use channels::{Channels, Direction};
 use engine::Engine;
 use espalier_graph::Window;
@@ -67,6 +67,22 @@ impl ConvGeometry {
         self.groups == 1 && self.channels_in <= LANES / 4 && self.window.kernel[1] > 1
     }
 
+    /// The same convolution with a single row stood upright, where that saves gathering its columns: rows need no copies
+    /// per tap and can be cut into items. Both layouts are the same either way.
+    fn upright(&self) -> ConvGeometry {
+        let mut g = self.clone();
+        let line = g.input[0] == 1 && g.output[0] == 1 && g.window.kernel[0] == 1;
+        if line && !g.folds_columns() {
+            let w = &mut g.window;
+            for pair in [&mut g.input, &mut g.output, &mut w.kernel, &mut w.stride, &mut w.dilation] {
+                pair.swap(0, 1);
+            }
+            let [top, left, bottom, right] = w.pad;
+            w.pad = [left, top, right, bottom];
+        }
+        g
+    }
+
     fn check(&self) {
         assert!(self.groups > 0, "groups of {self:?}");
         assert!(self.channels_in.is_multiple_of(self.groups), "input channels of {self:?}");
@@ -94,48 +110,72 @@ pub struct Epilogue {
 
 /// f32 elements of the packed weights of [`forward`].
 pub fn packed_len(g: &ConvGeometry) -> usize {
+    if g.is_depthwise() {
+        return depthwise::packed_len(g);
+    }
     Channels::new(g, Direction::Forward).packed_len()
 }
 
 /// Kernel `w` (OIHW, plain) `->` packed weights for [`forward`].
 pub fn pack_weights(isa: Isa, g: &ConvGeometry) -> Box<dyn Kernel> {
     g.check();
+    if g.is_depthwise() {
+        return depthwise::pack_weights(isa, g);
+    }
     Box::new(pack::Pack::new(isa, Channels::new(g, Direction::Forward)))
 }
 
-/// Kernel `x` (in layout `x`), packed weights, bias `[O]` plain if `e.bias`, residual blocked if `e.residual`
-/// `-> y` blocked.
+/// Kernel `x` (in layout `x`, which must be blocked for a depthwise convolution), packed weights, bias `[O]` plain if
+/// `e.bias`, residual blocked if `e.residual` `-> y` blocked.
 pub fn forward(isa: Isa, g: &ConvGeometry, x: Layout, e: Epilogue) -> Box<dyn Kernel> {
     g.check();
+    if g.is_depthwise() {
+        return depthwise::forward(isa, g, x, e);
+    }
+    let name = g.name("conv");
+    let g = &g.upright();
     let channels = Channels::new(g, Direction::Forward);
     let input = Input::new(x, g.channels_in, g.input, g.folds_columns().then_some(&g.window));
     let phases = vec![Phase::forward(g)];
-    Box::new(Engine::new(isa, g, g.name("conv"), channels, phases, input, g.output, e))
+    Box::new(Engine::new(isa, g, name, channels, phases, input, g.output, e))
 }
 
 /// f32 elements of the packed weights of [`input_grad`].
 pub fn packed_len_input_grad(g: &ConvGeometry) -> usize {
+    if g.is_depthwise() {
+        return depthwise::packed_len_input_grad(g);
+    }
     Channels::new(g, Direction::InputGrad).packed_len()
 }
 
 /// Kernel `w` (OIHW, plain) `->` packed weights for [`input_grad`].
 pub fn pack_weights_input_grad(isa: Isa, g: &ConvGeometry) -> Box<dyn Kernel> {
     g.check();
+    if g.is_depthwise() {
+        return depthwise::pack_weights_input_grad(isa, g);
+    }
     Box::new(pack::Pack::new(isa, Channels::new(g, Direction::InputGrad)))
 }
 
 /// Kernel `dy` (blocked), packed weights `-> dx` blocked.
 pub fn input_grad(isa: Isa, g: &ConvGeometry) -> Box<dyn Kernel> {
     g.check();
+    if g.is_depthwise() {
+        return depthwise::input_grad(isa, g);
+    }
+    let name = g.name("conv input grad");
+    let g = &g.upright();
     let channels = Channels::new(g, Direction::InputGrad);
     let input = Input::new(Layout::Blocked, g.channels_out, g.output, None);
     let phases = Phase::input_grad(g);
-    let name = g.name("conv input grad");
     Box::new(Engine::new(isa, g, name, channels, phases, input, g.input, Epilogue::default()))
 }
 
-/// Kernel `x` (in layout `x`), `dy` (blocked) `-> dw` (OIHW, plain).
+/// Kernel `x` (in layout `x`, which must be blocked for a depthwise convolution), `dy` (blocked) `-> dw` (OIHW, plain).
 pub fn weight_grad(isa: Isa, g: &ConvGeometry, x: Layout) -> Box<dyn Kernel> {
     g.check();
-    Box::new(weight_grad::WeightGrad::new(isa, g, x))
+    if g.is_depthwise() {
+        return depthwise::weight_grad(isa, g, x);
+    }
+    Box::new(weight_grad::WeightGrad::new(isa, &g.upright(), g.name("conv weight grad"), x))
 }

@@ -130,13 +130,13 @@ pub(super) struct WeightGrad {
 }
 
 impl WeightGrad {
-    pub(super) fn new(isa: Isa, g: &ConvGeometry, layout: Layout) -> WeightGrad {
+    pub(super) fn new(isa: Isa, g: &ConvGeometry, name: String, layout: Layout) -> WeightGrad {
         let channels = Channels::new(g, Direction::Forward);
         let input = Input::new(layout, g.channels_in, g.input, g.folds_columns().then_some(&g.window));
         let tiles = Tiles::new(isa);
         let [height, width] = g.output;
         WeightGrad {
-            name: format!("{} {isa}", g.name("conv weight grad")),
+            name: format!("{name} {isa}"),
             batch: g.batch,
             phase: Phase::forward(g),
             pairs: pairs(&channels, tiles.outputs),
@@ -223,12 +223,13 @@ impl WeightGrad {
     /// Writes the weights of `pair` from its sums.
     fn finish_pair(&self, pair: Pair, sums: &[f32], dw: *mut f32) {
         for (nb, cells) in sums.chunks_exact(self.channels.taps * CELL).take(pair.outputs).enumerate() {
-            // SAFETY: panel and cell name the weights between these two blocks, which are inside of `dw`, whose length
-            // was checked, and which no other worker has; the unpacking was picked for this CPU.
             match self.channels.panel(pair.output + nb, pair.input) {
+                // SAFETY: the panel is the weights between these two blocks, which are inside of `dw`, whose length was
+                // checked, and which no other worker has; picked for this CPU.
                 Some(panel) => unsafe { (self.unpack)(panel, cells, dw) },
-                None => self.channels.cell(pair.output + nb, pair.input).for_each(|at, index| unsafe {
-                    dw.add(index).write(cells[at]);
+                None => self.channels.cell(pair.output + nb, pair.input).for_each(|at, index| {
+                    // SAFETY: the index of one of these weights, as above.
+                    unsafe { dw.add(index).write(cells[at]) }
                 }),
             }
         }
