@@ -1,1 +1,42 @@
-fn main() {}
+//! The one command.
+
+mod commands;
+mod config;
+mod exit;
+mod memory;
+mod open;
+mod print;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Train, run and measure neural networks: from a folder of labelled pictures to a package that runs on small devices.
+#[derive(Parser)]
+#[command(
+    version,
+    args_override_self = true,
+    after_help = "\
+Every flag can also stand in --config FILE.toml (key = value), and --set key=value overrides it.
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 a goal was not met.
+
+First steps:
+  espalier demo                        the whole cycle on built-in handwritten digits
+  espalier train path/to/folder        train on train|val/CLASS/*.jpg, or CLASS/*.jpg
+  espalier predict runs/train/best.espalier picture.jpg"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: commands::Command,
+}
+
+fn main() -> ExitCode {
+    let args = match config::expand(std::env::args_os().collect()) {
+        Ok(args) => args,
+        Err(error) => return exit::status(Err(exit::usage(format!("{error:#}")))),
+    };
+    // Wrong flags end with status 2, help and version with 0.
+    let cli = Cli::try_parse_from(args).unwrap_or_else(|error| error.exit());
+    exit::status(cli.command.run())
+}

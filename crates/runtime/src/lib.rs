@@ -1,1 +1,15 @@
-//! runtime
+//! How a model runs: `lower` turns a graph into a plan, one block of memory holds everything, a spin pool runs it.
+//! Nothing here knows of training: a training step is a graph like any other.
+
+mod fuse;
+mod lower;
+pub mod memory;
+mod plan;
+mod pool;
+mod select;
+
+pub use espalier_kernels::{Isa, IsaError};
+pub use fuse::{Group, Work, fuse};
+pub use lower::{LowerError, MAX_VALUE_BYTES, Options, lower};
+pub use plan::{Plan, Sizes, StepInfo};
+pub use pool::{Barrier, Pool};

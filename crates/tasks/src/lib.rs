@@ -6,6 +6,7 @@
 pub mod classification;
 pub mod classify_image;
 pub mod image;
+pub mod model;
 pub mod resize;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use self::image::{Image, ImageError, Limits, decode};
 pub use classification::Prediction;
 pub use classify_image::ClassifyImage;
+pub use model::{Model, ModelError};
 pub use resize::Fit;
 
 /// A task and its settings, as the package's manifest holds them: `{"kind": "classify-image", ...}`.

@@ -1,1 +1,16 @@
-//! train
+//! How weights are learned: data and its loading, networks by name, the training step as a graph, the loop with its
+//! checkpoints.
+
+pub mod best;
+pub mod checkpoint;
+pub mod data;
+pub mod evaluate;
+pub mod networks;
+pub mod run_folder;
+pub mod schedule;
+pub mod settings;
+pub mod step;
+pub mod trainer;
+
+pub use settings::{OptimizerName, Overrides, Settings, SettingsError};
+pub use trainer::{Event, Outcome, Request, Stopped, UsageError, train};

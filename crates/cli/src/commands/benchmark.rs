@@ -1,0 +1,223 @@
+//! `espalier benchmark`: latency of a package, or speed of training a network.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use espalier_graph::{Bindings, Weights};
+use espalier_kernels::peak;
+use espalier_passes::{Optimizer, fold_batch_norm};
+use espalier_runtime::{Isa, Options, Plan, Pool, lower};
+use espalier_train::networks::{self, NetworkOptions};
+use espalier_train::step::{StepOptions, training_step};
+use serde_json::{Value, json};
+
+use crate::exit::usage;
+use crate::{memory, open, print};
+
+/// Time a package, or a training step of a network.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  espalier benchmark runs/train/best.espalier
+  espalier benchmark runs/train/best.espalier --per-layer --threads 1
+  espalier benchmark --train resnet18 --batch 32 --imgsz 32 --classes 10")]
+pub(crate) struct Args {
+    /// The package to time, batch 1.
+    #[arg(required_unless_present = "train")]
+    package: Option<PathBuf>,
+    /// Time training steps of this network instead (forward, loss, backward, SGD with momentum, data in memory).
+    #[arg(long, value_name = "NETWORK", conflicts_with = "package")]
+    train: Option<String>,
+    /// Worker threads; default: one for each core.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Timed runs, after at least 5 untimed ones.
+    #[arg(long, default_value_t = 50)]
+    runs: usize,
+    /// Add a row for each step: kernel, time, multiply-accumulates, and the time that the hardware's limits allow.
+    #[arg(long)]
+    per_layer: bool,
+    /// Force an instruction set: scalar, avx2, avx512.
+    #[arg(long)]
+    isa: Option<String>,
+    /// With --train: images in a step.
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+    /// With --train: height and width of the input.
+    #[arg(long, default_value_t = 32)]
+    imgsz: usize,
+    /// With --train: number of classes.
+    #[arg(long, default_value_t = 10)]
+    classes: usize,
+    /// With --train: scale of the channels.
+    #[arg(long, default_value_t = 1.0)]
+    width: f32,
+    /// With --train: arithmetic; auto means f32, bf16 is not built yet.
+    #[arg(long, default_value = "auto")]
+    precision: String,
+    /// With --train: timed steps, after 3 untimed ones.
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let result = match (&args.train, &args.package) {
+        (Some(network), _) => train(args, network)?,
+        (None, Some(path)) => package(args, path)?,
+        (None, None) => unreachable!("the parser wants one of them"),
+    };
+    print::result(args.json, &result, || print::table(&result))
+}
+
+fn package(args: &Args, path: &std::path::Path) -> anyhow::Result<Value> {
+    let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
+    let mut pool = Pool::new(threads);
+    let start = Instant::now();
+    let package = open::package(path)?;
+    let (graph, weights) = open::folded(&package)?;
+    let mut plan = lower(&graph, &weights, Options { isa, threads, bindings: Bindings::batch(1) })?;
+    let load = start.elapsed();
+    for &id in graph.inputs() {
+        if graph.ty(id).dtype == espalier_graph::DType::F32 {
+            fill(plan.input(&graph.value(id).name));
+        }
+    }
+    let first = timed(|| plan.run(&mut pool));
+    let mut times = time_runs(&mut plan, &mut pool, args.runs.max(1));
+    let mut result = json!({
+        "package": path.display().to_string(), "isa": isa.to_string(), "threads": threads, "runs": times.len(),
+        "load_ms": ms(load), "first_ms": ms(first),
+    });
+    latencies(&mut times, &mut result);
+    result["arena_bytes"] = plan.sizes().arena_bytes.into();
+    result["peak_rss_bytes"] = memory::peak_rss_bytes().into();
+    result["energy_mj"] = Value::Null;
+    if args.per_layer {
+        result["layers"] = layers(&mut plan, &mut pool, isa, args.runs.max(1));
+    }
+    Ok(result)
+}
+
+/// At least 5 untimed runs, then `runs` timed ones.
+fn time_runs(plan: &mut Plan, pool: &mut Pool, runs: usize) -> Vec<Duration> {
+    (0..5).for_each(|_| plan.run(pool));
+    (0..runs).map(|_| timed(|| plan.run(pool))).collect()
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn latencies(times: &mut [Duration], result: &mut Value) {
+    times.sort_unstable();
+    let at = |share: f64| ms(times[((times.len() - 1) as f64 * share).round() as usize]);
+    for (key, share) in [("min_ms", 0.0), ("p50_ms", 0.5), ("p90_ms", 0.9), ("p99_ms", 0.99)] {
+        result[key] = at(share).into();
+    }
+    result["throughput"] = (1e3 / at(0.5)).into();
+}
+
+/// Values in 0..1, the same in every run.
+fn fill(values: &mut [f32]) {
+    let mut random = espalier_graph::random::Random::new(0, 1);
+    values.iter_mut().for_each(|v| *v = random.uniform());
+}
+
+fn layers(plan: &mut Plan, pool: &mut Pool, isa: Isa, runs: usize) -> Value {
+    let limits = peak::measure(isa, pool.workers());
+    let mut times = vec![Duration::ZERO; plan.steps().count()];
+    (0..runs).for_each(|_| plan.run_profiled(pool, &mut times));
+    let rows = plan.steps().zip(&times).map(|(step, time)| {
+        let arithmetic = step.macs as f64 / limits.macs_per_second;
+        let traffic = step.bytes as f64 / limits.bytes_per_second;
+        json!({
+            "name": step.node, "op": step.op, "kernel": step.kernel, "ms": ms(*time) / runs as f64,
+            "gmacs": step.macs as f64 / 1e9, "roofline_ms": arithmetic.max(traffic) * 1e3,
+        })
+    });
+    rows.collect()
+}
+
+fn train(args: &Args, network: &str) -> anyhow::Result<Value> {
+    refuse_precision(&args.precision)?;
+    let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
+    let options =
+        NetworkOptions { classes: args.classes, channels: 3, size: [args.imgsz; 2], width: args.width };
+    let graph = networks::build(network, &options).map_err(usage)?;
+    let optimizer = Optimizer::Sgd { momentum: 0.9, nesterov: false };
+    let step =
+        training_step(&graph, &StepOptions { optimizer, weight_decay: 0.0, clip_norm: None }, &|_| false)?;
+    let weights: Weights = networks::initial_weights(&step, 0);
+    let bindings = Bindings::batch(args.batch);
+    let mut plan = lower(&step, &weights, Options { isa, threads, bindings })?;
+    let mut pool = Pool::new(threads);
+    let steps = args.steps.max(1);
+    let mut one = |plan: &mut Plan| {
+        fill_batch(plan, args.classes);
+        timed(|| plan.run(&mut pool))
+    };
+    (0..3).for_each(|_| drop(one(&mut plan)));
+    let before = memory::rss_bytes();
+    let mut times: Vec<Duration> = (0..steps).map(|_| one(&mut plan)).collect();
+    let growth = memory::rss_bytes().zip(before).map(|(now, before)| now.saturating_sub(before));
+    times.sort_unstable();
+    let p50 = times[times.len() / 2];
+    let mut result = json!({
+        "train": network, "batch": args.batch, "imgsz": args.imgsz, "precision": "f32", "isa": isa.to_string(),
+        "threads": threads, "steps": steps, "step_ms_p50": ms(p50),
+        "images_per_second": args.batch as f64 / p50.as_secs_f64(), "rss_growth_bytes": growth,
+        "arena_bytes": plan.sizes().arena_bytes,
+    });
+    if args.per_layer {
+        fill_batch(&mut plan, args.classes);
+        // Later runs of a step read what is left in the inputs' memory; times do not depend on it.
+        result["layers"] = layers(&mut plan, &mut pool, isa, steps.min(10));
+    }
+    Ok(result)
+}
+
+fn fill_batch(plan: &mut Plan, classes: usize) {
+    fill(plan.input("x"));
+    let target = plan.input("target");
+    target.fill(0.0);
+    target.chunks_mut(classes).enumerate().for_each(|(i, row)| row[i % classes] = 1.0);
+    plan.input("lr").fill(0.01);
+    if plan.has_input("rng") {
+        plan.input_i32("rng").copy_from_slice(&[0, 1]);
+    }
+}
+
+/// bf16 is a later step; `auto` means f32 until then.
+pub(crate) fn refuse_precision(precision: &str) -> anyhow::Result<()> {
+    match precision {
+        "f32" | "auto" => Ok(()),
+        "bf16" => Err(usage("--precision bf16 is not built yet; use f32 or auto")),
+        other => Err(usage(format!("--precision {other}: it should be f32, bf16 or auto"))),
+    }
+}
+
+/// Latencies in the order that JSON readers expect; used by `demo` too.
+pub(crate) fn latency(
+    graph: &espalier_graph::Graph,
+    weights: &Weights,
+    isa: Isa,
+    threads: usize,
+    runs: usize,
+) -> anyhow::Result<Value> {
+    let mut weights = weights.clone();
+    let graph = fold_batch_norm(graph, &mut weights)?;
+    let mut plan = lower(&graph, &weights, Options { isa, threads, bindings: Bindings::batch(1) })?;
+    fill(plan.input(&graph.value(graph.inputs()[0]).name));
+    let mut result = json!({});
+    latencies(&mut time_runs(&mut plan, &mut Pool::new(threads), runs), &mut result);
+    Ok(result)
+}

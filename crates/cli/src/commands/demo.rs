@@ -1,0 +1,85 @@
+//! `espalier demo`: the cycle on this machine. For now: train, validate, predict, measure.
+
+use std::path::PathBuf;
+
+use espalier_tasks::Task;
+use espalier_train::data::Split;
+use espalier_train::evaluate::evaluate;
+use espalier_train::run_folder::RunFolder;
+use espalier_train::{Overrides, Request};
+use serde_json::json;
+
+use crate::commands::{benchmark, predict, train, val};
+use crate::{open, print};
+
+/// Train, validate, predict and measure on the built-in handwritten digits, or on your folder.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  espalier demo
+  espalier demo photos --out runs/photos")]
+pub(crate) struct Args {
+    /// The data.
+    #[arg(default_value = "builtin:mnist-5k")]
+    data: String,
+    /// Folder of the run; default runs/demo, runs/demo-2, ...
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Seed of all random numbers.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let out = args.out.clone().unwrap_or_else(|| RunFolder::fresh("demo"));
+    let overrides = Overrides { seed: Some(args.seed), max_time_s: None, ..Overrides::default() };
+    eprintln!("1. Training on {}", args.data);
+    let request = Request { data: args.data.clone(), overrides, out, resume: false };
+    let outcome = train::train(&request)?;
+    let best = outcome.out.join("best.espalier");
+
+    let threads = open::threads(None)?;
+    let mut model = open::model(&best, espalier_runtime::Isa::best(), threads)?;
+    let Task::ClassifyImage(task) = model.task().clone();
+    let (split, images) = match val::images(&args.data, Split::Test, &task, threads) {
+        Ok(images) => (Split::Test, images),
+        Err(_) => (Split::Val, val::images(&args.data, Split::Val, &task, threads)?),
+    };
+    eprintln!("2. Validating on {} {split} images, which training has not seen", images.len());
+    let metrics = evaluate(&mut model, &images, &mut |_| {})?;
+
+    eprintln!("3. Predicting a few of them");
+    for i in 0..4.min(images.len()) {
+        let sample = &images.samples()[i * images.len() / 4.min(images.len())];
+        let image = sample.image(&espalier_tasks::Limits::default())?;
+        let answer = predict::line(&sample.name(), &model.answer(&image)?, model.task().labels());
+        let (label, truth) = (print::cell(&answer["label"]), &task.labels[sample.label]);
+        let sure = answer["confidence"].as_f64().unwrap_or(0.0) * 100.0;
+        eprintln!("   {}: {label} ({sure:.1} %), truly {truth}", sample.name());
+    }
+
+    eprintln!("4. Measuring the latency of one answer");
+    let package = open::package(&best)?;
+    let latency =
+        benchmark::latency(&package.graph, &package.weights, espalier_runtime::Isa::best(), threads, 50)?;
+    let accuracy = metrics.accuracy();
+    let value = json!({
+        "accuracy": {"after": accuracy}, "split": split.name(), "n": metrics.n(),
+        "latency": {"p50_ms": latency["p50_ms"], "p99_ms": latency["p99_ms"]}, "energy_mj": null,
+        "epochs": outcome.epochs, "package": best.display().to_string(),
+    });
+    print::result(args.json, &value, || {
+        let best = best.display();
+        format!(
+            "\n{split} accuracy {accuracy:.4} over {} images; one answer takes {} ms\n\nNext:\n  \
+             espalier val {best} {data}\n  espalier inspect {best}\n  espalier benchmark {best} --per-layer\n  \
+             espalier train YOUR/FOLDER        pictures in CLASS/ folders\n",
+            metrics.n(),
+            print::cell(&latency["p50_ms"]),
+            data = args.data,
+        )
+    })
+}

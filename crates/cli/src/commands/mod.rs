@@ -1,0 +1,35 @@
+//! One file for each command.
+
+mod benchmark;
+mod demo;
+mod inspect;
+mod predict;
+mod run;
+mod train;
+mod val;
+
+/// What to do.
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    Train(train::Args),
+    Val(val::Args),
+    Predict(predict::Args),
+    Run(run::Args),
+    Inspect(inspect::Args),
+    Benchmark(benchmark::Args),
+    Demo(demo::Args),
+}
+
+impl Command {
+    pub(crate) fn run(&self) -> anyhow::Result<()> {
+        match self {
+            Command::Train(args) => train::run(args),
+            Command::Val(args) => val::run(args),
+            Command::Predict(args) => predict::run(args),
+            Command::Run(args) => run::run(args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Benchmark(args) => benchmark::run(args),
+            Command::Demo(args) => demo::run(args),
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! `espalier train`: from labelled data to a package.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use espalier_train::run_folder::RunFolder;
+use espalier_train::schedule::Shape;
+use espalier_train::{Event, OptimizerName, Outcome, Overrides, Request, Stopped, UsageError};
+
+use crate::commands::benchmark::refuse_precision;
+use crate::exit::{Ending, usage};
+use crate::print;
+use crate::progress::Progress;
+
+/// Train a network on labelled data; writes RUN/best.espalier.
+#[derive(clap::Args)]
+#[command(after_help = "\
+DATA is a folder with train|val|test/CLASS/PICTURES or CLASS/PICTURES, a folder with IDX files, or builtin:mnist-5k.
+What is not given is chosen from size and shape of the data and written to RUN/run.toml.
+
+Examples:
+  espalier train builtin:mnist-5k
+  espalier train photos --target accuracy=0.95 --max-time 30m
+  espalier train photos --model resnet18 --imgsz 224 --out runs/big
+  espalier train photos --out runs/big --resume           go on after a crash, to the same bits")]
+pub(crate) struct Args {
+    /// The data.
+    pub(crate) data: String,
+    /// Network: auto, lenet, plain6, resnet18, resnet34, resnet50, mobilenet_v2.
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// Scale of the network's channels.
+    #[arg(long)]
+    pub(crate) width: Option<f32>,
+    /// Folder of the run; default runs/train, runs/train-2, ...
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Epochs at most.
+    #[arg(long)]
+    pub(crate) epochs: Option<usize>,
+    /// Height and width of the network's input in pixels.
+    #[arg(long)]
+    pub(crate) imgsz: Option<usize>,
+    /// Images in a step.
+    #[arg(long)]
+    pub(crate) batch: Option<usize>,
+    /// Highest learning rate.
+    #[arg(long)]
+    pub(crate) lr: Option<f32>,
+    /// Optimizer.
+    #[arg(long, value_enum)]
+    pub(crate) optimizer: Option<OptimizerArg>,
+    /// Shape of the learning rate over the run.
+    #[arg(long, value_enum)]
+    pub(crate) schedule: Option<ScheduleArg>,
+    /// Epochs of linear warm-up (one-cycle brings its own).
+    #[arg(long)]
+    pub(crate) warmup: Option<f32>,
+    /// Weight decay.
+    #[arg(long)]
+    pub(crate) weight_decay: Option<f32>,
+    /// Label smoothing, 0 to 0.9.
+    #[arg(long)]
+    pub(crate) smoothing: Option<f32>,
+    /// Largest norm of all gradients together; 0 for no limit.
+    #[arg(long)]
+    pub(crate) clip_norm: Option<f32>,
+    /// Mirror training images at random; default: where they are colour photographs.
+    #[arg(long, overrides_with = "no_flip")]
+    pub(crate) flip: bool,
+    /// Never mirror training images.
+    #[arg(long)]
+    pub(crate) no_flip: bool,
+    /// Stop when the metric on val reaches this, e.g. accuracy=0.95; exit status 3 if it is missed.
+    #[arg(long, value_name = "METRIC=VALUE")]
+    pub(crate) target: Option<String>,
+    /// Stop after so many epochs without improvement on val.
+    #[arg(long)]
+    pub(crate) patience: Option<usize>,
+    /// Stop after this time, e.g. 90s, 10m, 2h; the learning rate falls in time for it.
+    #[arg(long)]
+    pub(crate) max_time: Option<String>,
+    /// Seed of all random numbers.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Arithmetic; auto means f32, bf16 is not built yet.
+    #[arg(long, default_value = "auto")]
+    pub(crate) precision: String,
+    /// Worker threads; default: one for each core.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Where to train: cpu is all there is so far.
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+    /// Go on with the run in --out.
+    #[arg(long, requires = "out")]
+    pub(crate) resume: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum OptimizerArg {
+    Sgd,
+    Adamw,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum ScheduleArg {
+    Constant,
+    Cosine,
+    OneCycle,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let outcome = train(&request(args)?)?;
+    let value = serde_json::to_value(&outcome)?;
+    print::result(args.json, &value, || summary(&outcome))?;
+    if outcome.missed_target() {
+        let (target, best) = (outcome.target.unwrap_or(0.0), outcome.metrics[&outcome.metric]);
+        let text = format!("the target {}={target} was missed: the best was {best:.4}", outcome.metric);
+        return Err(Ending::Missed(text).into());
+    }
+    Ok(())
+}
+
+/// Trains with progress on stderr.
+pub(crate) fn train(request: &Request) -> anyhow::Result<Outcome> {
+    let mut shown = Shown::default();
+    let result = espalier_train::train(request, &mut |event| shown.tell(&event));
+    shown.finish();
+    result.map_err(|error| match error.downcast::<UsageError>() {
+        Ok(wrong) => usage(wrong),
+        Err(error) => error,
+    })
+}
+
+fn request(args: &Args) -> anyhow::Result<Request> {
+    refuse_precision(&args.precision)?;
+    if args.device != "cpu" {
+        return Err(usage(format!("--device {}: only cpu is built so far", args.device)));
+    }
+    if args.seed.is_some_and(|seed| i64::try_from(seed).is_err()) {
+        return Err(usage("--seed: at most 9223372036854775807 (TOML holds no larger number)"));
+    }
+    let flip = match (args.flip, args.no_flip) {
+        (true, _) => Some(true),
+        (false, true) => Some(false),
+        (false, false) => None,
+    };
+    let overrides = Overrides {
+        model: args.model.clone(),
+        width: args.width,
+        imgsz: args.imgsz,
+        epochs: args.epochs,
+        batch: args.batch,
+        lr: args.lr,
+        optimizer: args.optimizer.map(|o| match o {
+            OptimizerArg::Sgd => OptimizerName::Sgd,
+            OptimizerArg::Adamw => OptimizerName::Adamw,
+        }),
+        schedule: args.schedule.map(|s| match s {
+            ScheduleArg::Constant => Shape::Constant,
+            ScheduleArg::Cosine => Shape::Cosine,
+            ScheduleArg::OneCycle => Shape::OneCycle,
+        }),
+        warmup: args.warmup,
+        weight_decay: args.weight_decay,
+        smoothing: args.smoothing,
+        clip_norm: args.clip_norm,
+        flip,
+        patience: args.patience,
+        seed: args.seed,
+        threads: args.threads,
+        target: args.target.as_deref().map(target).transpose()?,
+        max_time_s: args.max_time.as_deref().map(seconds).transpose()?,
+    };
+    let out = args.out.clone().unwrap_or_else(|| RunFolder::fresh("train"));
+    Ok(Request { data: args.data.clone(), overrides, out, resume: args.resume })
+}
+
+fn target(text: &str) -> anyhow::Result<f64> {
+    let wrong = || usage(format!("--target {text}: it should be like accuracy=0.95, between 0 and 1"));
+    let value = text.strip_prefix("accuracy=").ok_or_else(wrong)?;
+    value.parse().ok().filter(|v| (0.0..=1.0).contains(v)).ok_or_else(wrong)
+}
+
+/// `90s`, `10m`, `2h` or plain seconds.
+fn seconds(text: &str) -> anyhow::Result<f64> {
+    let (number, unit) = match text.char_indices().next_back() {
+        Some((at, 's')) => (&text[..at], 1.0),
+        Some((at, 'm')) => (&text[..at], 60.0),
+        Some((at, 'h')) => (&text[..at], 3600.0),
+        _ => (text, 1.0),
+    };
+    let value = number.parse::<f64>().ok().filter(|v| v.is_finite() && *v > 0.0).map(|v| v * unit);
+    value.ok_or_else(|| usage(format!("--max-time {text}: it should be like 90s, 10m or 2h")))
+}
+
+/// What is on the screen.
+#[derive(Default)]
+struct Shown {
+    bar: Option<Progress>,
+    epochs: usize,
+}
+
+impl Shown {
+    fn tell(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Started { dataset, statistics, settings, cost, resumed } => {
+                let [train, val, test] = statistics.images;
+                let (name, classes) = (&dataset.name, dataset.classes.len());
+                eprintln!("{name}: {train} train, {val} val and {test} test images in {classes} classes");
+                dataset.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+                let skipped = &dataset.skipped;
+                skipped.iter().take(5).for_each(|s| eprintln!("skipped {}: {}", s.name, s.reason));
+                if skipped.len() > 5 {
+                    eprintln!("skipped {} more files", skipped.len() - 5);
+                }
+                let (model, size, epochs) = (&settings.model, settings.imgsz, settings.epochs);
+                let (parameters, macs) = (cost.parameters as f64 / 1e6, cost.macs as f64 / 1e6);
+                eprintln!(
+                    "{model} x{} at {size}x{size}: {parameters:.2} M parameters, {macs:.0} M multiply-accumulates; {epochs} epochs of batch {}",
+                    settings.width, settings.batch
+                );
+                if let Some((epoch, batch)) = resumed {
+                    eprintln!("going on after epoch {epoch} and {batch} batches");
+                }
+                self.epochs = epochs;
+            }
+            Event::Step { epoch, batch, batches, loss } => {
+                let (done, all) = ((epoch * batches + batch) as u64, (self.epochs * batches) as u64);
+                let bar = self
+                    .bar
+                    .get_or_insert_with(|| Progress::new("training", "steps", all, done.saturating_sub(1)));
+                bar.set(done, &format!("epoch {}/{} loss {loss:.3}", epoch + 1, self.epochs));
+            }
+            Event::Epoch { row, best } => {
+                let (epoch, loss, accuracy) = (row.epoch, row.train_loss, row.val["accuracy"]);
+                let mark = if *best { " *" } else { "" };
+                let line = format!(
+                    "epoch {epoch:3}  loss {loss:.4}  val accuracy {accuracy:.4}  val loss {:.4}{mark}",
+                    row.val["loss"]
+                );
+                match &self.bar {
+                    Some(bar) => bar.say(&line),
+                    None => eprintln!("{line}"),
+                }
+            }
+            Event::AlreadyDone => eprintln!("this run has ended already; nothing to do"),
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish();
+        }
+    }
+}
+
+/// The last lines for people: what happened, and what to do next.
+pub(crate) fn summary(outcome: &Outcome) -> String {
+    let why = match (outcome.stopped, outcome.target) {
+        (Stopped::Target, Some(target)) => {
+            format!("target {}={target} reached at epoch {}", outcome.metric, outcome.epochs)
+        }
+        (Stopped::Patience, _) => format!(
+            "stopped after epoch {}: no improvement on val since epoch {}",
+            outcome.epochs, outcome.best_epoch
+        ),
+        (Stopped::Time, _) => format!("time is up after epoch {}", outcome.epochs),
+        _ => format!("all {} epochs done", outcome.epochs),
+    };
+    let best = outcome.out.join("best.espalier");
+    format!(
+        "{why}; best: val {} {:.4} at epoch {}\n{}\n",
+        outcome.metric,
+        outcome.metrics[&outcome.metric],
+        outcome.best_epoch,
+        best.display()
+    )
+}

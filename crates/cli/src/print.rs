@@ -1,0 +1,55 @@
+//! Results on stdout: one JSON object on the last line with `--json`, else text for people.
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+/// Prints `value` as one line of JSON, or what `text` makes.
+pub(crate) fn result(json: bool, value: &Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    let text = if json { format!("{value}\n") } else { text() };
+    Ok(io::stdout().lock().write_all(text.as_bytes())?)
+}
+
+/// Keys with their values, aligned; a list of objects becomes a table.
+pub(crate) fn table(value: &Value) -> String {
+    let Value::Object(map) = value else { return format!("{value}\n") };
+    let width = map.keys().map(String::len).max().unwrap_or(0);
+    let scalars =
+        map.iter().filter(|(_, v)| !v.is_array()).map(|(k, v)| format!("{k:width$}  {}\n", cell(v)));
+    let lists = map.values().filter_map(Value::as_array).map(|rows| format!("\n{}", columns(rows)));
+    scalars.chain(lists).collect()
+}
+
+/// Numbers to 4 digits, texts bare.
+pub(crate) fn cell(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(n) if n.is_f64() => significant(n.as_f64().unwrap_or(f64::NAN)),
+        Value::Null => "-".into(),
+        other => other.to_string(),
+    }
+}
+
+/// Four significant digits without an exponent.
+pub(crate) fn significant(v: f64) -> String {
+    if v == 0.0 || !v.is_finite() {
+        return v.to_string();
+    }
+    let digits = (3 - v.abs().log10().floor() as i32).clamp(0, 9) as usize;
+    format!("{v:.digits$}")
+}
+
+/// Objects with the same keys as an aligned table.
+pub(crate) fn columns(rows: &[Value]) -> String {
+    let Some(Value::Object(first)) = rows.first() else { return String::new() };
+    let keys: Vec<&String> = first.keys().collect();
+    let mut lines: Vec<Vec<String>> = vec![keys.iter().map(|k| k.to_string()).collect()];
+    lines.extend(rows.iter().map(|row| keys.iter().map(|k| cell(&row[k.as_str()])).collect()));
+    let width = |c: usize| lines.iter().map(|line| line[c].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..keys.len()).map(width).collect();
+    let pad = |line: &Vec<String>| {
+        let cells = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    lines.iter().map(pad).collect()
+}

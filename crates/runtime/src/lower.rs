@@ -1,0 +1,518 @@
+//! From graph to plan: chooses layouts and kernels, packs constant weights, and says where every value lies.
+//!
+//! `lower` itself walks the groups that [`fuse`](crate::fuse) made; [`select`](crate::select) holds one rule per op.
+//! A value has one native place and, where a kernel wants the other layout, a converted copy that all later steps share.
+
+use std::collections::HashMap;
+
+use espalier_graph::{Bindings, DType, Data, Graph, Source, Tensor, ValueId, Weights};
+use espalier_kernels::{Isa, Kernel, LANES, Layout, Worker, blocks, layout, movement};
+
+use crate::fuse::{Group, fuse};
+use crate::memory::{Block, Interval, aligned, plan_arena};
+use crate::plan::{Place, Plan, Step};
+
+/// What a plan is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Instruction set of every kernel.
+    pub isa: Isa,
+    /// Workers of the pool that will run it.
+    pub threads: usize,
+    /// Batch size and length in time.
+    pub bindings: Bindings,
+}
+
+/// Why a graph cannot be lowered. Nothing falls back silently.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LowerError {
+    /// A node that no kernel can run.
+    #[error("node `{node}` ({op} of {types}) cannot run: {reason}")]
+    Node {
+        /// Its name.
+        node: String,
+        /// Its op.
+        op: String,
+        /// Its inputs' types.
+        types: String,
+        /// What is missing, and what would be right.
+        reason: String,
+    },
+    /// The content of a state is missing or has another type.
+    #[error("state `{name}` should be {want}: {have}")]
+    State {
+        /// Its name.
+        name: String,
+        /// The graph's type for it.
+        want: String,
+        /// What was given.
+        have: String,
+    },
+    /// More memory than can be addressed or asked for.
+    #[error(
+        "value `{name}` would take {bytes} bytes at this batch size; at most {MAX_VALUE_BYTES} are possible"
+    )]
+    TooLarge {
+        /// The value.
+        name: String,
+        /// Its size.
+        bytes: usize,
+    },
+}
+
+/// Largest value of a plan, in bytes.
+pub const MAX_VALUE_BYTES: usize = 1 << 34;
+
+/// A piece of memory that holds a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Storage(usize);
+
+/// Where a value lies, and in which order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Located {
+    pub(crate) storage: Storage,
+    pub(crate) layout: Layout,
+}
+
+enum Kind {
+    Arena,
+    State,
+    Constant(Block),
+}
+
+struct Region {
+    kind: Kind,
+    bytes: usize,
+    first: usize,
+    last: usize,
+}
+
+/// A step whose storages have no addresses yet.
+pub(crate) struct Draft {
+    pub(crate) kernel: Box<dyn Kernel>,
+    pub(crate) inputs: Vec<(Storage, usize)>,
+    pub(crate) outputs: Vec<(Storage, usize)>,
+    pub(crate) node: String,
+    pub(crate) op: &'static str,
+    pub(crate) macs: usize,
+}
+
+/// The state of lowering: what is placed, and the steps so far.
+pub(crate) struct Lowering<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) weights: &'a Weights,
+    pub(crate) options: Options,
+    regions: Vec<Region>,
+    native: HashMap<ValueId, Located>,
+    converted: HashMap<(Storage, Layout), Storage>,
+    packed: HashMap<(ValueId, &'static str), Storage>,
+    states: HashMap<ValueId, Storage>,
+    updated: Vec<ValueId>,
+    /// Where each output of the graph lies, in their order.
+    results: Vec<Storage>,
+    steps: Vec<Draft>,
+}
+
+/// Lowers `graph` with the content of its states for one batch size, instruction set and number of workers.
+///
+/// # Errors
+/// An op, type or layout without a kernel; a state that is missing in `weights` or has another type.
+pub fn lower(graph: &Graph, weights: &Weights, options: Options) -> Result<Plan, LowerError> {
+    let groups = fuse(graph);
+    let mut lowering = Lowering {
+        graph,
+        weights,
+        options,
+        regions: Vec::new(),
+        native: HashMap::new(),
+        converted: HashMap::new(),
+        packed: HashMap::new(),
+        states: HashMap::new(),
+        updated: Vec::new(),
+        results: Vec::new(),
+        steps: Vec::new(),
+    };
+    lowering.check_sizes()?;
+    lowering.place_inputs();
+    for group in &groups {
+        lowering.emit(group)?;
+    }
+    lowering.update_states()?;
+    lowering.place_outputs()?;
+    lowering.finish()
+}
+
+impl Lowering<'_> {
+    /// The sizes of `id` in the logical order.
+    pub(crate) fn dims(&self, id: ValueId) -> Vec<usize> {
+        self.graph.ty(id).shape.bind(self.options.bindings)
+    }
+
+    /// The physical, row-major sizes of `id` in `layout`.
+    pub(crate) fn physical(&self, id: ValueId, layout: Layout) -> Vec<usize> {
+        let mut dims = self.dims(id);
+        if layout == Layout::Blocked {
+            dims[1] = blocks(dims[1]);
+            dims.push(LANES);
+        }
+        dims
+    }
+
+    /// Bytes of `id` in `layout`.
+    pub(crate) fn bytes(&self, id: ValueId, layout: Layout) -> usize {
+        self.physical(id, layout).iter().product::<usize>() * self.graph.ty(id).dtype.bytes()
+    }
+
+    fn check_sizes(&self) -> Result<(), LowerError> {
+        for value in self.graph.values() {
+            let elements = value.ty.shape.elements().bind(self.options.bindings);
+            let bytes = elements.saturating_mul(value.ty.dtype.bytes() * LANES);
+            if bytes > MAX_VALUE_BYTES {
+                return Err(LowerError::TooLarge { name: value.name.clone(), bytes });
+            }
+        }
+        Ok(())
+    }
+
+    fn region(&mut self, kind: Kind, bytes: usize) -> Storage {
+        let step = self.steps.len();
+        self.regions.push(Region { kind, bytes, first: step, last: step });
+        Storage(self.regions.len() - 1)
+    }
+
+    /// Fresh memory in the arena.
+    pub(crate) fn temporary(&mut self, bytes: usize) -> Storage {
+        self.region(Kind::Arena, bytes)
+    }
+
+    /// Fresh memory for `id` in `layout`, which becomes its native place.
+    pub(crate) fn place(&mut self, id: ValueId, layout: Layout) -> (Storage, usize) {
+        let bytes = self.bytes(id, layout);
+        let storage = self.temporary(bytes);
+        self.native.insert(id, Located { storage, layout });
+        (storage, bytes)
+    }
+
+    /// Says that `id` lies in memory that another value has already.
+    pub(crate) fn alias(&mut self, id: ValueId, located: Located) {
+        self.native.insert(id, located);
+    }
+
+    fn place_inputs(&mut self) {
+        for &id in self.graph.inputs() {
+            self.place(id, Layout::Plain);
+        }
+    }
+
+    /// Appends a step; its storages live at least as long.
+    pub(crate) fn push(&mut self, draft: Draft) {
+        let step = self.steps.len();
+        for (storage, _) in draft.inputs.iter().chain(&draft.outputs) {
+            let region = &mut self.regions[storage.0];
+            region.last = region.last.max(step);
+        }
+        self.steps.push(draft);
+    }
+
+    /// The native place of `id`.
+    pub(crate) fn locate(&mut self, id: ValueId) -> Result<Located, LowerError> {
+        if let Source::State(_) = self.graph.value(id).source {
+            if self.updated.contains(&id) {
+                return Err(self.state_error(id, "it is read after its update in the same run".into()));
+            }
+            return Ok(Located { storage: self.state(id)?, layout: Layout::Plain });
+        }
+        Ok(self.native[&id])
+    }
+
+    /// The memory of `id` in `layout`, converted if need be, with its size.
+    pub(crate) fn get(&mut self, id: ValueId, layout: Layout) -> Result<(Storage, usize), LowerError> {
+        let bytes = self.bytes(id, layout);
+        let from = self.locate(id)?;
+        if from.layout == layout || self.same_in_both_layouts(id) {
+            return Ok((from.storage, bytes));
+        }
+        if let Some(&copy) = self.converted.get(&(from.storage, layout)) {
+            return Ok((copy, bytes));
+        }
+        let copy = self.temporary(bytes);
+        let dims = self.dims(id);
+        let kernel = layout::reorder(
+            self.options.isa,
+            from.layout,
+            layout,
+            dims[0],
+            dims[1],
+            dims[2..].iter().product(),
+        );
+        let inputs = vec![(from.storage, self.bytes(id, from.layout))];
+        let node = self.graph.value(id).name.clone();
+        self.push(Draft { kernel, inputs, outputs: vec![(copy, bytes)], node, op: "Reorder", macs: 0 });
+        self.converted.insert((from.storage, layout), copy);
+        Ok((copy, bytes))
+    }
+
+    /// Without spatial axes and with whole blocks the two orders are one.
+    fn same_in_both_layouts(&self, id: ValueId) -> bool {
+        let dims = self.dims(id);
+        dims.len() >= 2 && dims[1] % LANES == 0 && dims[2..].iter().product::<usize>() == 1
+    }
+
+    /// The memory of state `id`, which is filled once, when the plan is made.
+    fn state(&mut self, id: ValueId) -> Result<Storage, LowerError> {
+        if let Some(&storage) = self.states.get(&id) {
+            return Ok(storage);
+        }
+        self.host_tensor(id)?;
+        let storage = self.region(Kind::State, self.bytes(id, Layout::Plain));
+        self.states.insert(id, storage);
+        Ok(storage)
+    }
+
+    fn host_tensor(&self, id: ValueId) -> Result<&Tensor, LowerError> {
+        let value = self.graph.value(id);
+        let tensor =
+            self.weights.get(&value.name).ok_or_else(|| self.state_error(id, "it is missing".into()))?;
+        if tensor.ty() != value.ty {
+            return Err(self.state_error(id, format!("it is {}", tensor.ty())));
+        }
+        Ok(tensor)
+    }
+
+    fn state_error(&self, id: ValueId, have: String) -> LowerError {
+        let value = self.graph.value(id);
+        LowerError::State { name: value.name.clone(), want: value.ty.to_string(), have }
+    }
+
+    /// Whether `id` never changes while the plan lives.
+    fn constant(&self, id: ValueId) -> bool {
+        match self.graph.value(id).source {
+            Source::State(i) => self.graph.states()[i].next.is_none(),
+            Source::Input | Source::Node { .. } => false,
+        }
+    }
+
+    /// A weight in the form that a kernel wants: packed once where it is constant, else in every run.
+    pub(crate) fn packed(
+        &mut self,
+        id: ValueId,
+        form: &'static str,
+        len: usize,
+        pack: Box<dyn Kernel>,
+    ) -> Result<(Storage, usize), LowerError> {
+        let bytes = len * size_of::<f32>();
+        if let Some(&storage) = self.packed.get(&(id, form)) {
+            return Ok((storage, bytes));
+        }
+        let storage = if self.constant(id) {
+            let block = pack_now(pack.as_ref(), self.host_tensor(id)?, bytes);
+            self.region(Kind::Constant(block), bytes)
+        } else {
+            let plain = self.get(id, Layout::Plain)?;
+            let storage = self.temporary(bytes);
+            let node = self.graph.value(id).name.clone();
+            let outputs = vec![(storage, bytes)];
+            self.push(Draft { kernel: pack, inputs: vec![plain], outputs, node, op: "Pack", macs: 0 });
+            storage
+        };
+        self.packed.insert((id, form), storage);
+        Ok((storage, bytes))
+    }
+
+    /// Output `output` of a kernel that updates `input` in place. Where that is how the state changes, the state's own
+    /// memory; else a copy.
+    pub(crate) fn in_place(
+        &mut self,
+        input: ValueId,
+        output: ValueId,
+    ) -> Result<(Storage, usize), LowerError> {
+        let bytes = self.bytes(input, Layout::Plain);
+        let next = match self.graph.value(input).source {
+            Source::State(i) => self.graph.states()[i].next,
+            Source::Input | Source::Node { .. } => None,
+        };
+        let storage = if next == Some(output) {
+            let storage = self.locate(input)?.storage;
+            self.updated.push(input);
+            storage
+        } else {
+            let from = self.get(input, Layout::Plain)?;
+            let copy = self.temporary(bytes);
+            self.copy(input, from, (copy, bytes));
+            copy
+        };
+        self.native.insert(output, Located { storage, layout: Layout::Plain });
+        Ok((storage, bytes))
+    }
+
+    fn copy(&mut self, id: ValueId, from: (Storage, usize), to: (Storage, usize)) {
+        let kernel = movement::copy(self.options.isa, from.1 / size_of::<f32>());
+        let node = self.graph.value(id).name.clone();
+        self.push(Draft { kernel, inputs: vec![from], outputs: vec![to], node, op: "Copy", macs: 0 });
+    }
+
+    /// States whose next value was made elsewhere get it at the end.
+    fn update_states(&mut self) -> Result<(), LowerError> {
+        for state in self.graph.states() {
+            let Some(next) = state.next else { continue };
+            if self.updated.contains(&state.value) {
+                continue;
+            }
+            if self.graph.is_state(next) {
+                return Err(self.state_error(state.value, "its next value is another state".into()));
+            }
+            let from = self.get(next, Layout::Plain)?;
+            let storage = self.state(state.value)?;
+            self.copy(state.value, from, (storage, from.1));
+        }
+        Ok(())
+    }
+
+    fn place_outputs(&mut self) -> Result<(), LowerError> {
+        let graph = self.graph;
+        for (_, id) in graph.outputs() {
+            let from = self.get_new(*id)?;
+            let in_arena = matches!(self.regions[from.0.0].kind, Kind::Arena);
+            let is_input = matches!(graph.value(*id).source, Source::Input);
+            let storage = if in_arena && !is_input {
+                from.0
+            } else {
+                let copy = self.temporary(from.1);
+                self.copy(*id, from, (copy, from.1));
+                copy
+            };
+            self.results.push(storage);
+            self.regions[storage.0].last = usize::MAX;
+        }
+        Ok(())
+    }
+
+    /// As `get` in the plain layout, but an updated state may be read: as an output it shows its new content.
+    fn get_new(&mut self, id: ValueId) -> Result<(Storage, usize), LowerError> {
+        match self.states.get(&id) {
+            Some(&storage) if self.updated.contains(&id) => Ok((storage, self.bytes(id, Layout::Plain))),
+            _ => self.get(id, Layout::Plain),
+        }
+    }
+
+    fn finish(self) -> Result<Plan, LowerError> {
+        let steps = self.steps.len();
+        let arena: Vec<usize> =
+            (0..self.regions.len()).filter(|&i| matches!(self.regions[i].kind, Kind::Arena)).collect();
+        let intervals: Vec<Interval> = arena.iter().map(|&i| interval(&self.regions[i], steps)).collect();
+        let (offsets, arena_bytes) = plan_arena(&intervals);
+        let mut offset_of = vec![0; self.regions.len()];
+        arena.iter().zip(offsets).for_each(|(&i, offset)| offset_of[i] = offset);
+        let mut persistent = arena_bytes;
+        for (i, region) in self.regions.iter().enumerate().filter(|(_, r)| !matches!(r.kind, Kind::Arena)) {
+            offset_of[i] = persistent;
+            persistent += aligned(region.bytes);
+        }
+        let threads = self.options.threads.max(1);
+        let scratch = self.steps.iter().map(|s| s.kernel.scratch_len(threads)).max().unwrap_or(0);
+        let scratch_bytes = aligned(scratch * size_of::<f32>());
+        let memory = Block::new(persistent + scratch_bytes * threads);
+        self.fill(&memory, &offset_of);
+        let place = |storage: Storage, bytes: usize| Place { offset: offset_of[storage.0], bytes };
+        let name = |id: ValueId| self.graph.value(id).name.clone();
+        let bytes = |id: ValueId| self.bytes(id, Layout::Plain);
+        let inputs = self
+            .graph
+            .inputs()
+            .iter()
+            .map(|&id| (name(id), place(self.native[&id].storage, bytes(id))))
+            .collect();
+        let results = self.graph.outputs().iter().zip(&self.results);
+        let outputs =
+            results.map(|((name, id), &storage)| (name.clone(), place(storage, bytes(*id)))).collect();
+        let states = self.graph.states().iter().filter_map(|s| {
+            let storage = self.states.get(&s.value)?;
+            let name = self.graph.value(s.value).name.clone();
+            Some((
+                name,
+                place(*storage, self.bytes(s.value, Layout::Plain)),
+                self.graph.ty(s.value).clone(),
+                s.next.is_some(),
+            ))
+        });
+        let states = states.collect();
+        let types = self.graph.inputs().iter().map(|&id| self.graph.ty(id).dtype).collect::<Vec<DType>>();
+        let steps = self.steps.into_iter().map(|draft| Step::new(draft, &memory, place)).collect();
+        Ok(Plan::new(
+            memory,
+            steps,
+            inputs,
+            types,
+            outputs,
+            states,
+            crate::plan::Sizes {
+                arena_bytes,
+                weight_bytes: persistent - arena_bytes,
+                scratch_bytes,
+                scratch_offset: persistent,
+                threads,
+            },
+        ))
+    }
+
+    /// Copies states and constants into the plan's memory.
+    fn fill(&self, memory: &Block, offset_of: &[usize]) {
+        for (id, storage) in &self.states {
+            let tensor = self.host_tensor(*id).expect("checked when the state was placed");
+            copy_tensor(tensor, memory.at(offset_of[storage.0]));
+        }
+        for (region, &offset) in self.regions.iter().zip(offset_of) {
+            if let Kind::Constant(block) = &region.kind {
+                // SAFETY: both hold `bytes`, and they are different allocations.
+                unsafe { std::ptr::copy_nonoverlapping(block.at(0), memory.at(offset), region.bytes) };
+            }
+        }
+    }
+}
+
+fn interval(region: &Region, steps: usize) -> Interval {
+    Interval { bytes: region.bytes, first: region.first, last: region.last.min(steps) }
+}
+
+pub(crate) fn copy_tensor(tensor: &Tensor, to: *mut u8) {
+    let (from, bytes): (*const u8, usize) = match &tensor.data {
+        Data::F32(v) => (v.as_ptr().cast(), size_of_val(&v[..])),
+        Data::I32(v) => (v.as_ptr().cast(), size_of_val(&v[..])),
+        Data::U8(v) => (v.as_ptr(), v.len()),
+    };
+    // SAFETY: `to` is a region of the plan's memory with the size of the tensor's type, and no part of `tensor`.
+    unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
+}
+
+/// Runs a packing kernel on the host's tensor.
+fn pack_now(kernel: &dyn Kernel, tensor: &Tensor, bytes: usize) -> Block {
+    let plain_bytes = tensor.data.len() * tensor.data.dtype().bytes();
+    let plain = Block::new(plain_bytes);
+    copy_tensor(tensor, plain.at(0));
+    let packed = Block::new(bytes);
+    let scratch = Block::new(kernel.scratch_len(1) * size_of::<f32>());
+    let (inputs, outputs) = (
+        [espalier_kernels::Buffer::new(plain.at(0), plain_bytes)],
+        [espalier_kernels::Buffer::new(packed.at(0), bytes)],
+    );
+    // SAFETY: two live blocks of their own, used by this thread alone.
+    let io = unsafe { espalier_kernels::Io::new(&inputs, &outputs) };
+    // SAFETY: a block of its own with this length; zeroed, so initialised.
+    let scratch =
+        unsafe { std::slice::from_raw_parts_mut(scratch.at(0).cast::<f32>(), kernel.scratch_len(1)) };
+    kernel.run(&io, Worker::ALONE, scratch);
+    packed
+}
+
+impl Lowering<'_> {
+    /// An error about the first node of `group`.
+    pub(crate) fn node_error(&self, group: &Group, op: &str, reason: String) -> LowerError {
+        let types: Vec<String> = group.inputs.iter().map(|&id| self.graph.ty(id).to_string()).collect();
+        LowerError::Node {
+            node: self.graph.value(group.outputs[0]).name.clone(),
+            op: op.into(),
+            types: types.join(", "),
+            reason,
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! A plan: steps with their addresses resolved, and the one block of memory they work in.
+
+use std::time::{Duration, Instant};
+
+use espalier_graph::{DType, Data, Tensor, TensorType, Weights};
+use espalier_kernels::{Buffer, Io, Kernel};
+
+use crate::lower::{Draft, Storage, copy_tensor};
+use crate::memory::Block;
+use crate::pool::Pool;
+
+/// A range of the plan's memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) offset: usize,
+    pub(crate) bytes: usize,
+}
+
+/// One kernel call.
+pub struct Step {
+    kernel: Box<dyn Kernel>,
+    inputs: Vec<Buffer>,
+    outputs: Vec<Buffer>,
+    /// What it is, for people.
+    pub info: StepInfo,
+}
+
+/// What a step is, for `inspect` and `benchmark --per-layer`.
+#[derive(Clone, Debug)]
+pub struct StepInfo {
+    /// Name of the value it makes.
+    pub node: String,
+    /// The op; `Reorder`, `Pack` and `Copy` are the plan's own.
+    pub op: &'static str,
+    /// The kernel that runs.
+    pub kernel: String,
+    /// Multiply-accumulates.
+    pub macs: usize,
+    /// Bytes read and written.
+    pub bytes: usize,
+    /// Offsets in the plan's memory of what it writes.
+    pub offsets: Vec<usize>,
+}
+
+impl Step {
+    pub(crate) fn new(draft: Draft, memory: &Block, place: impl Fn(Storage, usize) -> Place) -> Self {
+        let places =
+            |list: &[(Storage, usize)]| list.iter().map(|&(s, bytes)| place(s, bytes)).collect::<Vec<_>>();
+        let (inputs, outputs) = (places(&draft.inputs), places(&draft.outputs));
+        let buffers =
+            |places: &[Place]| places.iter().map(|p| Buffer::new(memory.at(p.offset), p.bytes)).collect();
+        let info = StepInfo {
+            node: draft.node,
+            op: draft.op,
+            kernel: draft.kernel.name(),
+            macs: draft.macs,
+            bytes: inputs.iter().chain(&outputs).map(|p| p.bytes).sum(),
+            offsets: outputs.iter().map(|p| p.offset).collect(),
+        };
+        Step { kernel: draft.kernel, inputs: buffers(&inputs), outputs: buffers(&outputs), info }
+    }
+}
+
+/// Where the plan's memory goes, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Values that flow.
+    pub arena_bytes: usize,
+    /// States and packed weights.
+    pub weight_bytes: usize,
+    /// Scratch of one worker.
+    pub scratch_bytes: usize,
+    /// Offset of the first worker's scratch.
+    pub(crate) scratch_offset: usize,
+    /// Workers it was made for.
+    pub threads: usize,
+}
+
+/// A graph, lowered: ready to run.
+pub struct Plan {
+    memory: Block,
+    steps: Vec<Step>,
+    inputs: Vec<(String, Place)>,
+    input_types: Vec<DType>,
+    outputs: Vec<(String, Place)>,
+    /// Name, place, type, and whether runs change it.
+    states: Vec<(String, Place, TensorType, bool)>,
+    sizes: Sizes,
+}
+
+impl Plan {
+    pub(crate) fn new(
+        memory: Block,
+        steps: Vec<Step>,
+        inputs: Vec<(String, Place)>,
+        input_types: Vec<DType>,
+        outputs: Vec<(String, Place)>,
+        states: Vec<(String, Place, TensorType, bool)>,
+        sizes: Sizes,
+    ) -> Self {
+        let plan = Plan { memory, steps, inputs, input_types, outputs, states, sizes };
+        plan.assert_no_step_overlaps_itself();
+        plan
+    }
+
+    /// The rule of [`Io::new`], checked once for every step.
+    fn assert_no_step_overlaps_itself(&self) {
+        let range = |b: &Buffer| b.as_ptr() as usize..b.as_ptr() as usize + b.bytes();
+        for step in &self.steps {
+            for (i, out) in step.outputs.iter().enumerate() {
+                let others = step.inputs.iter().chain(&step.outputs[..i]);
+                let out = range(out);
+                let apart = others
+                    .map(range)
+                    .all(|r| r.end <= out.start || out.end <= r.start || r.is_empty() || out.is_empty());
+                assert!(
+                    apart,
+                    "step {} ({}) would write over its own input",
+                    step.info.node, step.info.kernel
+                );
+            }
+        }
+    }
+
+    /// Memory sizes.
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// All steps, in order.
+    pub fn steps(&self) -> impl Iterator<Item = &StepInfo> {
+        self.steps.iter().map(|s| &s.info)
+    }
+
+    fn input_place(&self, name: &str, dtype: DType) -> Place {
+        let at =
+            self.inputs.iter().position(|(n, _)| n == name).unwrap_or_else(|| panic!("no input `{name}`"));
+        assert_eq!(self.input_types[at], dtype, "element type of input `{name}`");
+        self.inputs[at].1
+    }
+
+    /// Whether the graph has an input called `name`.
+    pub fn has_input(&self, name: &str) -> bool {
+        self.inputs.iter().any(|(n, _)| n == name)
+    }
+
+    /// The f32 input `name`, to be written before every run: runs may reuse its memory. Panics where there is none.
+    pub fn input(&mut self, name: &str) -> &mut [f32] {
+        let place = self.input_place(name, DType::F32);
+        // SAFETY: the range lies in `memory`, which is borrowed mutably with `self`; floats take any bits.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.at(place.offset).cast(), place.bytes / 4) }
+    }
+
+    /// The i32 input `name`, as [`Plan::input`].
+    pub fn input_i32(&mut self, name: &str) -> &mut [i32] {
+        let place = self.input_place(name, DType::I32);
+        // SAFETY: as in `input`.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.at(place.offset).cast(), place.bytes / 4) }
+    }
+
+    /// The output `name` after a run, in the logical order. Panics where there is none.
+    pub fn output(&self, name: &str) -> &[f32] {
+        let (_, place) =
+            self.outputs.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no output `{name}`"));
+        // SAFETY: the range lies in `memory`, which nobody writes while `self` is borrowed.
+        unsafe { std::slice::from_raw_parts(self.memory.at(place.offset).cast(), place.bytes / 4) }
+    }
+
+    /// The content of the states that runs change, by name.
+    pub fn states(&self) -> Weights {
+        let changing = self.states.iter().filter(|(.., changes)| *changes);
+        changing.map(|(name, place, ty, _)| (name.clone(), self.read(*place, ty))).collect()
+    }
+
+    fn read(&self, place: Place, ty: &TensorType) -> Tensor {
+        // SAFETY: the range lies in `memory`, which nobody writes while `self` is borrowed.
+        let bytes = unsafe { std::slice::from_raw_parts(self.memory.at(place.offset), place.bytes) };
+        let shape: Vec<usize> = ty.shape.0.iter().map(|d| d.factor).collect();
+        Tensor::new(&shape, Data::from_le_bytes(ty.dtype, bytes))
+    }
+
+    /// Sets the states that runs change from `weights`; those that are absent there keep their content.
+    ///
+    /// # Errors
+    /// The first state whose type differs.
+    pub fn set_states(&mut self, weights: &Weights) -> Result<(), String> {
+        for (name, place, ty, changes) in &self.states {
+            let Some(tensor) = weights.get(name).filter(|_| *changes) else { continue };
+            if tensor.ty() != *ty {
+                return Err(format!("state `{name}` should be {ty}, it is {}", tensor.ty()));
+            }
+            copy_tensor(tensor, self.memory.at(place.offset));
+        }
+        Ok(())
+    }
+
+    /// Runs all steps on `pool`, which must have as many workers as the plan was made for. Allocates nothing.
+    pub fn run(&mut self, pool: &mut Pool) {
+        self.run_with(pool, &mut |_, _| {});
+    }
+
+    /// As [`Plan::run`]; adds the time of each step to `times`, which has one entry per step.
+    pub fn run_profiled(&mut self, pool: &mut Pool, times: &mut [Duration]) {
+        assert_eq!(times.len(), self.steps.len(), "one time per step");
+        let mut last = Instant::now();
+        self.run_with(pool, &mut |step, begun| {
+            if begun {
+                last = Instant::now();
+            } else {
+                times[step] += last.elapsed();
+            }
+        });
+    }
+
+    /// `observe(step, begun)` is called by worker 0 before and after each step.
+    fn run_with(&mut self, pool: &mut Pool, observe: &mut (dyn FnMut(usize, bool) + Send)) {
+        assert_eq!(pool.workers(), self.sizes.threads, "the plan was made for another number of workers");
+        let observe = OnlyWorkerZero(std::cell::UnsafeCell::new(observe));
+        let this = &*self;
+        pool.run(&|worker, barrier| {
+            let notify = |step, begun| {
+                if worker.index == 0 {
+                    observe.call(step, begun);
+                }
+            };
+            let scratch_at = this.sizes.scratch_offset + worker.index * this.sizes.scratch_bytes;
+            for (number, step) in this.steps.iter().enumerate() {
+                notify(number, true);
+                // SAFETY: this worker's own range of the memory, beyond all values; floats take any bits.
+                let scratch = unsafe {
+                    std::slice::from_raw_parts_mut(
+                        this.memory.at(scratch_at).cast::<f32>(),
+                        this.sizes.scratch_bytes / 4,
+                    )
+                };
+                // SAFETY: the memory lives and is initialised; outputs overlap nothing the step reads (asserted in `new`);
+                // `&mut self` and the barrier keep all other access away.
+                let io = unsafe { Io::new(&step.inputs, &step.outputs) };
+                step.kernel.run(&io, worker, scratch);
+                barrier.wait();
+                notify(number, false);
+            }
+        });
+    }
+}
+
+type Observer<'a> = &'a mut (dyn FnMut(usize, bool) + Send);
+
+/// Lets worker 0 alone call a `FnMut` inside of a closure that all workers share.
+struct OnlyWorkerZero<'a>(std::cell::UnsafeCell<Observer<'a>>);
+
+// SAFETY: `call` is made by worker 0 only, which runs on one thread.
+unsafe impl Sync for OnlyWorkerZero<'_> {}
+
+impl OnlyWorkerZero<'_> {
+    fn call(&self, step: usize, begun: bool) {
+        // SAFETY: see above; the reference does not outlive the call.
+        (unsafe { &mut *self.0.get() })(step, begun);
+    }
+}

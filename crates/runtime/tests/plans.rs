@@ -1,0 +1,204 @@
+//! Plans against the reference: every op on its own, fusions, layouts, states.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::check;
+use espalier_graph::{Graph, Op};
+
+/// `ty` of an input, ops on it.
+fn nodes(inputs: &str, body: &str) -> String {
+    let inputs = inputs.split("; ").map(|line| format!("{line}\n")).collect::<String>();
+    format!("{inputs}{}\n", body.replace("; ", "\n"))
+}
+
+/// One graph for each op, or several: states, inputs, nodes, outputs.
+const CASES: &[(&str, &str)] = &[
+    // Convolutions in odd shapes, with what can be fused into them.
+    (
+        "input x: f32[N,3,9,7]; weight w: f32[5,3,3,3]",
+        "y: f32[N,5,9,7] = Conv(x, w) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1; output y = y",
+    ),
+    (
+        "input x: f32[N,20,9,7]; weight w: f32[17,20,3,3]; weight b: f32[17]",
+        "c: f32[N,17,5,4] = Conv(x, w, b) window=[[3,3],[2,2],[1,1,1,1],[1,1]] groups=1; y: f32[N,17,5,4] = Unary(c) f=Relu; output y = y",
+    ),
+    (
+        "input x: f32[N,20,5,4]; input r: f32[N,17,5,4]; weight w: f32[17,20,1,1]",
+        "c: f32[N,17,5,4] = Conv(x, w) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1; s: f32[N,17,5,4] = Binary(r, c) f=Add; y: f32[N,17,5,4] = Unary(s) f=Clip(0.0,6.0); output y = y",
+    ),
+    (
+        "input x: f32[N,18,6,6]; weight w: f32[18,1,3,3]",
+        "c: f32[N,18,6,6] = Conv(x, w) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=18; y: f32[N,18,6,6] = Unary(c) f=Sigmoid; output y = y; output c = c",
+    ),
+    (
+        "input x: f32[N,12,6,6]; weight w: f32[8,3,3,3]",
+        "y: f32[N,8,4,4] = Conv(x, w) window=[[3,3],[1,1],[0,0,0,0],[1,1]] groups=4; output y = y",
+    ),
+    (
+        "input dy: f32[N,17,5,4]; weight w: f32[17,20,3,3]",
+        "y: f32[N,20,9,7] = ConvInputGrad(dy, w) window=[[3,3],[2,2],[1,1,1,1],[1,1]] groups=1 input=[9,7]; output y = y",
+    ),
+    (
+        "input x: f32[N,20,9,7]; input dy: f32[N,17,5,4]",
+        "y: f32[17,20,3,3] = ConvWeightGrad(x, dy) window=[[3,3],[2,2],[1,1,1,1],[1,1]] groups=1; output y = y",
+    ),
+    // The weight is computed: packed in every run.
+    (
+        "input x: f32[N,3,4,4]; weight w: f32[4,3,1,1]",
+        "v: f32[4,3,1,1] = Unary(w) f=Neg; y: f32[N,4,4,4] = Conv(x, v) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1; output y = y",
+    ),
+    (
+        "input a: f32[N,7,5]; input b: f32[N,5,6]",
+        "y: f32[N,7,6] = MatMul(a, b) trans_a=false trans_b=false; output y = y",
+    ),
+    (
+        "input a: f32[N,5,7]; input b: f32[N,6,5]",
+        "y: f32[N,7,6] = MatMul(a, b) trans_a=true trans_b=true; output y = y",
+    ),
+    (
+        "input a: f32[N,7,5]; weight w: f32[6,5]; weight b: f32[6]",
+        "p: f32[N,7,6] = MatMul(a, w) trans_a=false trans_b=true; y: f32[N,7,6] = Binary(b, p) f=Add; output y = y",
+    ),
+    (
+        "input x: f32[N,18,7,7]",
+        "y: f32[N,18,4,4] = MaxPool(x) window=[[3,3],[2,2],[1,1,1,1],[1,1]]; output y = y",
+    ),
+    (
+        "input x: f32[N,18,7,7]; input dy: f32[N,18,4,4]",
+        "y: f32[N,18,7,7] = MaxPoolGrad(x, dy) window=[[3,3],[2,2],[1,1,1,1],[1,1]]; output y = y",
+    ),
+    (
+        "input x: f32[N,18,7,7]",
+        "y: f32[N,18,4,4] = AvgPool(x) window=[[3,3],[2,2],[1,1,1,1],[1,1]] count_pad=false; output y = y",
+    ),
+    (
+        "input dy: f32[N,18,4,4]",
+        "y: f32[N,18,7,7] = AvgPoolGrad(dy) window=[[3,3],[2,2],[1,1,1,1],[1,1]] count_pad=true input=[7,7]; output y = y",
+    ),
+    ("input x: f32[N,3,4,5]", "y: f32[N,3,7,3] = Resize(x) mode=Linear size=[7,3]; output y = y"),
+    ("input dy: f32[N,3,7,3]", "y: f32[N,3,4,5] = ResizeGrad(dy) mode=Nearest input=[4,5]; output y = y"),
+    (
+        "input x: f32[N,18,3,3]; weight g: f32[18]; weight b: f32[18]; statistic m: f32[18]; statistic var: f32[18]",
+        "n: f32[N,18,3,3] = BatchNorm(x, g, b, m, var) eps=1e-5 momentum=0.1; y: f32[N,18,3,3] = Unary(n) f=Relu; output y = y",
+    ),
+    (
+        "input x: f32[N,18]; weight g: f32[18]; weight b: f32[18]; statistic m: f32[18]; statistic var: f32[18]",
+        "y: f32[N,18] = BatchNorm(x, g, b, m, var) eps=1e-5 momentum=0.1; output y = y",
+    ),
+    (
+        "input x: f32[N,18,3,3]; weight g: f32[18]; weight b: f32[18]; statistic m: f32[18]; statistic var: f32[18]",
+        "n: f32[N,18,3,3], m2: f32[18], v2: f32[18], bm: f32[18], br: f32[18] = BatchNormTraining(x, g, b, m, var) eps=1e-3 momentum=0.1; y: f32[N,18,3,3] = Unary(n) f=Relu; update m = m2; update var = v2; output y = y; output bm = bm; output br = br",
+    ),
+    // Statistics that are not kept: the update goes into a copy.
+    (
+        "input x: f32[N,18,3,3]; weight g: f32[18]; weight b: f32[18]; statistic m: f32[18]; statistic var: f32[18]",
+        "n: f32[N,18,3,3], m2: f32[18], v2: f32[18], bm: f32[18], br: f32[18] = BatchNormTraining(x, g, b, m, var) eps=1e-3 momentum=0.1; output n = n; output m2 = m2; output v2 = v2",
+    ),
+    (
+        "input x: f32[N,18,3,3]; input dy: f32[N,18,3,3]; weight g: f32[18]; weight mean: f32[18]; weight scale: f32[18]",
+        "dx: f32[N,18,3,3], dg: f32[18], db: f32[18] = BatchNormGrad(x, dy, g, mean, scale); output dx = dx; output dg = dg; output db = db",
+    ),
+    (
+        "input x: f32[N,4,19]; weight g: f32[19]; weight b: f32[19]",
+        "y: f32[N,4,19] = LayerNorm(x, g, b) eps=1e-5; output y = y",
+    ),
+    (
+        "input x: f32[N,4,19]; input dy: f32[N,4,19]; weight g: f32[19]",
+        "dx: f32[N,4,19], dg: f32[19], db: f32[19] = LayerNormGrad(x, dy, g) eps=1e-5; output dx = dx; output dg = dg; output db = db",
+    ),
+    ("input x: f32[N,37]; input dy: f32[N,37]", "y: f32[N,37] = UnaryGrad(x, dy) f=Gelu; output y = y"),
+    (
+        "input positive: f32[N,37]",
+        "l: f32[N,37] = Unary(positive) f=Log; e: f32[N,37] = Unary(l) f=Exp; s: f32[N,37] = Unary(e) f=Sqrt; y: f32[N,37] = Unary(s) f=Reciprocal; output y = y",
+    ),
+    (
+        "input a: f32[N,18,3,3]; input b: f32[N,18,1,1]",
+        "p: f32[N,18,3,3] = MaxPool(a) window=[[1,1],[1,1],[0,0,0,0],[1,1]]; y: f32[N,18,3,3] = Binary(p, b) f=Mul; output y = y",
+    ),
+    (
+        "input a: f32[N,18,3,3]; input b: f32[3]; input positive: f32[]",
+        "p: f32[N,18,3,3] = MaxPool(a) window=[[1,1],[1,1],[0,0,0,0],[1,1]]; q: f32[N,18,3,3] = Binary(p, b) f=Sub; y: f32[N,18,3,3] = Binary(q, positive) f=Div; output y = y",
+    ),
+    (
+        "input a: f32[N,18,3,3]; input s: f32[]",
+        "p: f32[N,18,3,3] = MaxPool(a) window=[[1,1],[1,1],[0,0,0,0],[1,1]]; q: f32[N,18,3,3] = Binary(p, s) f=Max; y: f32[N,18,3,3] = Unary(q) f=HardSwish; output y = y",
+    ),
+    (
+        "input x: f32[N,5,7]; input rng: i32[2]",
+        "y: f32[N,5,7] = Dropout(x, rng) p=0.4 stream=3; output y = y",
+    ),
+    (
+        "input x: f32[N,3]",
+        "f: f32[3] = Fill() shape=[3] value=2.5; y: f32[N,3] = Binary(x, f) f=Mul; output y = y",
+    ),
+    ("input i: i32[N,9]", "y: f32[N,9] = Cast(i) to=f32; output y = y"),
+    (
+        "input x: f32[N,18,3,3]",
+        "p: f32[N,18,3,3] = MaxPool(x) window=[[1,1],[1,1],[0,0,0,0],[1,1]]; y: f32[N,18] = Reduce(p) f=Mean axes=[2,3] keep=false; z: f32[18] = Reduce(p) f=Sum axes=[0,2,3] keep=false; k: f32[N,18,1,1] = Reduce(p) f=Max axes=[2,3] keep=true; c: f32[N,3,3] = Reduce(p) f=Sum axes=[1] keep=false; output y = y; output z = z; output k = k; output c = c",
+    ),
+    (
+        "input x: f32[N,5,7]",
+        "y: f32[N,5,7] = Softmax(x) axis=1; z: f32[N,5,7] = LogSoftmax(x) axis=2; output y = y; output z = z",
+    ),
+    (
+        "input y: f32[N,5,7]; input dy: f32[N,5,7]",
+        "dx: f32[N,5,7] = SoftmaxGrad(y, dy) axis=2; output dx = dx",
+    ),
+    (
+        "input x: f32[N,7]; input positive: f32[N,7]",
+        "l: f32[] = CrossEntropy(x, positive); d: f32[N,7] = CrossEntropyGrad(x, positive, l); output l = l; output d = d",
+    ),
+    (
+        "input x: f32[N,16,3,3]",
+        "p: f32[N,16,3,3] = MaxPool(x) window=[[1,1],[1,1],[0,0,0,0],[1,1]]; f: f32[N,144] = Reshape(p) shape=[N,144]; y: f32[N,12,12] = Reshape(f) shape=[N,12,12]; output y = y; output same = x",
+    ),
+    ("input x: f32[N,5,7]", "y: f32[7,N,5] = Transpose(x) perm=[2,0,1]; output y = y"),
+    ("input x: f32[N,18,1,1]", "y: f32[N,18,3,4] = Expand(x) shape=[N,18,3,4]; output y = y"),
+    ("input x: f32[N,1,7]", "y: f32[N,5,7] = Expand(x) shape=[N,5,7]; output y = y"),
+    (
+        "input a: f32[N,16,3,3]; input b: f32[N,32,3,3]",
+        "p: f32[N,16,3,3] = MaxPool(a) window=[[1,1],[1,1],[0,0,0,0],[1,1]]; y: f32[N,48,3,3] = Concat(p, b) axis=1; output y = y",
+    ),
+    (
+        "input a: f32[N,3,4]; input b: f32[N,2,4]",
+        "y: f32[N,5,4] = Concat(a, b) axis=1; z: f32[N,2,4] = Slice(y) axis=1 start=2 end=4; p: f32[N,2,7] = Pad(z) axis=2 before=1 after=2 value=1.5; output p = p",
+    ),
+    ("weight t: f32[3,6]; input i: i32[N,4]", "y: f32[N,4,6] = Gather(t, i) axis=0; output y = y"),
+    (
+        "input i: i32[N,4]; input dy: f32[N,4,6]",
+        "y: f32[3,6] = GatherGrad(i, dy) axis=0 size=3; output y = y",
+    ),
+    (
+        "input g: f32[5,7]; input h: f32[33]; weight w: f32[5,7]; optimizer m: f32[5,7]; input lr: f32[]; input scale: f32[]",
+        "n: f32[] = GlobalNorm(g, h); w2: f32[5,7], m2: f32[5,7] = Sgd(w, g, m, lr, scale) momentum=0.9 nesterov=true decay=0.01; update w = w2; update m = m2; output n = n; output w = w2",
+    ),
+    (
+        "input g: f32[5,7]; weight w: f32[5,7]; optimizer m: f32[5,7]; optimizer var: f32[5,7]; input lr: f32[]; input scale: f32[]; input positive: f32[]",
+        "w2: f32[5,7], m2: f32[5,7], v2: f32[5,7] = AdamW(w, g, m, var, lr, scale, positive) beta1=0.9 beta2=0.99 eps=1e-8 decay=0.01; update w = w2; update m = m2; update var = v2; output w = w2",
+    ),
+    // A recurrent state: its next value is computed, not updated in place.
+    (
+        "input x: f32[3,4]; statistic h: f32[3,4]",
+        "n: f32[3,4] = Binary(x, h) f=Add; y: f32[3,4] = Unary(n) f=Tanh; update h = y; output y = y",
+    ),
+];
+
+#[test]
+fn every_case_agrees_with_the_reference() {
+    for (inputs, body) in CASES {
+        check(&nodes(inputs, body));
+    }
+}
+
+#[test]
+fn every_op_has_a_case() {
+    let mut seen = BTreeSet::new();
+    for (inputs, body) in CASES {
+        let graph: Graph = nodes(inputs, body).parse().unwrap();
+        seen.extend(graph.nodes().iter().map(|n| n.op.name()));
+    }
+    let missing: Vec<_> = Op::NAMES.iter().filter(|name| !seen.contains(*name)).collect();
+    assert!(missing.is_empty(), "no case for {missing:?}");
+}

@@ -1,0 +1,97 @@
+//! The package of a run's best weights.
+
+use std::collections::BTreeMap;
+
+use espalier_graph::{Graph, Lineage, Manifest, Package, Role, Weights};
+use espalier_passes::{fold_batch_norm, portable};
+use espalier_runtime::Isa;
+use espalier_tasks::{ClassifyImage, Image, Model, Task};
+use serde_json::json;
+
+use crate::settings::Settings;
+
+/// Golden samples of a package.
+const GOLDEN: usize = 4;
+/// Longest side of a golden sample in pixels; larger pictures are shrunk, so that the file stays small.
+const GOLDEN_SIDE: usize = 256;
+
+/// The states that belong to the model, not to its training.
+pub fn model_states(graph: &Graph, states: &Weights) -> Weights {
+    let kept = graph.states().iter().filter(|s| s.role != Role::Optimizer);
+    kept.filter_map(|s| {
+        let name = &graph.value(s.value).name;
+        states.get(name).map(|tensor| (name.clone(), tensor.clone()))
+    })
+    .collect()
+}
+
+/// A model that answers with `weights` in the trainable `network`, batch normalisation folded.
+///
+/// # Errors
+/// A graph that does not fold or fit the task: a fault of ours.
+pub fn model(
+    network: &Graph,
+    weights: &Weights,
+    task: &ClassifyImage,
+    threads: usize,
+) -> anyhow::Result<Model> {
+    let portable = portable(network)?;
+    let mut weights = model_states(&portable, weights);
+    let folded = fold_batch_norm(&portable, &mut weights)?;
+    Ok(Model::new(folded, weights, Task::ClassifyImage(task.clone()), Isa::best(), threads)?)
+}
+
+/// Pictures for golden samples, evenly spaced over those given.
+pub fn golden_pictures<E>(
+    count: usize,
+    picture: impl Fn(usize) -> Result<Image, E>,
+) -> Result<Vec<Image>, E> {
+    let wanted = GOLDEN.min(count);
+    (0..wanted).map(|i| picture(i * count / wanted).map(|image| shrunk(&image))).collect()
+}
+
+fn shrunk(image: &Image) -> Image {
+    let side = image.width.max(image.height);
+    if side <= GOLDEN_SIDE {
+        return image.clone();
+    }
+    let scaled = |v: usize| (v * GOLDEN_SIDE / side).max(1);
+    espalier_tasks::resize::resize(image, [scaled(image.height), scaled(image.width)])
+}
+
+/// The package: portable graph and weights unfolded, so that it can be trained further.
+///
+/// # Errors
+/// A golden sample that cannot be answered.
+pub fn package(
+    network: &Graph,
+    weights: &Weights,
+    task: &ClassifyImage,
+    settings: &Settings,
+    metrics: BTreeMap<String, f64>,
+    model: &mut Model,
+    pictures: &[Image],
+) -> anyhow::Result<Package> {
+    let graph = portable(network)?;
+    let golden = pictures.iter().map(|picture| model.golden(picture)).collect::<Result<Vec<_>, _>>()?;
+    let task = Task::ClassifyImage(task.clone());
+    let manifest = Manifest {
+        name: settings.model.clone(),
+        network: Some(json!({
+            "name": settings.model, "width": settings.width, "classes": task.labels().len(),
+            "channels": settings.channels, "size": [settings.imgsz, settings.imgsz],
+        })),
+        metric: Some(task.primary_metric().name.into()),
+        task: Some(serde_json::to_value(&task)?),
+        metrics,
+        lineage: Lineage {
+            parent: None,
+            dataset: Some(settings.dataset.clone()),
+            settings: Some(settings.digest()),
+        },
+        version: 1,
+        ..Manifest::default()
+    };
+    let weights = model_states(&graph, weights);
+    Ok(Package { manifest, graph, weights, golden })
+}

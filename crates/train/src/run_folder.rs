@@ -1,0 +1,124 @@
+//! The folder of a run: run.toml, metrics.csv, best.espalier, the checkpoints, and result.json once it has ended.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use espalier_graph::files::{self, FileError};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Epoch;
+use crate::settings::Settings;
+
+/// A run's folder.
+#[derive(Clone, Debug)]
+pub struct RunFolder(PathBuf);
+
+/// Why a run's folder could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is a run already.
+    #[error("{} exists and is not empty; use another --out, or --resume to go on with it", .0.display())]
+    Exists(PathBuf),
+    /// A file is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file could not be written.
+    #[error(transparent)]
+    Write(#[from] FileError),
+}
+
+impl RunFolder {
+    /// The folder at `path`, made if need be. With `resume` it may hold a run, else it must be empty.
+    ///
+    /// # Errors
+    /// It cannot be made, or holds something.
+    pub fn open(path: &Path, resume: bool) -> Result<RunFolder, RunError> {
+        let fault = |e: std::io::Error| RunError::File { path: path.into(), reason: e.to_string() };
+        std::fs::create_dir_all(path).map_err(fault)?;
+        if !resume && std::fs::read_dir(path).map_err(fault)?.next().is_some() {
+            return Err(RunError::Exists(path.into()));
+        }
+        Ok(RunFolder(path.into()))
+    }
+
+    /// `runs/NAME`, or with a number where that exists.
+    pub fn fresh(name: &str) -> PathBuf {
+        let base = Path::new("runs");
+        let numbered = (2..).map(|i| base.join(format!("{name}-{i}")));
+        std::iter::once(base.join(name)).chain(numbered).find(|p| !p.exists()).expect("numbers are endless")
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where the best package lies.
+    pub fn best(&self) -> PathBuf {
+        self.0.join("best.espalier")
+    }
+
+    /// Writes run.toml.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_settings(&self, settings: &Settings) -> Result<(), RunError> {
+        let text = toml::to_string(settings).expect("settings are plain data");
+        Ok(files::write_atomic(self.0.join("run.toml"), |f| f.write_all(text.as_bytes()))?)
+    }
+
+    /// Reads run.toml, `None` where there is none yet.
+    ///
+    /// # Errors
+    /// It does not parse.
+    pub fn settings(&self) -> Result<Option<Settings>, RunError> {
+        let path = self.0.join("run.toml");
+        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
+        toml::from_str(&text).map(Some).map_err(|e| RunError::File { path, reason: e.to_string() })
+    }
+
+    /// Writes metrics.csv: a row for each epoch.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_metrics(&self, history: &[Epoch]) -> Result<(), RunError> {
+        let names: Vec<&String> = history.first().map(|e| e.val.keys().collect()).unwrap_or_default();
+        let mut text = String::from("epoch,lr,train_loss");
+        names.iter().for_each(|name| write!(text, ",val_{name}").expect("writing to a string"));
+        text.push('\n');
+        for row in history {
+            write!(text, "{},{},{}", row.epoch, row.lr, row.train_loss).expect("writing to a string");
+            for name in &names {
+                let value = row.val.get(*name).map(f64::to_string).unwrap_or_default();
+                write!(text, ",{value}").expect("writing to a string");
+            }
+            text.push('\n');
+        }
+        Ok(files::write_atomic(self.0.join("metrics.csv"), |f| f.write_all(text.as_bytes()))?)
+    }
+
+    /// Writes result.json, which says that the run has ended.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_result<T: Serialize>(&self, result: &T) -> Result<(), RunError> {
+        let text = serde_json::to_string(result).expect("results are plain data");
+        Ok(files::write_atomic(self.0.join("result.json"), |f| f.write_all(text.as_bytes()))?)
+    }
+
+    /// Reads result.json, `None` where the run has not ended.
+    ///
+    /// # Errors
+    /// It does not parse.
+    pub fn result<T: for<'a> Deserialize<'a>>(&self) -> Result<Option<T>, RunError> {
+        let path = self.0.join("result.json");
+        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|e| RunError::File { path, reason: e.to_string() })
+    }
+}

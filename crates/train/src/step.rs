@@ -1,0 +1,57 @@
+//! The training step as a graph: forward, loss, backward, clip, update.
+
+use espalier_graph::{Graph, GraphError, Op, Role, Shape, Stage, TensorType, ValueId, verify};
+use espalier_passes::{Optimizer, differentiate, prune_unused, training, update};
+
+/// What a step does besides the network's own work.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepOptions {
+    /// How weights follow gradients.
+    pub optimizer: Optimizer,
+    /// Weight decay of matrices and filters.
+    pub weight_decay: f32,
+    /// Largest norm of all gradients together.
+    pub clip_norm: Option<f32>,
+}
+
+/// Appends loss, gradients and updates to a trainable classifier with output `logits`. The step's inputs are the
+/// network's, `target [N,K]` and `lr`; its outputs `loss []` and `logits`. States for which `frozen` holds stay as they
+/// are.
+///
+/// # Errors
+/// No output `logits` of rank 2; nothing left to train.
+pub fn training_step(
+    network: &Graph,
+    options: &StepOptions,
+    frozen: &dyn Fn(&str) -> bool,
+) -> Result<Graph, GraphError> {
+    let mut graph = training(network, frozen)?;
+    let logits = graph
+        .output("logits")
+        .ok_or_else(|| GraphError::Invalid("a classifier has an output `logits`".into()))?;
+    let target = graph.add_input("target", graph.ty(logits).clone())?;
+    let loss = graph.add("loss", Op::CrossEntropy, &[logits, target])?;
+    graph.add_output("loss", loss)?;
+    let seed = graph.add("loss.seed", Op::Fill { shape: Shape::default(), value: 1.0 }, &[])?;
+    let weights = trained(&graph, frozen);
+    if weights.is_empty() {
+        return Err(GraphError::Invalid("every weight is frozen: there is nothing to train".into()));
+    }
+    let gradients = differentiate(&mut graph, &[(loss, seed)], &weights)?;
+    let pairs: Vec<(ValueId, ValueId)> =
+        weights.iter().zip(gradients).filter_map(|(&w, g)| g.map(|g| (w, g))).collect();
+    let decays = espalier_passes::decays_by_default;
+    update(&mut graph, &pairs, options.optimizer, options.weight_decay, &decays, options.clip_norm)?;
+    let graph = prune_unused(&graph)?;
+    verify(&graph, Stage::Step)?;
+    Ok(graph)
+}
+
+fn trained(graph: &Graph, frozen: &dyn Fn(&str) -> bool) -> Vec<ValueId> {
+    let weights = graph.states().iter().filter(|s| s.role == Role::Weight).map(|s| s.value);
+    weights.filter(|&id| !frozen(&graph.value(id).name) && is_float(graph.ty(id))).collect()
+}
+
+fn is_float(ty: &TensorType) -> bool {
+    ty.dtype == espalier_graph::DType::F32
+}

@@ -1,0 +1,463 @@
+//! The training loop.
+//!
+//! What a run computes is a function of data, settings, seed and thread count: every random number comes from (seed,
+//! epoch, position), so a run that was killed goes on from its checkpoint to the same bits. Only `--max-time` brings the
+//! clock in.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use espalier_graph::{Bindings, Graph, Weights};
+use espalier_passes::Optimizer;
+use espalier_runtime::{Isa, Options, Plan, Pool, lower};
+use espalier_tasks::{ClassifyImage, Image, Limits};
+use serde::{Deserialize, Serialize};
+
+use crate::best;
+use crate::checkpoint::{self, Epoch, Progress};
+use crate::data::{self, CACHE_BYTES, Dataset, Images, Loader, Split, Statistics};
+use crate::evaluate::evaluate;
+use crate::networks;
+use crate::run_folder::RunFolder;
+use crate::schedule::Schedule;
+use crate::settings::{OptimizerName, Overrides, Settings};
+use crate::step::{StepOptions, training_step};
+
+/// Checkpoints are at most this far apart.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
+
+/// What is to be trained.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The data, as on the command line.
+    pub data: String,
+    /// What the user set.
+    pub overrides: Overrides,
+    /// The run's folder.
+    pub out: PathBuf,
+    /// Goes on with a run that is there.
+    pub resume: bool,
+}
+
+/// Why training ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stopped {
+    /// The target was reached.
+    Target,
+    /// Validation did not improve any more.
+    Patience,
+    /// All epochs are done.
+    Epochs,
+    /// The time is up.
+    Time,
+}
+
+/// How a run ended, as result.json and `train --json` have it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The network.
+    pub model: String,
+    /// Epochs done.
+    pub epochs: usize,
+    /// The epoch of the best weights.
+    pub best_epoch: usize,
+    /// Why it ended.
+    pub stopped: Stopped,
+    /// Name of the primary metric.
+    pub metric: String,
+    /// The best weights' metrics on val.
+    pub metrics: BTreeMap<String, f64>,
+    /// Training images per second of step time; `None` where no step was made.
+    pub images_per_second: Option<f64>,
+    /// The target, if one was given.
+    pub target: Option<f64>,
+    /// The run's folder.
+    pub out: PathBuf,
+}
+
+impl Outcome {
+    /// Whether a target was given and missed.
+    pub fn missed_target(&self) -> bool {
+        self.target.is_some_and(|target| self.metrics.get(&self.metric).is_none_or(|&v| v < target))
+    }
+}
+
+/// What a run tells while it goes.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Data and settings are known.
+    Started {
+        /// The data.
+        dataset: &'a Dataset,
+        /// Its statistics.
+        statistics: &'a Statistics,
+        /// The resolved settings.
+        settings: &'a Settings,
+        /// Parameters and operations of the network.
+        cost: networks::Cost,
+        /// Epochs and batches that a checkpoint holds already.
+        resumed: Option<(usize, usize)>,
+    },
+    /// A step is done.
+    Step {
+        /// Counted from 0.
+        epoch: usize,
+        /// Steps done in this epoch.
+        batch: usize,
+        /// Steps of an epoch.
+        batches: usize,
+        /// Mean loss of this epoch so far.
+        loss: f64,
+    },
+    /// An epoch is done and validated.
+    Epoch {
+        /// Its results.
+        row: &'a Epoch,
+        /// Whether it is the best so far.
+        best: bool,
+    },
+    /// The run had ended before; nothing was done.
+    AlreadyDone,
+}
+
+/// Wrong usage: a resumed run with other settings, or data that is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Trains, and tells `notify` how it goes.
+///
+/// # Errors
+/// [`UsageError`] where the request contradicts itself or what is there; else whatever failed, by name.
+pub fn train(request: &Request, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Result<Outcome> {
+    let mut dataset = Dataset::open(&request.data).map_err(usage_if_missing)?;
+    dataset.require(Split::Train).map_err(usage_if_missing)?;
+    dataset.require(Split::Val).map_err(usage_if_missing)?;
+    let threads = request.overrides.threads.unwrap_or(1).max(2);
+    let statistics = dataset.survey(&Limits::default(), threads)?;
+    let folder = RunFolder::open(&request.out, request.resume).map_err(|e| UsageError(e.to_string()))?;
+    let settings = settings(request, &folder, &statistics, &dataset)?;
+    if request.resume
+        && let Some(outcome) = folder.result::<Outcome>()?
+    {
+        notify(Event::AlreadyDone);
+        return Ok(outcome);
+    }
+    folder.write_settings(&settings)?;
+    let mut run = Run::new(&dataset, &statistics, settings, folder)?;
+    let resumed = (run.progress.step > 0).then_some((run.progress.epoch, run.progress.batch));
+    notify(Event::Started {
+        dataset: &dataset,
+        statistics: &statistics,
+        settings: &run.settings,
+        cost: networks::cost(&run.network),
+        resumed,
+    });
+    let outcome = run.train(notify)?;
+    run.folder.write_result(&outcome)?;
+    Ok(outcome)
+}
+
+fn usage_if_missing(error: data::DataError) -> anyhow::Error {
+    if error.is_usage() { UsageError(error.to_string()).into() } else { error.into() }
+}
+
+/// From run.toml where the run is resumed, else from the request and the rules.
+fn settings(
+    request: &Request,
+    folder: &RunFolder,
+    statistics: &Statistics,
+    dataset: &Dataset,
+) -> anyhow::Result<Settings> {
+    if request.resume
+        && let Some(settings) = folder.settings()?
+    {
+        let mut wanted = request.overrides.over(&settings);
+        wanted.dataset.clone_from(&statistics.digest);
+        let changed = settings.differences(&wanted);
+        if !changed.is_empty() {
+            let path = folder.path().join("run.toml");
+            let text = format!("--resume: {} differs from {}", changed.join(", "), path.display());
+            return Err(UsageError(text).into());
+        }
+        return Ok(settings);
+    }
+    let resolved = Settings::resolve(&request.overrides, statistics, dataset.classes.len());
+    resolved.map_err(|e| UsageError(e.to_string()).into())
+}
+
+struct Run {
+    settings: Settings,
+    folder: RunFolder,
+    task: ClassifyImage,
+    network: Graph,
+    plan: Plan,
+    pool: Pool,
+    loader: Loader,
+    val: Arc<Images>,
+    golden: Vec<Image>,
+    progress: Progress,
+    schedule: Schedule,
+    started: Instant,
+    saved: Instant,
+    step_time: Duration,
+    steps_timed: usize,
+}
+
+impl Run {
+    fn new(
+        dataset: &Dataset,
+        statistics: &Statistics,
+        settings: Settings,
+        folder: RunFolder,
+    ) -> anyhow::Result<Run> {
+        let size = [settings.imgsz; 2];
+        let task = ClassifyImage::new(
+            size,
+            statistics.mean.clone(),
+            statistics.std.clone(),
+            dataset.classes.clone(),
+        );
+        let network = networks::build(&settings.model, &settings.network(dataset.classes.len()))?;
+        let step = training_step(&network, &step_options(&settings), &|_| false)?;
+        let (progress, weights) = begin(&step, &settings, &folder)?;
+        let options = Options {
+            isa: Isa::best(),
+            threads: settings.threads,
+            bindings: Bindings::batch(settings.batch),
+        };
+        let plan = lower(&step, &weights, options)?;
+        let load = |split| {
+            Images::load(dataset.split(split), &task, &Limits::default(), CACHE_BYTES, settings.threads)
+                .map(Arc::new)
+        };
+        let (train, val) = (load(Split::Train)?, load(Split::Val)?);
+        let samples = dataset.split(Split::Val);
+        let golden = best::golden_pictures(samples.len(), |i| samples[i].image(&Limits::default()))?;
+        let loader = Loader::new(
+            train,
+            data::Options {
+                batch: settings.batch,
+                seed: settings.seed,
+                augment: settings.augment.clone(),
+                smoothing: settings.smoothing,
+                threads: 1,
+            },
+        );
+        let batches = loader.batches_per_epoch();
+        let schedule = Schedule {
+            shape: settings.schedule,
+            peak: settings.lr,
+            warmup: (settings.warmup * batches as f32) as usize,
+            steps: settings.epochs * batches,
+        };
+        let pool = Pool::new(settings.threads);
+        let (started, saved) = (Instant::now(), Instant::now());
+        Ok(Run {
+            settings,
+            folder,
+            task,
+            network,
+            plan,
+            pool,
+            loader,
+            val,
+            golden,
+            progress,
+            schedule,
+            started,
+            saved,
+            step_time: Duration::ZERO,
+            steps_timed: 0,
+        })
+    }
+
+    fn train(&mut self, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Result<Outcome> {
+        // A run that was killed between its last checkpoint and its result has nothing left to do.
+        let mut stopped = self.stop_reason();
+        while stopped.is_none() {
+            let in_time = self.epoch(notify)?;
+            self.validate(notify)?;
+            stopped = self.stop_reason().or((!in_time).then_some(Stopped::Time));
+        }
+        let (_, best_epoch) = self.progress.best.context("no epoch was validated")?;
+        let seconds = self.step_time.as_secs_f64();
+        Ok(Outcome {
+            model: self.settings.model.clone(),
+            epochs: self.progress.epoch,
+            best_epoch,
+            stopped: stopped.expect("the loop ends with a reason"),
+            metric: METRIC.into(),
+            metrics: self.progress.history[best_epoch - 1].val.clone(),
+            images_per_second: (self.steps_timed > 0)
+                .then(|| (self.steps_timed * self.settings.batch) as f64 / seconds),
+            target: self.settings.target,
+            out: self.folder.path().into(),
+        })
+    }
+
+    /// The rest of the current epoch; false where the time was up before its end.
+    fn epoch(&mut self, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Result<bool> {
+        let (epoch, batches) = (self.progress.epoch, self.loader.batches_per_epoch());
+        let mut data = self.loader.epoch(epoch as u64, self.progress.batch);
+        while let Some(batch) = data.next_batch() {
+            let batch = batch?;
+            let rate = self.schedule.at(scheduled(
+                &self.settings,
+                &self.schedule,
+                &self.started,
+                self.progress.step,
+            ));
+            self.plan.input("x").copy_from_slice(&batch.images);
+            self.plan.input("target").copy_from_slice(&batch.targets);
+            self.plan.input("lr").fill(rate);
+            self.set_counters();
+            let start = Instant::now();
+            self.plan.run(&mut self.pool);
+            self.step_time += start.elapsed();
+            self.steps_timed += 1;
+            let loss = f64::from(self.plan.output("loss")[0]);
+            if !loss.is_finite() {
+                bail!(
+                    "the loss became {loss} in epoch {} at step {}: try a smaller --lr",
+                    epoch + 1,
+                    batch.number + 1
+                );
+            }
+            self.progress.loss_sum += loss;
+            self.progress.batch += 1;
+            self.progress.step += 1;
+            let mean = self.progress.loss_sum / self.progress.batch as f64;
+            notify(Event::Step { epoch, batch: self.progress.batch, batches, loss: mean });
+            if time_is_up(&self.settings, &self.started) {
+                return Ok(self.progress.batch == batches);
+            }
+            if self.saved.elapsed() > CHECKPOINT_EVERY && self.progress.batch < batches {
+                self.save()?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Inputs that only some steps have: AdamW's step number, the random numbers of dropout.
+    fn set_counters(&mut self) {
+        let step = self.progress.step;
+        if self.plan.has_input("step") {
+            self.plan.input("step").fill((step + 1) as f32);
+        }
+        if self.plan.has_input("rng") {
+            self.plan.input_i32("rng").copy_from_slice(&[self.settings.seed as i32, step as i32]);
+        }
+    }
+
+    fn validate(&mut self, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Result<()> {
+        let states = self.plan.states();
+        let weights = best::model_states(&self.network, &states);
+        let mut model = best::model(&self.network, &weights, &self.task, self.settings.threads)?;
+        let metrics = evaluate(&mut model, &self.val, &mut |_| {})?;
+        let row = Epoch {
+            epoch: self.progress.epoch + 1,
+            train_loss: self.progress.loss_sum / self.progress.batch.max(1) as f64,
+            lr: f64::from(self.schedule.at(self.progress.step.saturating_sub(1))),
+            val: metrics.metrics(),
+        };
+        let is_best = self.is_best(&row);
+        if is_best {
+            self.progress.best = Some((row.val[METRIC], row.epoch));
+            let val = row.val.clone();
+            let package = best::package(
+                &self.network,
+                &weights,
+                &self.task,
+                &self.settings,
+                val,
+                &mut model,
+                &self.golden,
+            )?;
+            package.write(self.folder.best())?;
+        }
+        self.progress.epoch += 1;
+        self.progress.batch = 0;
+        self.progress.loss_sum = 0.0;
+        self.progress.history.push(row);
+        self.save()?;
+        self.folder.write_metrics(&self.progress.history)?;
+        let row = self.progress.history.last().expect("just pushed");
+        notify(Event::Epoch { row, best: is_best });
+        Ok(())
+    }
+
+    /// Better in the metric, or as good with a smaller loss.
+    fn is_best(&self, row: &Epoch) -> bool {
+        let Some((best, epoch)) = self.progress.best else { return true };
+        let loss = |row: &Epoch| row.val.get("loss").copied().unwrap_or(0.0);
+        let before = &self.progress.history[epoch - 1];
+        row.val[METRIC] > best || (row.val[METRIC] == best && loss(row) < loss(before))
+    }
+
+    fn stop_reason(&self) -> Option<Stopped> {
+        let (best, epoch) = self.progress.best?;
+        if self.settings.target.is_some_and(|target| best >= target) {
+            Some(Stopped::Target)
+        } else if self.progress.epoch >= self.settings.epochs {
+            Some(Stopped::Epochs)
+        } else if self.progress.epoch - epoch >= self.settings.patience {
+            Some(Stopped::Patience)
+        } else {
+            None
+        }
+    }
+
+    fn save(&mut self) -> anyhow::Result<()> {
+        checkpoint::save(self.folder.path(), &self.progress, &self.plan.states())?;
+        self.saved = Instant::now();
+        Ok(())
+    }
+}
+
+/// The primary metric of the only task that trains so far.
+const METRIC: &str = "accuracy";
+
+fn step_options(settings: &Settings) -> StepOptions {
+    let optimizer = match settings.optimizer {
+        OptimizerName::Sgd => Optimizer::Sgd { momentum: 0.9, nesterov: true },
+        OptimizerName::Adamw => Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 },
+    };
+    let clip_norm = (settings.clip_norm > 0.0).then_some(settings.clip_norm);
+    StepOptions { optimizer, weight_decay: settings.weight_decay, clip_norm }
+}
+
+/// From the run's newest whole checkpoint, else from the beginning.
+fn begin(step: &Graph, settings: &Settings, folder: &RunFolder) -> anyhow::Result<(Progress, Weights)> {
+    let mut weights = networks::initial_weights(step, settings.seed);
+    let fresh = Progress {
+        settings: settings.digest(),
+        epoch: 0,
+        batch: 0,
+        loss_sum: 0.0,
+        step: 0,
+        best: None,
+        history: Vec::new(),
+    };
+    let Some((progress, states)) = checkpoint::load(folder.path())? else { return Ok((fresh, weights)) };
+    if progress.settings != fresh.settings {
+        bail!("the checkpoint in {} was made with other settings than its run.toml", folder.path().display());
+    }
+    weights.extend(states);
+    Ok((progress, weights))
+}
+
+/// The step for the schedule: where the clock is further than the count, the clock decides, so that a run that is cut
+/// short by `--max-time` still ends with a small learning rate.
+fn scheduled(settings: &Settings, schedule: &Schedule, started: &Instant, step: usize) -> usize {
+    let share = settings.max_time_s.map_or(0.0, |limit| started.elapsed().as_secs_f64() / limit.max(1e-9));
+    step.max((schedule.steps as f64 * share) as usize)
+}
+
+fn time_is_up(settings: &Settings, started: &Instant) -> bool {
+    settings.max_time_s.is_some_and(|limit| started.elapsed().as_secs_f64() >= limit)
+}
