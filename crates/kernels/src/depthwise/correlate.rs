@@ -13,11 +13,31 @@ pub(super) struct Correlate {
     input: [usize; 2],
     output: [usize; 2],
     packed: usize,
-    rows: Vec<Phase>,
+    rows: Vec<Taps>,
     columns: Vec<(Phase, RowFn)>,
     /// First packed tap of each pair of phases.
     firsts: Vec<usize>,
     e: Epilogue,
+}
+
+/// The taps of an output row that lie on the input.
+#[derive(Clone, Copy)]
+struct Taps {
+    /// Index of the row's phase.
+    phase: usize,
+    begin: usize,
+    count: usize,
+    /// Input row of the first of them, and rows from one to the next.
+    input: usize,
+    dilation: usize,
+}
+
+impl Taps {
+    fn new(phases: &[Phase], row: usize) -> Taps {
+        let phase = row % phases.len();
+        let (taps, input) = phases[phase].inside(row / phases.len());
+        Taps { phase, begin: taps.start, count: taps.len(), input, dilation: phases[phase].dilation }
+    }
 }
 
 type RowFn = unsafe fn(&Row<'_>);
@@ -53,6 +73,7 @@ impl Correlate {
             firsts.push(firsts[firsts.len() - 1] + row.taps * column.taps);
         }
         let columns = columns.into_iter().map(|phase| (phase, pick(isa, &phase))).collect();
+        let rows = (0..output[0]).map(|row| Taps::new(&rows, row)).collect();
         let packed = packed_len(g);
         Correlate {
             name,
@@ -85,26 +106,24 @@ impl Correlate {
         assert!(residual && io.output::<f32>(0).len() == y, "{}: elements of y", self.name);
     }
 
-    /// Row `row` of plane `plane`.
+    /// Row `row` of plane `plane`, which is of block `block`.
     ///
     /// # Safety
     /// The buffers have the lengths that `check` wants, and nobody else writes this row.
-    unsafe fn row(&self, io: &Io<'_>, plane: usize, row: usize) {
-        let (index, block) = (row % self.rows.len(), plane % blocks(self.channels));
-        let phase = &self.rows[index];
-        let (taps, first) = phase.inside(row / self.rows.len());
+    unsafe fn row(&self, io: &Io<'_>, plane: usize, block: usize, row: usize) {
+        let taps = self.rows[row];
         let ([h, w], [oh, ow]) = (self.input, self.output);
         let y = (plane * oh + row) * ow * LANES;
         let all_taps = self.firsts[self.firsts.len() - 1];
         for (i, (column, run)) in self.columns.iter().enumerate() {
-            let tap = self.firsts[index * self.columns.len() + i] + taps.start * column.taps;
+            let tap = self.firsts[taps.phase * self.columns.len() + i] + taps.begin * column.taps;
             // SAFETY: all offsets are inside of their buffers: taps, rows and planes exist.
             unsafe {
                 run(&Row {
                     phase: column,
-                    x: io.input::<f32>(0).as_ptr().wrapping_add((plane * h + first) * w * LANES),
-                    x_step: phase.dilation * w * LANES,
-                    taps: taps.len(),
+                    x: io.input::<f32>(0).as_ptr().wrapping_add((plane * h + taps.input) * w * LANES),
+                    x_step: taps.dilation * w * LANES,
+                    taps: taps.count,
                     weights: io.input::<f32>(1).as_ptr().wrapping_add((block * all_taps + tap) * LANES),
                     bias: self.e.bias.then(|| {
                         let bias = io.input::<f32>(2).as_ptr().add(block * LANES);
@@ -126,10 +145,13 @@ impl Kernel for Correlate {
 
     fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
         self.check(io);
-        let height = self.output[0];
-        for item in worker.share(self.batch * blocks(self.channels) * height) {
+        let (height, blocks) = (self.output[0], blocks(self.channels));
+        let items = worker.share(self.batch * blocks * height);
+        let (mut plane, mut row) = (items.start / height, items.start % height);
+        for _ in items {
             // SAFETY: lengths were checked; rows are disjoint.
-            unsafe { self.row(io, item / height, item % height) };
+            unsafe { self.row(io, plane, plane % blocks, row) };
+            (plane, row) = if row + 1 < height { (plane, row + 1) } else { (plane + 1, 0) };
         }
     }
 }
