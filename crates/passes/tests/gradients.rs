@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use espalier_graph::{Bindings, DType, Graph, Op, Source, ValueId, random};
+use espalier_graph::{Bindings, DType, Graph, Op, Role, ValueId, random};
 use espalier_kernels::reference::{RefTensor, interpret};
 use espalier_passes::differentiate;
 
@@ -420,20 +420,12 @@ fn check(range: (f32, f32), text: &str, batch: usize) {
     let mut graph = forward.clone();
     let y = graph.find("y").unwrap();
     let dy = graph.add_input("dy", graph.ty(y).clone()).unwrap();
-    let is_constant = |id: ValueId| {
-        graph.ty(id).dtype != DType::F32
-            || text.contains(&format!("statistic {}:", graph.value(id).name))
-            || id == dy
-    };
-    let given: Vec<ValueId> = (graph.inputs().iter().copied())
-        .chain(
-            graph
-                .values()
-                .iter()
-                .filter_map(|v| matches!(v.source, Source::State(_)).then(|| graph.find(&v.name).unwrap())),
-        )
-        .collect();
-    let wrt: Vec<ValueId> = given.iter().copied().filter(|&id| !is_constant(id)).collect();
+    let statistics = graph.states().iter().filter(|s| s.role == Role::Statistic).map(|s| s.value);
+    let constants: Vec<ValueId> = statistics.chain([dy]).collect();
+    let states = graph.states().iter().map(|s| s.value);
+    let given: Vec<ValueId> = graph.inputs().iter().copied().chain(states).collect();
+    let is_learned = |id: &ValueId| graph.ty(*id).dtype == DType::F32 && !constants.contains(id);
+    let wrt: Vec<ValueId> = given.iter().copied().filter(is_learned).collect();
     let values: Values = (given.iter())
         .map(|&id| (graph.value(id).name.clone(), tensor(&graph, id, range, bindings)))
         .collect();
