@@ -1,6 +1,6 @@
 //! Functions of single elements: unary and their derivatives, broadcast binary, dropout, constants and casts.
 
-use crate::functions::{self, Function, Function2, Params};
+use crate::functions::{self, Function, Function2, Params, binary_value, unary_derivative, unary_value};
 use crate::isa::multiversion;
 use crate::lanes::{LANES, Lanes};
 use crate::math::clip;
@@ -238,6 +238,8 @@ impl Kernel for Binary {
 }
 
 struct Dropout {
+    name: String,
+    body: DropoutBody,
     p: f32,
     stream: usize,
     len: usize,
@@ -248,26 +250,39 @@ fn dropout_seed(seed: i32, step: i32) -> u64 {
     (u64::from(seed as u32) << 32) | u64::from(step as u32)
 }
 
+/// Seed, stream and index of the first element, probability, and the elements.
+type DropoutBody = unsafe fn(u64, u64, usize, f32, &[f32], &mut [f32]);
+
+multiversion!(fn pick_dropout(seed: u64, stream: u64, first: usize, p: f32, x: &[f32], y: &mut [f32]) = dropout_body);
+
+/// Plain code, which the compiler vectorises as far as the instruction set multiplies 64-bit integers.
+#[inline(always)]
+unsafe fn dropout_body<V: Lanes>(seed: u64, stream: u64, first: usize, p: f32, x: &[f32], y: &mut [f32]) {
+    let scale = 1.0 / (1.0 - p);
+    for (i, (y, x)) in y.iter_mut().zip(x).enumerate() {
+        let keep = random::uniform(seed, stream, (first + i) as u64) >= p;
+        *y = if keep { x * scale } else { 0.0 };
+    }
+}
+
 /// `x[len], rng i32[2] -> y[len]`: element `i` is zero where `random::uniform(rng, stream, i) < p`, else `x / (1 - p)`.
-pub fn dropout(_isa: Isa, p: f32, stream: usize, len: usize) -> Box<dyn Kernel> {
-    Box::new(Dropout { p, stream, len })
+pub fn dropout(isa: Isa, p: f32, stream: usize, len: usize) -> Box<dyn Kernel> {
+    Box::new(Dropout { name: format!("dropout {isa}"), body: pick_dropout(isa), p, stream, len })
 }
 
 impl Kernel for Dropout {
     fn name(&self) -> String {
-        "dropout scalar".into()
+        self.name.clone()
     }
     fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
         let rng = io.input::<i32>(1);
-        let (seed, stream) = (dropout_seed(rng[0], rng[1]), self.stream as u64);
+        let seed = dropout_seed(rng[0], rng[1]);
         let share = worker.share(self.len);
         let x = &io.input::<f32>(0)[share.clone()];
-        let scale = 1.0 / (1.0 - self.p);
-        // SAFETY: shares are disjoint.
-        let y = unsafe { io.output::<f32>(0).slice_mut(share.clone()) };
-        for ((y, x), i) in y.iter_mut().zip(x).zip(share) {
-            let keep = random::uniform(seed, stream, i as u64) >= self.p;
-            *y = if keep { x * scale } else { 0.0 };
+        // SAFETY: shares are disjoint; the body asks for nothing but its instruction set.
+        unsafe {
+            let y = io.output::<f32>(0).slice_mut(share.clone());
+            (self.body)(seed, self.stream as u64, share.start, self.p, x, y);
         }
     }
 }
@@ -364,157 +379,13 @@ fn binary_reference(f: BinaryFn, inputs: &[&RefTensor], out: &[usize], index: us
     binary_value(f, a, b)
 }
 
-fn unary_value(f: UnaryFn, x: f64) -> f64 {
-    let clip = |x: f64, lo: f64, hi: f64| {
-        if x < lo {
-            lo
-        } else if x > hi {
-            hi
-        } else {
-            x
-        }
-    };
-    match f {
-        UnaryFn::Relu => clip(x, 0.0, f64::INFINITY),
-        UnaryFn::Clip { lo, hi } => clip(x, lo.into(), hi.into()),
-        UnaryFn::LeakyRelu { slope } => {
-            if x > 0.0 {
-                x
-            } else {
-                f64::from(slope) * x
-            }
-        }
-        UnaryFn::Sigmoid => 1.0 / (1.0 + (-x).exp()),
-        UnaryFn::Silu | UnaryFn::HardSwish | UnaryFn::Gelu if x == f64::NEG_INFINITY => 0.0,
-        UnaryFn::Silu => x / (1.0 + (-x).exp()),
-        UnaryFn::HardSwish => x * clip(x / 6.0 + 0.5, 0.0, 1.0),
-        UnaryFn::HardSigmoid { alpha, beta } => clip(f64::from(alpha) * x + f64::from(beta), 0.0, 1.0),
-        UnaryFn::Gelu => x * normal_cdf(x),
-        UnaryFn::Tanh => x.tanh(),
-        UnaryFn::Exp => x.exp(),
-        UnaryFn::Log => x.ln(),
-        UnaryFn::Sqrt => x.sqrt(),
-        UnaryFn::Abs => x.abs(),
-        UnaryFn::Neg => -x,
-        UnaryFn::Reciprocal => 1.0 / x,
-        UnaryFn::Affine { scale, offset } => f64::from(scale) * x + f64::from(offset),
-    }
-}
-
-fn unary_derivative(f: UnaryFn, x: f64) -> f64 {
-    let inside = |x: f64, lo: f64, hi: f64| f64::from(u8::from(lo < x && x < hi));
-    let smooth = matches!(f, UnaryFn::Silu | UnaryFn::HardSwish | UnaryFn::Gelu);
-    match f {
-        _ if smooth && x == f64::INFINITY => 1.0,
-        _ if smooth && x == f64::NEG_INFINITY => 0.0,
-        UnaryFn::Relu => inside(x, 0.0, f64::INFINITY).max(f64::from(u8::from(x == f64::INFINITY))),
-        UnaryFn::Clip { lo, hi } => inside(x, lo.into(), hi.into()),
-        UnaryFn::LeakyRelu { slope } => {
-            if x > 0.0 {
-                1.0
-            } else {
-                slope.into()
-            }
-        }
-        UnaryFn::Sigmoid => unary_value(f, x) * unary_value(f, -x),
-        UnaryFn::Silu => {
-            let s = 1.0 / (1.0 + (-x).exp());
-            s + x * s * (1.0 - s)
-        }
-        UnaryFn::HardSwish if x <= -3.0 => 0.0,
-        UnaryFn::HardSwish => {
-            if x >= 3.0 {
-                1.0
-            } else {
-                x / 3.0 + 0.5
-            }
-        }
-        UnaryFn::HardSigmoid { alpha, beta } => {
-            f64::from(alpha) * inside(f64::from(alpha) * x + f64::from(beta), 0.0, 1.0)
-        }
-        UnaryFn::Gelu => normal_cdf(x) + x * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt(),
-        UnaryFn::Tanh => x.cosh().powi(-2),
-        UnaryFn::Exp => x.exp(),
-        UnaryFn::Log => 1.0 / x,
-        UnaryFn::Sqrt => 0.5 / x.sqrt(),
-        UnaryFn::Abs => {
-            if x == 0.0 {
-                0.0
-            } else {
-                x.signum()
-            }
-        }
-        UnaryFn::Neg => -1.0,
-        UnaryFn::Reciprocal => -1.0 / (x * x),
-        UnaryFn::Affine { scale, .. } => scale.into(),
-    }
-}
-
-fn binary_value(f: BinaryFn, a: f64, b: f64) -> f64 {
-    match f {
-        BinaryFn::Add => a + b,
-        BinaryFn::Sub => a - b,
-        BinaryFn::Mul => a * b,
-        BinaryFn::Div => a / b,
-        BinaryFn::Pow => a.powf(b),
-        BinaryFn::Max | BinaryFn::Min | BinaryFn::Step if a.is_nan() || b.is_nan() => f64::NAN,
-        BinaryFn::Max => a.max(b),
-        BinaryFn::Min => a.min(b),
-        BinaryFn::Step => {
-            if a > b {
-                1.0
-            } else if a == b {
-                0.5
-            } else {
-                0.0
-            }
-        }
-    }
-}
-
-/// Distribution function of the normal distribution. Near zero by the series of erf whose terms are all positive
-/// (Abramowitz and Stegun 7.1.6), in the tails by the continued fraction (26.2.14).
-pub(crate) fn normal_cdf(x: f64) -> f64 {
-    let density = (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
-    if x.abs() > 5.0 {
-        let fraction = (1..200).rev().fold(x.abs(), |below, k| x.abs() + f64::from(k) / below);
-        let tail = density / fraction;
-        return if x > 0.0 { 1.0 - tail } else { tail };
-    }
-    let (mut term, mut sum, mut k) = (x, 0.0, 1.0);
-    while f64::abs(term) > 1e-18 * f64::abs(sum) {
-        sum += term;
-        k += 2.0;
-        term *= x * x / k;
-    }
-    0.5 + density * sum
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::functions::tests::FUNCTIONS;
     use crate::testing::{Input, Out, assert_close, run, values};
     use espalier_graph::Shape;
 
-    const FUNCTIONS: [UnaryFn; 17] = [
-        UnaryFn::Relu,
-        UnaryFn::Clip { lo: 0.0, hi: 6.0 },
-        UnaryFn::Clip { lo: -0.5, hi: 0.25 },
-        UnaryFn::LeakyRelu { slope: 0.1 },
-        UnaryFn::Sigmoid,
-        UnaryFn::Silu,
-        UnaryFn::HardSwish,
-        UnaryFn::HardSigmoid { alpha: 0.2, beta: 0.5 },
-        UnaryFn::Gelu,
-        UnaryFn::Tanh,
-        UnaryFn::Exp,
-        UnaryFn::Log,
-        UnaryFn::Sqrt,
-        UnaryFn::Abs,
-        UnaryFn::Neg,
-        UnaryFn::Reciprocal,
-        UnaryFn::Affine { scale: -2.5, offset: 0.75 },
-    ];
     const EXTREMES: [f32; 20] = [
         0.0,
         -0.0,
@@ -574,35 +445,6 @@ mod tests {
                 let x: Vec<f32> = values(1, len).iter().map(|v| v * 9.0).collect();
                 check_unary(f, &x, 1e-6);
             }
-        }
-    }
-
-    #[test]
-    fn reference_derivatives_are_those_of_the_values() {
-        for f in FUNCTIONS {
-            for x in values(3, 100).iter().map(|v| f64::from(v * 5.0)) {
-                let h = 1e-5;
-                let difference = (unary_value(f, x + h) - unary_value(f, x - h)) / (2.0 * h);
-                let slope = unary_derivative(f, x);
-                let close = (slope - difference).abs() < 1e-5 * (1.0 + slope.abs());
-                assert!(close || (x < 0.0 && difference.is_nan()), "{f:?} at {x}: {slope}, {difference}");
-            }
-        }
-    }
-
-    #[test]
-    fn normal_cdf_is_exact() {
-        let cases = [
-            (0.0, 0.5),
-            (1.0, 0.841_344_746_068_542_9),
-            (-2.0, 0.022_750_131_948_179_21),
-            (-4.9, 4.791_832_765_903_203e-7),
-            (-5.1, 1.698_267_406_621_486e-7),
-            (-10.0, 7.619_853_024_160_527e-24),
-        ];
-        for (x, want) in cases {
-            let got = normal_cdf(x);
-            assert!((got - want).abs() < 1e-12 * want + 1e-16, "{x}: {got:e}, {want:e}");
         }
     }
 

@@ -40,6 +40,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_first(p: *const f32, n: usize, rest: Self) -> Self;
     /// Stores the first `n < 16` lanes; `p` need be valid for these only.
     unsafe fn store_first(self, p: *mut f32, n: usize);
+    /// Lane `i` takes lane `i ^ N`, for `N` of 1, 2, 4 and 8.
+    unsafe fn swap<const N: usize>(self) -> Self;
     /// Rows and columns swapped.
     unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES];
 
@@ -186,6 +188,10 @@ impl Lanes for Scalar {
         unsafe { std::ptr::copy_nonoverlapping(self.0.as_ptr(), p, n) };
     }
     #[inline(always)]
+    unsafe fn swap<const N: usize>(self) -> Self {
+        Scalar(std::array::from_fn(|i| self.0[i ^ N]))
+    }
+    #[inline(always)]
     unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
         std::array::from_fn(|i| Scalar(std::array::from_fn(|j| rows[j].0[i])))
     }
@@ -292,6 +298,21 @@ mod x86 {
             unsafe {
                 _mm256_maskstore_ps(p, first8(n), self.0);
                 _mm256_maskstore_ps(p.wrapping_add(8), first8(n.saturating_sub(8)), self.1);
+            }
+        }
+        #[inline(always)]
+        unsafe fn swap<const N: usize>(self) -> Self {
+            unsafe {
+                match N {
+                    1 => Avx2(_mm256_permute_ps::<0xb1>(self.0), _mm256_permute_ps::<0xb1>(self.1)),
+                    2 => Avx2(_mm256_permute_ps::<0x4e>(self.0), _mm256_permute_ps::<0x4e>(self.1)),
+                    4 => Avx2(
+                        _mm256_permute2f128_ps::<1>(self.0, self.0),
+                        _mm256_permute2f128_ps::<1>(self.1, self.1),
+                    ),
+                    8 => Avx2(self.1, self.0),
+                    _ => unreachable!("lanes are swapped by 1, 2, 4 or 8"),
+                }
             }
         }
         #[inline(always)]
@@ -455,6 +476,18 @@ mod x86 {
         #[inline(always)]
         unsafe fn store_first(self, p: *mut f32, n: usize) {
             unsafe { _mm512_mask_storeu_ps(p, (1 << n) - 1, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn swap<const N: usize>(self) -> Self {
+            unsafe {
+                match N {
+                    1 => Avx512(_mm512_permute_ps::<0xb1>(self.0)),
+                    2 => Avx512(_mm512_permute_ps::<0x4e>(self.0)),
+                    4 => Avx512(_mm512_shuffle_f32x4::<0xb1>(self.0, self.0)),
+                    8 => Avx512(_mm512_shuffle_f32x4::<0x4e>(self.0, self.0)),
+                    _ => unreachable!("lanes are swapped by 1, 2, 4 or 8"),
+                }
+            }
         }
         #[inline(always)]
         unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {

@@ -43,22 +43,23 @@ impl Fold for Max {
     }
 }
 
-/// First term, result, number of results side by side, the reduced axes, and the factor of the result.
-type Body = unsafe fn(*const f32, *mut f32, usize, &[Axis<1>], f32);
+/// First term, result, the axis of results side by side, the reduced axes, and the factor of the result.
+type Body = unsafe fn(*const f32, *mut f32, Axis<1>, &[Axis<1>], f32);
 
-multiversion!(fn pick_columns<F: Fold>(x: *const f32, y: *mut f32, columns: usize, reduced: &[Axis<1>], scale: f32) = columns_body);
+multiversion!(fn pick_columns<F: Fold>(x: *const f32, y: *mut f32, results: Axis<1>, reduced: &[Axis<1>], scale: f32) = columns_body);
 
-/// Reduces `columns` neighbours over the reduced axes, lane by lane.
+/// Reduces contiguous columns over the reduced axes, lane by lane.
 #[inline(always)]
 unsafe fn columns_body<V: Lanes, F: Fold>(
     x: *const f32,
     y: *mut f32,
-    columns: usize,
+    results: Axis<1>,
     reduced: &[Axis<1>],
     scale: f32,
 ) {
+    let columns = results.size;
     let mut i = 0;
-    // SAFETY: the caller gives `columns` results, and terms where the axes reach.
+    // SAFETY: the caller gives room for the results, and terms where the axes reach.
     unsafe {
         while i + WIDE * LANES <= columns {
             let sums: [V; WIDE] = fold_columns::<V, F, WIDE>(x.add(i), LANES, reduced);
@@ -117,30 +118,33 @@ unsafe fn fold_columns<V: Lanes, F: Fold, const N: usize>(
     }
 }
 
-multiversion!(fn pick_run<F: Fold>(x: *const f32, y: *mut f32, columns: usize, reduced: &[Axis<1>], scale: f32) = run_body);
+multiversion!(fn pick_run<F: Fold>(x: *const f32, y: *mut f32, results: Axis<1>, reduced: &[Axis<1>], scale: f32) = run_body);
 
-/// Reduces to one result, where the innermost reduced axis is contiguous.
+/// Reduces to each of the results, where the innermost reduced axis is contiguous.
 #[inline(always)]
 unsafe fn run_body<V: Lanes, F: Fold>(
     x: *const f32,
     y: *mut f32,
-    columns: usize,
+    results: Axis<1>,
     reduced: &[Axis<1>],
     scale: f32,
 ) {
-    debug_assert_eq!(columns, 1);
     let (outer, inner) = reduced.split_at(reduced.len() - 1);
     let len = inner[0].size;
-    // SAFETY: the caller's contract, as for columns.
-    unsafe {
-        let mut total = V::splat(F::START);
-        for index in 0..count(outer) {
-            let start = x.add(offsets(outer, index)[0]);
-            for block in (0..len).step_by(BLOCK * LANES) {
-                total = F::join(total, fold_run::<V, F>(start.add(block), (len - block).min(BLOCK * LANES)));
+    for i in 0..results.size {
+        // SAFETY: the caller's contract, as for columns.
+        unsafe {
+            let x = x.add(i * results.strides[0]);
+            let mut total = V::splat(F::START);
+            for index in 0..count(outer) {
+                let start = x.add(offsets(outer, index)[0]);
+                for block in (0..len).step_by(BLOCK * LANES) {
+                    let sum = fold_run::<V, F>(start.add(block), (len - block).min(BLOCK * LANES));
+                    total = F::join(total, sum);
+                }
             }
+            *y.add(i) = across::<V, F>(total) * scale;
         }
-        *y = across::<V, F>(total) * scale;
     }
 }
 
@@ -167,28 +171,27 @@ pub(crate) unsafe fn fold_run<V: Lanes, F: Fold>(x: *const f32, len: usize) -> V
     }
 }
 
-/// Folds the lanes, pairwise.
+/// Folds the lanes, pairwise in a fixed order.
 #[inline(always)]
 pub(crate) unsafe fn across<V: Lanes, F: Fold>(v: V) -> f32 {
-    // SAFETY: the contract of `Lanes`; each array has 16 elements.
+    // SAFETY: the contract of `Lanes`.
     unsafe {
-        let mut folded = v;
-        let mut width = LANES / 2;
-        while width > 0 {
-            let lanes = folded.to_array();
-            folded = F::join(folded, V::from_array(std::array::from_fn(|i| lanes[(i + width) % LANES])));
-            width /= 2;
-        }
-        folded.to_array()[0]
+        let v = F::join(v, v.swap::<8>());
+        let v = F::join(v, v.swap::<4>());
+        let v = F::join(v, v.swap::<2>());
+        F::join(v, v.swap::<1>()).to_array()[0]
     }
 }
 
 struct Reduce {
     name: String,
     body: Body,
-    /// Kept axes but the innermost one of `columns` contiguous results (1 where the innermost axis is reduced).
+    /// Kept axes but the innermost.
     kept: Vec<Axis<1>>,
-    columns: usize,
+    /// The innermost kept axis.
+    results: Axis<1>,
+    /// How many results are shared out together.
+    grain: usize,
     reduced: Vec<Axis<1>>,
     scale: f32,
 }
@@ -209,8 +212,7 @@ pub fn reduce(isa: Isa, f: ReduceFn, input: &[usize], axes: &[usize]) -> Box<dyn
     if reduced.is_empty() {
         reduced.push(Axis { size: 1, strides: [0] });
     }
-    let contiguous = kept.last().is_some_and(|last| last.strides == [1]);
-    let columns = if contiguous { kept.pop().map_or(1, |last| last.size) } else { 1 };
+    let results = kept.pop().unwrap_or(Axis { size: 1, strides: [1] });
     let run = reduced.last().is_some_and(|last| last.strides == [1]);
     let body = match (f, run) {
         (ReduceFn::Max, true) => pick_run::<Max>(isa),
@@ -219,8 +221,9 @@ pub fn reduce(isa: Isa, f: ReduceFn, input: &[usize], axes: &[usize]) -> Box<dyn
         (_, false) => pick_columns::<Sum>(isa),
     };
     let scale = if f == ReduceFn::Mean { 1.0 / terms as f32 } else { 1.0 };
-    let way = if run { "along rows" } else { "over columns" };
-    Box::new(Reduce { name: format!("{} {way} {isa}", f.write()), body, kept, columns, reduced, scale })
+    let (way, grain) = if run { ("along rows", 1) } else { ("over columns", LANES) };
+    let name = format!("{} {way} {isa}", f.write());
+    Box::new(Reduce { name, body, kept, results, grain, reduced, scale })
 }
 
 impl Kernel for Reduce {
@@ -229,20 +232,21 @@ impl Kernel for Reduce {
     }
     fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
         let (x, y) = (io.input::<f32>(0), io.output::<f32>(0));
-        // Vectors of columns are shared out, counted row after row of kept positions.
-        let vectors = self.columns.div_ceil(LANES);
-        let share = worker.share(count(&self.kept) * vectors);
+        // Grains are counted row after row of kept positions.
+        let Axis { size, strides: [stride] } = self.results;
+        let grains = size.div_ceil(self.grain);
+        let share = worker.share(count(&self.kept) * grains);
         let mut unit = share.start;
         while unit < share.end {
-            let (row, first) = (unit / vectors, unit % vectors);
-            let last = (first + share.end - unit).min(vectors);
-            let columns = first * LANES..self.columns.min(last * LANES);
-            let terms = x.as_ptr().wrapping_add(offsets(&self.kept, row)[0] + columns.start);
+            let (row, first) = (unit / grains, unit % grains);
+            let last = (first + share.end - unit).min(grains);
+            let (from, to) = (first * self.grain, size.min(last * self.grain));
+            let terms = x.as_ptr().wrapping_add(offsets(&self.kept, row)[0] + from * stride);
+            let results = Axis { size: to - from, strides: [stride] };
             // SAFETY: the axes were derived from the input's shape; results of different units are disjoint.
             unsafe {
-                let results = row * self.columns + columns.start..row * self.columns + columns.end;
-                let y = y.slice_mut(results).as_mut_ptr();
-                (self.body)(terms, y, columns.len(), &self.reduced, self.scale);
+                let y = y.slice_mut(row * size + from..row * size + to).as_mut_ptr();
+                (self.body)(terms, y, results, &self.reduced, self.scale);
             }
             unit += last - first;
         }
