@@ -82,25 +82,35 @@ fn letterbox(image: &Image, size: [usize; 2]) -> Image {
     Image { width: size[1], height: size[0], channels, pixels }
 }
 
-fn resize_region(image: &Image, region: Region, [height, width]: [usize; 2]) -> Image {
-    if region == Region::whole(image) && (image.height, image.width) == (height, width) {
+fn resize_region(image: &Image, region: Region, size: [usize; 2]) -> Image {
+    if region == Region::whole(image) && [image.height, image.width] == size {
         return image.clone();
     }
-    let channels = image.channels;
+    let pixels = match image.channels {
+        1 => resample::<1>(image, region, size),
+        3 => resample::<3>(image, region, size),
+        channels => panic!("images have 1 or 3 channels, not {channels}"),
+    };
+    Image { width: size[1], height: size[0], channels: image.channels, pixels }
+}
+
+/// First along the rows, of which only those that the second pass reads, then down the columns.
+fn resample<const C: usize>(image: &Image, region: Region, [height, width]: [usize; 2]) -> Vec<u8> {
     let columns = filter(image.width, region.x, region.width, width);
     let rows = filter(image.height, region.y, region.height, height);
-    // Only the rows that the second pass reads go through the first.
     let first = rows.iter().map(|taps| taps.first).min().unwrap_or(0);
     let last = rows.iter().map(|taps| taps.first + taps.weights.len()).max().unwrap_or(0);
-    let stride = image.width * channels;
-    let narrow: Vec<u8> = (first..last)
-        .flat_map(|y| {
-            let row = &image.pixels[y * stride..(y + 1) * stride];
-            resize_row(row, &columns, channels)
-        })
-        .collect();
-    let pixels = rows.iter().flat_map(|taps| blend_rows(&narrow, width * channels, first, taps)).collect();
-    Image { width, height, channels, pixels }
+    let (source, _) = image.pixels.as_chunks::<C>();
+    let mut narrow = vec![0; (last - first) * width * C];
+    for (row, out) in source.chunks_exact(image.width).skip(first).zip(narrow.chunks_exact_mut(width * C)) {
+        resize_row(row, &columns, out.as_chunks_mut::<C>().0);
+    }
+    let mut pixels = vec![0; height * width * C];
+    let mut sums = vec![0; width * C];
+    for (taps, out) in rows.iter().zip(pixels.chunks_exact_mut(width * C)) {
+        blend_rows(&narrow[(taps.first - first) * width * C..], taps, &mut sums, out);
+    }
+    pixels
 }
 
 /// The source pixels that make one target pixel: from `first` on, with these fixed-point weights.
@@ -127,26 +137,23 @@ fn taps(source: usize, center: f64, support: f64) -> Taps {
     Taps { first, weights }
 }
 
-fn resize_row(row: &[u8], columns: &[Taps], channels: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(columns.len() * channels);
-    for taps in columns {
-        let pixels = &row[taps.first * channels..];
-        for c in 0..channels {
-            let values = pixels[c..].iter().step_by(channels);
-            let sum: i32 = taps.weights.iter().zip(values).map(|(&w, &v)| w * i32::from(v)).sum();
-            out.push(round(sum));
+fn resize_row<const C: usize>(row: &[[u8; C]], columns: &[Taps], out: &mut [[u8; C]]) {
+    for (taps, out) in columns.iter().zip(out) {
+        let mut sums = [0; C];
+        for (&weight, pixel) in taps.weights.iter().zip(&row[taps.first..]) {
+            (0..C).for_each(|c| sums[c] += weight * i32::from(pixel[c]));
         }
+        *out = sums.map(round);
     }
-    out
 }
 
-fn blend_rows(rows: &[u8], stride: usize, first: usize, taps: &Taps) -> Vec<u8> {
-    let mut sums = vec![0i32; stride];
-    let rows = rows[(taps.first - first) * stride..].chunks_exact(stride);
-    for (&weight, row) in taps.weights.iter().zip(rows) {
+/// The weighted sum of the first rows of `rows`, each as long as `out`.
+fn blend_rows(rows: &[u8], taps: &Taps, sums: &mut [i32], out: &mut [u8]) {
+    sums.fill(0);
+    for (&weight, row) in taps.weights.iter().zip(rows.chunks_exact(out.len())) {
         sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += weight * i32::from(v));
     }
-    sums.into_iter().map(round).collect()
+    out.iter_mut().zip(sums).for_each(|(out, &mut sum)| *out = round(sum));
 }
 
 fn round(sum: i32) -> u8 {

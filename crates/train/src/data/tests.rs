@@ -507,13 +507,3 @@ fn an_image_that_vanishes_is_named() {
     check(batches.next_batch().unwrap().unwrap_err());
     assert!(batches.next_batch().is_none(), "nothing follows an error");
 }
-
-#[test]
-fn loading_is_fast_enough() {
-    let loader = Loader::new(digits(CACHE_BYTES), options(1));
-    let start = std::time::Instant::now();
-    let n: usize = collect(loader.epoch(0, 0)).iter().map(|batch| batch.labels.len()).sum();
-    let each = start.elapsed() / n as u32;
-    println!("{each:?} an image of 28x28 on one thread, augmented");
-    assert!(each.as_micros() < 200, "{each:?}");
-}
