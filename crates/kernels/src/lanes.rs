@@ -62,12 +62,6 @@ pub(crate) trait Lanes: Copy {
         // SAFETY: the array has 16 elements.
         unsafe { Self::load(a.as_ptr()) }
     }
-    /// Lanewise by a scalar function, for what has no instruction; the compiler may still vectorise it.
-    #[inline(always)]
-    unsafe fn map(self, f: impl Fn(f32) -> f32) -> Self {
-        // SAFETY: the trait's contract.
-        unsafe { Self::from_array(self.to_array().map(f)) }
-    }
     /// Sum of the lanes, pairwise in a fixed order.
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
