@@ -50,7 +50,7 @@ impl Attrs {
     pub fn take<T: Attr>(&mut self, name: &str) -> Result<T, AttrError> {
         let at = self.0.iter().position(|(n, _)| n == name).ok_or(AttrError::Missing(name.into()))?;
         let (name, text) = self.0.swap_remove(at);
-        T::read(&text).ok_or(AttrError::Malformed { name, text })
+        T::read(&text).ok_or_else(|| AttrError::Malformed { name, text: text.chars().take(100).collect() })
     }
 
     /// Fails where an attribute was not taken.
@@ -135,7 +135,7 @@ impl Attr for Shape {
         self.0.write()
     }
     fn read(text: &str) -> Option<Self> {
-        Some(Shape(Vec::read(text)?))
+        Some(Shape(Vec::read(text)?)).filter(|shape| shape.rank() <= Shape::MAX_RANK)
     }
 }
 

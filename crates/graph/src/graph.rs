@@ -119,6 +119,18 @@ pub struct Graph {
     names: HashMap<String, ValueId>,
 }
 
+/// Most outputs of a graph.
+const MAX_OUTPUTS: usize = 1024;
+
+fn check_name(name: &str) -> Result<(), GraphError> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"_./:-".contains(&b);
+    if (1..=256).contains(&name.len()) && name.bytes().all(good) {
+        return Ok(());
+    }
+    let rule = "not made of 1 to 256 ASCII letters, digits and _ . / : -";
+    Err(GraphError::Name(name.chars().take(300).collect(), rule))
+}
+
 impl Graph {
     /// An empty graph.
     pub fn new() -> Self {
@@ -210,13 +222,7 @@ impl Graph {
     }
 
     fn insert(&mut self, name: &str, ty: TensorType, source: Source) -> Result<ValueId, GraphError> {
-        if name.is_empty()
-            || name.len() > 256
-            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_./:-".contains(&b))
-        {
-            let rule = "not made of 1 to 256 ASCII letters, digits and _ . / : -";
-            return Err(GraphError::Name(name.chars().take(300).collect(), rule));
-        }
+        check_name(name)?;
         if self.names.contains_key(name) {
             return Err(GraphError::Name(name.into(), "taken twice"));
         }
@@ -312,11 +318,18 @@ impl Graph {
         Ok(outputs)
     }
 
-    /// Declares that `value` is an output called `name`.
+    /// Declares that `value` is an output called `name`. Outputs become files, so the name holds no `/` and no `..`.
     ///
     /// # Errors
-    /// The name is an output's already.
+    /// The name is an output's already, or malformed; or there are too many outputs.
     pub fn add_output(&mut self, name: &str, value: ValueId) -> Result<(), GraphError> {
+        check_name(name)?;
+        if name.contains('/') || name.contains("..") {
+            return Err(GraphError::Name(name.into(), "an output's and may hold no `/` and no `..`"));
+        }
+        if self.outputs.len() == MAX_OUTPUTS {
+            return Err(GraphError::Invalid(format!("a graph has at most {MAX_OUTPUTS} outputs")));
+        }
         if self.output(name).is_some() {
             return Err(GraphError::Name(name.into(), "an output twice"));
         }

@@ -198,7 +198,7 @@ fn window_output(window: &Window, hw: [usize; 2]) -> Result<[usize; 2], String> 
     })
 }
 
-/// Output channels and channels per group of a weight, checked against kernel size and groups.
+/// Output and input channels of a weight, checked against kernel size and groups.
 fn conv_weight(window: &Window, groups: usize, w: &TensorType) -> Result<(usize, usize), String> {
     let (o, per_group, kernel) = nchw("the weight", w)?;
     let o = known("the number of output channels", o)?;
@@ -208,7 +208,8 @@ fn conv_weight(window: &Window, groups: usize, w: &TensorType) -> Result<(usize,
     if groups == 0 || o % groups != 0 || per_group == 0 || o == 0 {
         return Err(format!("{o} output channels cannot be split in {groups} groups"));
     }
-    Ok((o, per_group))
+    let channels = per_group.checked_mul(groups).ok_or("the number of input channels overflows")?;
+    Ok((o, channels))
 }
 
 fn conv(window: &Window, groups: usize, inputs: &[&TensorType]) -> Inferred {
@@ -217,9 +218,9 @@ fn conv(window: &Window, groups: usize, inputs: &[&TensorType]) -> Inferred {
         .ok_or_else(|| format!("takes 2 or 3 inputs, got {}", inputs.len()))?;
     inputs.iter().try_for_each(|t| is_float(t))?;
     let (n, c, hw) = nchw("x", x)?;
-    let (o, per_group) = conv_weight(window, groups, w)?;
-    if c != per_group * groups {
-        return Err(format!("x has {c} channels, the weight expects {}", per_group * groups));
+    let (o, channels) = conv_weight(window, groups, w)?;
+    if c != channels {
+        return Err(format!("x has {c} channels, the weight expects {channels}"));
     }
     match bias {
         [] => {}
@@ -231,10 +232,10 @@ fn conv(window: &Window, groups: usize, inputs: &[&TensorType]) -> Inferred {
 
 fn conv_input_grad(window: &Window, groups: usize, input: [usize; 2], inputs: &[&TensorType]) -> Inferred {
     let [dy, w] = floats(inputs)?;
-    let (o, per_group) = conv_weight(window, groups, w)?;
+    let (o, channels) = conv_weight(window, groups, w)?;
     let (n, _, _) = nchw("dy", dy)?;
     same("dy", dy, &picture(n, o, window_output(window, input)?))?;
-    one(picture(n, per_group * groups, input))
+    one(picture(n, channels, input))
 }
 
 fn conv_weight_grad(window: &Window, groups: usize, inputs: &[&TensorType]) -> Inferred {

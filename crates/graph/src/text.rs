@@ -133,9 +133,9 @@ fn parse_line(graph: &mut Graph, line: &str) -> Result<(), Problem> {
 fn parse_node(graph: &mut Graph, line: &str) -> Result<(), Problem> {
     let (outputs, call) = assignment(line)?;
     let (op, rest) =
-        call.split_once('(').ok_or_else(|| format!("`{call}` is not `Op(inputs) attributes`"))?;
+        call.split_once('(').ok_or_else(|| format!("`{}` is not `Op(inputs) attributes`", shown(call)))?;
     let (inputs, attrs) =
-        rest.split_once(')').ok_or_else(|| format!("`{call}` lacks the closing parenthesis"))?;
+        rest.split_once(')').ok_or_else(|| format!("`{}` lacks the closing parenthesis", shown(call)))?;
     let outputs = split_list(outputs).into_iter().map(typed).collect::<Result<Vec<_>, _>>()?;
     let inputs =
         split_list(inputs).into_iter().map(|name| find(graph, name)).collect::<Result<Vec<_>, _>>()?;
@@ -153,7 +153,7 @@ fn parse_node(graph: &mut Graph, line: &str) -> Result<(), Problem> {
 fn parse_op(name: &str, attrs: &str) -> Result<Op, String> {
     let pairs = attrs.split_whitespace().map(|pair| {
         let (name, text) =
-            pair.split_once('=').ok_or_else(|| format!("`{pair}` is not `attribute=value`"))?;
+            pair.split_once('=').ok_or_else(|| format!("`{}` is not `attribute=value`", shown(pair)))?;
         Ok((name.to_string(), text.to_string()))
     });
     let mut attrs = Attrs::new(pairs.collect::<Result<_, String>>()?);
@@ -163,19 +163,24 @@ fn parse_op(name: &str, attrs: &str) -> Result<Op, String> {
 }
 
 fn assignment(text: &str) -> Result<(&str, &str), String> {
-    text.split_once(" = ").ok_or_else(|| format!("`{text}` is not `name = value`"))
+    text.split_once(" = ").ok_or_else(|| format!("`{}` is not `name = value`", shown(text)))
 }
 
 /// `name: f32[N,3]`.
 fn typed(text: &str) -> Result<(&str, TensorType), String> {
-    let (name, ty) = text.split_once(": ").ok_or_else(|| format!("`{text}` is not `name: type`"))?;
-    let at = ty.find('[').ok_or_else(|| format!("`{ty}` is not a type like f32[N,3]"))?;
+    let (name, ty) = text.split_once(": ").ok_or_else(|| format!("`{}` is not `name: type`", shown(text)))?;
+    let at = ty.find('[').ok_or_else(|| format!("`{}` is not a type like f32[N,3]", shown(ty)))?;
     let dtype: DType = ty[..at].parse()?;
     let shape: Shape =
-        crate::attr::Attr::read(&ty[at..]).ok_or_else(|| format!("`{}` is not a shape", &ty[at..]))?;
+        crate::attr::Attr::read(&ty[at..]).ok_or_else(|| format!("`{}` is not a shape", shown(&ty[at..])))?;
     Ok((name, TensorType { dtype, shape }))
 }
 
 fn find(graph: &Graph, name: &str) -> Result<ValueId, String> {
-    graph.find(name).ok_or_else(|| format!("`{name}` is not defined above"))
+    graph.find(name).ok_or_else(|| format!("`{}` is not defined above", shown(name)))
+}
+
+/// The beginning of a text that may be long.
+fn shown(text: &str) -> String {
+    text.chars().take(100).collect()
 }

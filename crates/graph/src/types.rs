@@ -115,7 +115,11 @@ impl FromStr for Dim {
                 "T" => Dim::T,
                 number => Dim::from(number.parse::<u32>().map_err(|_| format!("`{s}` is not a dimension"))? as usize),
             };
-            Ok(dim * next)
+            // No real size comes near 2^32, and below it products of two do not overflow.
+            Ok(dim * next).and_then(|dim: Dim| match u32::try_from(dim.factor) {
+                Ok(_) => Ok(dim),
+                Err(_) => Err(format!("`{s}` is too large")),
+            })
         })
     }
 }
@@ -141,6 +145,9 @@ impl Bindings {
 pub struct Shape(pub Vec<Dim>);
 
 impl Shape {
+    /// Most axes that are read from text.
+    pub const MAX_RANK: usize = 8;
+
     /// A shape of known sizes.
     pub fn known(dims: &[usize]) -> Self {
         Shape(dims.iter().map(|&d| d.into()).collect())

@@ -1,6 +1,6 @@
 //! The executable specification of the stages of a graph.
 
-use crate::graph::{Graph, GraphError, Node};
+use crate::graph::{Graph, GraphError, Node, Role};
 use crate::infer::infer;
 use crate::op::Op;
 
@@ -33,6 +33,9 @@ pub fn verify(graph: &Graph, stage: Stage) -> Result<(), GraphError> {
     }
     if stage == Stage::Portable && graph.states().iter().any(|s| s.next.is_some()) {
         return Err(GraphError::Invalid("a portable graph updates no state".into()));
+    }
+    if stage == Stage::Portable && graph.states().iter().any(|s| s.role == Role::Optimizer) {
+        return Err(GraphError::Invalid("a portable graph has no optimizer states".into()));
     }
     Ok(())
 }

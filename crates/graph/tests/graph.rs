@@ -59,6 +59,9 @@ fn errors_name_line_node_and_shapes() {
     check_error(&NET.replace("(act)", "(act2)"), "`act2` is not defined above");
     check_error(&NET.replace("[1,1,1,1]", "[1,1,1,99999999999]"), "malformed");
     check_error(&NET.replace("bn: f32", "conv: f32"), "taken twice");
+    check_error(&NET.replace("output y", "output ../y"), "may hold no `/`");
+    check_error("input x: f32[1,1,1,1,1,1,1,1,1]", "is not a shape");
+    check_error("weight w: f32[4294967295*4294967295]", "is not a shape");
     check_error(&NET.replace("3,8,8", "3,1,1").replace("[1,1,1,1]", "[0,0,0,0]"), "does not fit");
 }
 

@@ -1,7 +1,7 @@
 //! Which nodes run as one step: bias, residual, activation and bias go into the epilogue of what makes their input, and
 //! batch normalisation takes its activation along, forward and backward. The graph itself stays plain.
 
-use espalier_graph::{BinaryFn, Graph, Op, UnaryFn, ValueId};
+use espalier_graph::{BinaryFn, Graph, Node, Op, UnaryFn, ValueId};
 
 /// Bounds of a fused activation: `[0, inf]` for ReLU.
 pub type Clamp = Option<[f32; 2]>;
@@ -46,8 +46,6 @@ struct Fuser<'a> {
     graph: &'a Graph,
     /// Readers of each value, as node numbers; outputs and updates count as readers beyond the last node.
     readers: Vec<Vec<usize>>,
-    /// Values that stand for another one: reading the clamped instead of the unclamped one gives the same mask.
-    instead: Vec<ValueId>,
     /// For a node that runs inside of a group that is placed later: nothing is emitted at its own position.
     absorbed: Vec<bool>,
     groups: Vec<Option<Group>>,
@@ -64,59 +62,20 @@ fn clamp_of(f: UnaryFn) -> Clamp {
 
 impl<'a> Fuser<'a> {
     fn new(graph: &'a Graph) -> Self {
-        let ids = graph.inputs().iter().copied();
-        let mut all: Vec<ValueId> = ids
-            .chain(graph.states().iter().map(|s| s.value))
-            .chain(graph.nodes().iter().flat_map(|n| n.outputs.clone()))
-            .collect();
-        all.sort_unstable();
         let mut fuser = Fuser {
             graph,
             readers: vec![Vec::new(); graph.values().len()],
-            instead: all,
             absorbed: vec![false; graph.nodes().len()],
             groups: vec![None; graph.nodes().len()],
         };
-        fuser.redirect_masks();
         fuser.count_readers();
         fuser
-    }
-
-    /// The gradient of a clamp needs only where its input was inside of the bounds, which its output tells as well:
-    /// reading that frees the input for fusion. Batch normalisation is excepted, it recomputes the mask itself.
-    fn redirect_masks(&mut self) {
-        for node in self.graph.nodes() {
-            let Op::Unary { f } = node.op else { continue };
-            let x = node.inputs[0];
-            let of_norm = matches!(self.graph.producer(x).map(|n| &n.op), Some(Op::BatchNormTraining { .. }));
-            if clamp_of(f).is_some() && !of_norm && self.graph.producer(x).is_some() {
-                self.instead[x.index()] = node.outputs[0];
-            }
-        }
-    }
-
-    /// The inputs of node `n`, masks redirected.
-    fn inputs(&self, n: usize) -> Vec<ValueId> {
-        let node = &self.graph.nodes()[n];
-        let mut inputs = node.inputs.clone();
-        if let Op::UnaryGrad { f } = node.op
-            && let Some(clamped) = self.matching_clamp(inputs[0], f)
-        {
-            inputs[0] = clamped;
-        }
-        inputs
-    }
-
-    fn matching_clamp(&self, x: ValueId, f: UnaryFn) -> Option<ValueId> {
-        let clamped = self.instead[x.index()];
-        let same = matches!(self.graph.producer(clamped).map(|n| &n.op), Some(Op::Unary { f: g }) if *g == f);
-        (clamped != x && same && clamp_of(f).is_some()).then_some(clamped)
     }
 
     fn count_readers(&mut self) {
         let beyond = self.graph.nodes().len();
         for n in 0..beyond {
-            for id in self.inputs(n) {
+            for id in &self.graph.nodes()[n].inputs {
                 self.readers[id.index()].push(n);
             }
         }
@@ -154,8 +113,9 @@ impl<'a> Fuser<'a> {
         match self.op(n).clone() {
             op @ Op::Conv { .. } => self.conv(n, op),
             op @ Op::MatMul { .. } => self.matmul(n, op),
-            op @ (Op::BatchNorm { .. } | Op::Binary { .. }) => self.clamped(n, op),
-            op @ Op::BatchNormTraining { .. } => self.norm_training(n, op),
+            op @ (Op::BatchNorm { .. } | Op::BatchNormTraining { .. } | Op::Binary { .. }) => {
+                self.clamped(n, op)
+            }
             Op::UnaryGrad { f } => self.norm_grad(n, f),
             op => (self.alone(n, op), n),
         }
@@ -178,6 +138,7 @@ impl<'a> Fuser<'a> {
         Some((self.graph.nodes()[reader].outputs[0], clamp, reader))
     }
 
+    /// The clamp that alone reads the result joins.
     fn clamped(&mut self, n: usize, op: Op) -> (Group, usize) {
         let mut group = self.alone(n, op.clone());
         match self.absorb_clamp(group.outputs[0]) {
@@ -238,33 +199,17 @@ impl<'a> Fuser<'a> {
         }
     }
 
-    /// Forward: the activation joins if besides it only its own gradient, fused below, reads the normalised value.
-    fn norm_training(&mut self, n: usize, op: Op) -> (Group, usize) {
-        let mut group = self.alone(n, op.clone());
-        let y = group.outputs[0];
-        let readers = self.readers[y.index()].clone();
-        let act = readers.iter().copied().find(|&r| {
-            matches!(self.graph.nodes().get(r).map(|n| &n.op), Some(Op::Unary { f }) if clamp_of(*f).is_some())
-        });
-        let Some(act) = act else { return (group, n) };
-        let Op::Unary { f } = *self.op(act) else { unreachable!("found as such") };
-        if readers.iter().all(|&r| r == act || self.norm_of_grad(r) == Some((y, f))) {
-            self.absorbed[act] = true;
-            group.outputs[0] = self.graph.nodes()[act].outputs[0];
-            group.work = Work::Op(op, clamp_of(f));
-            return (group, act);
-        }
-        (group, n)
-    }
-
-    /// Where node `r` is the gradient of a clamp and only feeds the gradient of the normalisation that made the clamp's
-    /// input: that input and the function.
-    fn norm_of_grad(&self, r: usize) -> Option<(ValueId, UnaryFn)> {
+    /// Where node `r` is the gradient of a clamp of a normalised value, and only the gradient of that normalisation
+    /// reads it: the normalisation. The clamp's gradient may be written with the clamp's input or with its output.
+    fn norm_of_grad(&self, r: usize) -> Option<&'a Node> {
         let node = self.graph.nodes().get(r)?;
         let Op::UnaryGrad { f } = node.op else { return None };
         clamp_of(f)?;
-        let y = node.inputs[0];
-        let norm = self.graph.producer(y).filter(|p| matches!(p.op, Op::BatchNormTraining { .. }))?;
+        let x = match self.graph.producer(node.inputs[0]) {
+            Some(act) if act.op == (Op::Unary { f }) => act.inputs[0],
+            _ => node.inputs[0],
+        };
+        let norm = self.graph.producer(x).filter(|p| matches!(p.op, Op::BatchNormTraining { .. }))?;
         let grad = match self.readers[node.outputs[0].index()][..] {
             [g] => self.graph.nodes().get(g)?,
             _ => return None,
@@ -273,16 +218,15 @@ impl<'a> Fuser<'a> {
             && grad.inputs[1] == node.outputs[0]
             && grad.inputs[0] == norm.inputs[0]
             && grad.inputs[3..] == norm.outputs[3..];
-        fits.then_some((y, f))
+        fits.then_some(norm)
     }
 
     /// Backward: the gradient of the activation joins that of the normalisation, which recomputes the mask from
     /// `x, gamma, beta`.
     fn norm_grad(&mut self, n: usize, f: UnaryFn) -> (Group, usize) {
         let alone = self.alone(n, Op::UnaryGrad { f });
-        let Some((y, _)) = self.norm_of_grad(n) else { return (alone, n) };
+        let Some(norm) = self.norm_of_grad(n) else { return (alone, n) };
         let last = self.readers[alone.outputs[0].index()][0];
-        let norm = self.graph.producer(y).expect("norm_of_grad found it");
         let grad = &self.graph.nodes()[last];
         let (x, gamma, beta) = (norm.inputs[0], norm.inputs[1], norm.inputs[2]);
         let inputs = vec![x, alone.inputs[1], gamma, beta, grad.inputs[3], grad.inputs[4]];
