@@ -3,6 +3,7 @@
 //!
 //! `bits` is SplitMix64's finalizer (Steele, Lea and Flood 2014) applied to seed, stream and index in turn.
 
+#[inline]
 fn mix(z: u64) -> u64 {
     let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -11,11 +12,13 @@ fn mix(z: u64) -> u64 {
 }
 
 /// 64 random bits for element `index` of `stream`.
+#[inline]
 pub fn bits(seed: u64, stream: u64, index: u64) -> u64 {
     mix(mix(mix(seed) ^ stream) ^ index)
 }
 
 /// Uniform in `0..1`, a multiple of 2^-24 (exact in f32).
+#[inline]
 pub fn uniform(seed: u64, stream: u64, index: u64) -> f32 {
     (bits(seed, stream, index) >> 40) as f32 * (1.0 / (1 << 24) as f32)
 }

@@ -4,7 +4,7 @@
 use espalier_graph::{BinaryFn, Graph, Node, Op, UnaryFn, ValueId};
 
 /// Bounds of a fused activation: `[0, inf]` for ReLU.
-pub type Clamp = Option<[f32; 2]>;
+pub(crate) type Clamp = Option<[f32; 2]>;
 
 /// One step's work.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,7 +124,7 @@ impl<'a> Fuser<'a> {
     fn alone(&self, n: usize, op: Op) -> Group {
         Group {
             work: Work::Op(op, None),
-            inputs: self.inputs(n),
+            inputs: self.graph.nodes()[n].inputs.clone(),
             outputs: self.graph.nodes()[n].outputs.clone(),
         }
     }
