@@ -34,12 +34,17 @@ impl RefTensor {
 
 /// Runs a whole graph: `given` holds its inputs and states by name. Returns every value by name.
 /// Panics where one is missing.
-pub fn interpret(graph: &Graph, bindings: Bindings, given: &BTreeMap<String, RefTensor>) -> BTreeMap<String, RefTensor> {
+pub fn interpret(
+    graph: &Graph,
+    bindings: Bindings,
+    given: &BTreeMap<String, RefTensor>,
+) -> BTreeMap<String, RefTensor> {
     let mut values = given.clone();
     for node in graph.nodes() {
         let name = |id| graph.value(id).name.as_str();
         let inputs: Vec<&RefTensor> = node.inputs.iter().map(|&id| &values[name(id)]).collect();
-        let shapes: Vec<Vec<usize>> = node.outputs.iter().map(|&id| graph.ty(id).shape.bind(bindings)).collect();
+        let shapes: Vec<Vec<usize>> =
+            node.outputs.iter().map(|&id| graph.ty(id).shape.bind(bindings)).collect();
         let outputs = evaluate(&node.op, &inputs, &shapes);
         for (&id, output) in node.outputs.iter().zip(outputs) {
             values.insert(name(id).to_string(), output);
