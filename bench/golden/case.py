@@ -9,7 +9,7 @@ import torch
 from integer_hash import uniform
 
 TOLERANCE = 2e-5  # of max(1, the largest magnitude of the tensor); PyTorch's own f32 must stay within a tenth
-DTYPES = {np.dtype("float32"): "f32", np.dtype("int32"): "i32", np.dtype("uint8"): "u8"}
+DTYPES = {np.dtype("float32"): "f32", np.dtype("int32"): "i32"}
 
 
 def kind(array):
@@ -130,7 +130,7 @@ def deviation(want, got):
 def safetensors(tensors, metadata):
     """The file format of that name, written by ourselves because its library orders metadata at random."""
     header, blobs, at = {"__metadata__": dict(sorted(metadata.items()))}, [], 0
-    names = {"f32": "F32", "i32": "I32", "u8": "U8"}
+    names = {"f32": "F32", "i32": "I32"}
     for name, array in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):  # keeps all aligned
         blob = np.ascontiguousarray(array).tobytes()
         entry = {"dtype": names[DTYPES[array.dtype]], "shape": list(array.shape)}

@@ -74,7 +74,7 @@ pub fn infer(op: &Op, inputs: &[&TensorType]) -> Inferred {
             let [] = floats(inputs)?;
             one(TensorType::f32(shape.clone()))
         }
-        Op::Cast { to } => one(TensorType { dtype: *to, shape: count::<1>(inputs)?[0].shape.clone() }),
+        Op::Cast { to } => cast(*to, inputs),
         Op::Reduce { axes, keep, .. } => reduce(axes, *keep, inputs),
         Op::Softmax { axis } | Op::LogSoftmax { axis } => {
             one(with_axis(floats::<1>(inputs)?[0], *axis)?.clone())
@@ -315,6 +315,14 @@ fn dropout(p: f32, inputs: &[&TensorType]) -> Inferred {
         return Err(format!("p is {p}, it should be in 0..1"));
     }
     one(x.clone())
+}
+
+fn cast(to: DType, inputs: &[&TensorType]) -> Inferred {
+    let [x] = count(inputs)?;
+    if [x.dtype, to].contains(&DType::U8) {
+        return Err(format!("casts between f32 and i32, not {} to {to}: bytes are only carried", x.dtype));
+    }
+    one(TensorType { dtype: to, shape: x.shape.clone() })
 }
 
 fn with_axis(x: &TensorType, axis: usize) -> Result<&TensorType, String> {

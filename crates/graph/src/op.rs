@@ -239,7 +239,7 @@ ops! {
     Dropout { p: f32, #[doc = "Distinguishes the dropouts of one graph."] stream: usize },
     /// `-> y`: a constant f32 tensor.
     Fill { shape: Shape, value: f32 },
-    /// `x -> y` of another element type; floats round toward zero on the way to integers.
+    /// `x -> y` of element type `to`, between f32 and i32; floats round toward zero and saturate on the way to integers.
     Cast { to: DType },
 
     // Reductions and losses.

@@ -60,6 +60,10 @@ fn errors_name_line_node_and_shapes() {
     check_error(&NET.replace("[1,1,1,1]", "[1,1,1,99999999999]"), "malformed");
     check_error(&NET.replace("bn: f32", "conv: f32"), "taken twice");
     check_error(&NET.replace("output y", "output ../y"), "may hold no `/`");
+    for (from, to) in [("u8", "f32"), ("f32", "u8"), ("u8", "u8")] {
+        let cast = format!("input x: {from}[3]\ny: {to}[3] = Cast(x) to={to}");
+        check_error(&cast, &format!("casts between f32 and i32, not {from} to {to}"));
+    }
     check_error("input x: f32[1,1,1,1,1,1,1,1,1]", "is not a shape");
     check_error("weight w: f32[4294967295*4294967295]", "is not a shape");
     check_error(&NET.replace("3,8,8", "3,1,1").replace("[1,1,1,1]", "[0,0,0,0]"), "does not fit");

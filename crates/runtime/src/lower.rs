@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use espalier_graph::{Bindings, DType, Data, Graph, Source, Tensor, ValueId, Weights};
 use espalier_kernels::{Isa, Kernel, LANES, Layout, Worker, blocks, layout, movement};
 
-use crate::fuse::{Group, fuse};
+use crate::fuse::fuse;
 use crate::memory::{Block, Interval, aligned, plan_arena};
 use crate::plan::{Place, Plan, Step};
 
@@ -26,17 +26,13 @@ pub struct Options {
 /// Why a graph cannot be lowered. Nothing falls back silently.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LowerError {
-    /// A node that no kernel can run.
-    #[error("node `{node}` ({op} of {types}) cannot run: {reason}")]
-    Node {
-        /// Its name.
-        node: String,
-        /// Its op.
-        op: String,
-        /// Its inputs' types.
-        types: String,
-        /// What is missing, and what would be right.
-        reason: String,
+    /// A value of an element type that no kernel computes with.
+    #[error("value `{name}` is {ty}: plans compute with f32 and i32 only")]
+    Type {
+        /// The value.
+        name: String,
+        /// Its type.
+        ty: String,
     },
     /// The content of a state is missing or has another type.
     #[error("state `{name}` should be {want}: {have}")]
@@ -116,7 +112,7 @@ pub(crate) struct Lowering<'a> {
 /// Lowers `graph` with the content of its states for one batch size, instruction set and number of workers.
 ///
 /// # Errors
-/// An op, type or layout without a kernel; a state that is missing in `weights` or has another type.
+/// A value of bytes or of more than [`MAX_VALUE_BYTES`]; a state that is missing in `weights` or has another type.
 pub fn lower(graph: &Graph, weights: &Weights, options: Options) -> Result<Plan, LowerError> {
     let groups = fuse(graph);
     let mut lowering = Lowering {
@@ -132,7 +128,7 @@ pub fn lower(graph: &Graph, weights: &Weights, options: Options) -> Result<Plan,
         results: Vec::new(),
         steps: Vec::new(),
     };
-    lowering.check_sizes()?;
+    lowering.check_values()?;
     lowering.place_inputs();
     for group in &groups {
         lowering.emit(group)?;
@@ -163,8 +159,11 @@ impl Lowering<'_> {
         self.physical(id, layout).iter().product::<usize>() * self.graph.ty(id).dtype.bytes()
     }
 
-    fn check_sizes(&self) -> Result<(), LowerError> {
+    fn check_values(&self) -> Result<(), LowerError> {
         for value in self.graph.values() {
+            if value.ty.dtype == DType::U8 {
+                return Err(LowerError::Type { name: value.name.clone(), ty: value.ty.to_string() });
+            }
             let elements = value.ty.shape.elements().bind(self.options.bindings);
             let bytes = elements.saturating_mul(value.ty.dtype.bytes() * LANES);
             if bytes > MAX_VALUE_BYTES {
@@ -255,7 +254,7 @@ impl Lowering<'_> {
     /// Without spatial axes and with whole blocks the two orders are one.
     fn same_in_both_layouts(&self, id: ValueId) -> bool {
         let dims = self.dims(id);
-        dims.len() >= 2 && dims[1] % LANES == 0 && dims[2..].iter().product::<usize>() == 1
+        dims.len() >= 2 && dims[1].is_multiple_of(LANES) && dims[2..].iter().product::<usize>() == 1
     }
 
     /// The memory of state `id`, which is filled once, when the plan is made.
@@ -502,17 +501,4 @@ fn pack_now(kernel: &dyn Kernel, tensor: &Tensor, bytes: usize) -> Block {
         unsafe { std::slice::from_raw_parts_mut(scratch.at(0).cast::<f32>(), kernel.scratch_len(1)) };
     kernel.run(&io, Worker::ALONE, scratch);
     packed
-}
-
-impl Lowering<'_> {
-    /// An error about the first node of `group`.
-    pub(crate) fn node_error(&self, group: &Group, op: &str, reason: String) -> LowerError {
-        let types: Vec<String> = group.inputs.iter().map(|&id| self.graph.ty(id).to_string()).collect();
-        LowerError::Node {
-            node: self.graph.value(group.outputs[0]).name.clone(),
-            op: op.into(),
-            types: types.join(", "),
-            reason,
-        }
-    }
 }

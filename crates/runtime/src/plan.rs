@@ -17,7 +17,7 @@ pub(crate) struct Place {
 }
 
 /// One kernel call.
-pub struct Step {
+pub(crate) struct Step {
     kernel: Box<dyn Kernel>,
     inputs: Vec<Buffer>,
     outputs: Vec<Buffer>,

@@ -52,7 +52,7 @@ fn spin_until(done: impl Fn() -> bool) {
     let mut since = None;
     while !done() {
         spins += 1;
-        if spins % 256 == 0 {
+        if spins.is_multiple_of(256) {
             let start = *since.get_or_insert_with(Instant::now);
             if start.elapsed() > SPIN_BEFORE_YIELD {
                 thread::yield_now();

@@ -369,14 +369,12 @@ impl Lowering<'_> {
 
     fn binary(&mut self, group: &Group, op: &Op, f: BinaryFn, clamp: Clamp) -> Emitted {
         let [a, b] = group.inputs[..] else { unreachable!("inference checked the number of inputs") };
-        let finite = !matches!(f, BinaryFn::Div | BinaryFn::Pow);
-        let blockable = finite
-            && self.blocked_broadcast(a, group.outputs[0])
-            && self.blocked_broadcast(b, group.outputs[0]);
-        let layout = self.elementwise_layout(&group.inputs, blockable)?;
         let y = group.outputs[0];
-        let (a_dims, b_dims, y_dims) =
-            (self.operand(a, layout), self.operand(b, layout), self.physical(y, layout));
+        let finite = !matches!(f, BinaryFn::Div | BinaryFn::Pow);
+        let blockable =
+            finite && self.elements(y) > 1 && self.blocked_broadcast(a, y) && self.blocked_broadcast(b, y);
+        let layout = self.elementwise_layout(&group.inputs, blockable)?;
+        let [a_dims, b_dims, y_dims] = [a, b, y].map(|id| self.operand(id, layout));
         let inputs = vec![self.get_operand(a, layout)?, self.get_operand(b, layout)?];
         let output = self.place(y, layout);
         let kernel = elementwise::binary(self.options.isa, f, &a_dims, &b_dims, &y_dims, clamp);
@@ -390,7 +388,7 @@ impl Lowering<'_> {
         dims.iter().product::<usize>() == 1 || (y.len() == 4 && dims.len() == 4 && dims[1] == y[1])
     }
 
-    /// Physical sizes of an operand; one element is one element in any layout.
+    /// Physical sizes of an operand or a result; one element is one element in any layout.
     fn operand(&self, id: ValueId, layout: Layout) -> Vec<usize> {
         if self.elements(id) == 1 { vec![1] } else { self.physical(id, layout) }
     }
@@ -405,10 +403,8 @@ impl Lowering<'_> {
         let kernel = match (self.graph.ty(x).dtype, to) {
             (DType::F32, DType::I32) => elementwise::cast_f32_to_i32(isa, len),
             (DType::I32, DType::F32) => elementwise::cast_i32_to_f32(isa, len),
-            (from, to) if from == to && from != DType::U8 => movement::copy(isa, len),
-            (from, to) => {
-                return Err(self.node_error(group, op.name(), format!("no kernel casts {from} to {to}")));
-            }
+            // Equal types: shape inference refuses bytes.
+            _ => movement::copy(isa, len),
         };
         self.plain(group, op, kernel)
     }
@@ -481,7 +477,7 @@ impl Lowering<'_> {
 
     /// Joining channels in whole blocks is joining block planes.
     fn concat(&mut self, group: &Group, op: &Op, axis: usize) -> Emitted {
-        let whole = |dims: Vec<usize>| dims.len() == 4 && dims[1] % LANES == 0;
+        let whole = |dims: Vec<usize>| dims.len() == 4 && dims[1].is_multiple_of(LANES);
         let blocked = axis == 1 && group.inputs.iter().all(|&id| whole(self.dims(id)));
         let layout = self.elementwise_layout(&group.inputs, blocked)?;
         let outer = self.dims(group.outputs[0])[..axis].iter().product();

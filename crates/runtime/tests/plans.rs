@@ -5,7 +5,8 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::check;
-use espalier_graph::{Graph, Op};
+use espalier_graph::{Bindings, Graph, Op, Weights};
+use espalier_runtime::{Isa, Options, lower};
 
 /// `ty` of an input, ops on it.
 fn nodes(inputs: &str, body: &str) -> String {
@@ -125,6 +126,15 @@ const CASES: &[(&str, &str)] = &[
         "input a: f32[N,18,3,3]; input s: f32[]",
         "p: f32[N,18,3,3] = MaxPool(a) window=[[1,1],[1,1],[0,0,0,0],[1,1]]; q: f32[N,18,3,3] = Binary(p, s) f=Max; y: f32[N,18,3,3] = Unary(q) f=HardSwish; output y = y",
     ),
+    // One element: without axes, and as a whole picture.
+    (
+        "input a: f32[]; input positive: f32[]",
+        "s: f32[] = Binary(a, positive) f=Sub; u: f32[] = Unary(s) f=Relu; r: f32[] = Reduce(u) f=Sum axes=[] keep=false; e: f32[] = Expand(r) shape=[]; t: f32[] = Transpose(e) perm=[]; m: f32[] = Binary(t, positive) f=Min; y: f32[1,1] = Reshape(m) shape=[1,1]; output y = y; output s = s",
+    ),
+    (
+        "input x: f32[N,1,1,1]; weight w: f32[1,1,1,1]; weight v: f32[1,1,1,1]",
+        "a: f32[N,1,1,1] = Conv(x, w) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1; b: f32[N,1,1,1] = Conv(x, v) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1; p: f32[N,1,1,1] = Binary(a, b) f=Mul; y: f32[N,1,1,1] = Conv(p, v) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1; output y = y",
+    ),
     (
         "input x: f32[N,5,7]; input rng: i32[2]",
         "y: f32[N,5,7] = Dropout(x, rng) p=0.4 stream=3; output y = y",
@@ -190,6 +200,14 @@ fn every_case_agrees_with_the_reference() {
     for (inputs, body) in CASES {
         check(&nodes(inputs, body));
     }
+}
+
+#[test]
+fn bytes_are_refused() {
+    let graph: Graph = "input x: u8[N,3]\ny: u8[3*N] = Reshape(x) shape=[3*N]\noutput y = y".parse().unwrap();
+    let options = Options { isa: Isa::SCALAR, threads: 1, bindings: Bindings::batch(2) };
+    let error = lower(&graph, &Weights::new(), options).err().unwrap().to_string();
+    assert_eq!(error, "value `x` is u8[N,3]: plans compute with f32 and i32 only");
 }
 
 #[test]

@@ -1,0 +1,345 @@
+//! Random graphs, chains and diamonds of all kinds of ops in odd shapes: plans against the reference. What single ops
+//! cannot show is tested here: fusion, layouts that meet, memory that is used again.
+
+mod common;
+
+use common::check_for;
+use espalier_graph::random::Random;
+use espalier_graph::{
+    BinaryFn, Dim, Graph, GraphError, Op, ReduceFn, ResizeMode, Role, Shape, Source, TensorType, UnaryFn,
+    ValueId, Window,
+};
+use espalier_passes::{differentiate, training};
+use espalier_runtime::Isa;
+
+type Made = Result<ValueId, GraphError>;
+
+/// A graph that grows by random nodes.
+struct Growing {
+    graph: Graph,
+    random: Random,
+    /// What new nodes may read.
+    values: Vec<ValueId>,
+}
+
+const CHANNELS: [usize; 8] = [1, 3, 5, 15, 16, 17, 32, 33];
+
+impl Growing {
+    fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed, 0);
+        let mut graph = Graph::new();
+        let sizes = [CHANNELS[random.below(8)], 1 + random.below(9), 1 + random.below(9)];
+        let x = graph.add_input("x", TensorType::f32(Shape::batched(&sizes))).unwrap();
+        Growing { graph, random, values: vec![x] }
+    }
+
+    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
+        list[self.random.below(list.len())]
+    }
+
+    fn coin(&mut self) -> bool {
+        self.random.below(2) == 0
+    }
+
+    /// Mostly one of the last values, so that chains grow; sometimes any, so that they fork and join.
+    fn value(&mut self) -> ValueId {
+        let n = self.values.len();
+        let from = if self.coin() { n - 1 } else { self.random.below(n) };
+        self.values[from]
+    }
+
+    /// Sizes without the batch.
+    fn sizes(&self, id: ValueId) -> Vec<usize> {
+        self.graph.ty(id).shape.0[1..].iter().map(|d| d.known().expect("only the batch is open")).collect()
+    }
+
+    fn fresh(&self) -> String {
+        format!("v{}", self.graph.values().len())
+    }
+
+    fn add(&mut self, op: Op, inputs: &[ValueId]) -> Made {
+        let name = self.fresh();
+        self.graph.add(&name, op, inputs)
+    }
+
+    fn weight(&mut self, shape: &[usize]) -> Made {
+        let name = self.fresh();
+        self.graph.add_state(&name, Role::Weight, TensorType::f32(Shape::known(shape)))
+    }
+
+    /// Tries random nodes until `nodes` of them fit.
+    fn grow(&mut self, nodes: usize) {
+        let mut grown = 0;
+        while grown < nodes {
+            let x = self.value();
+            let made = match self.graph.ty(x).shape.rank() {
+                4 => self.on_picture(x),
+                _ => self.on_any(x),
+            };
+            if let Ok(y) = made {
+                assert!(self.graph.ty(y).shape.0[0] == Dim::N);
+                self.values.push(y);
+                grown += 1;
+            }
+        }
+    }
+
+    fn on_picture(&mut self, x: ValueId) -> Made {
+        match self.random.below(14) {
+            0..=3 => self.conv(x),
+            4 | 5 => {
+                let name = self.fresh();
+                self.graph.batch_norm(&name, x, 1e-2, 0.1)
+            }
+            6 => self.pool(x),
+            7 => self.global(x),
+            8 => self.resize(x),
+            _ => self.on_any(x),
+        }
+    }
+
+    fn on_any(&mut self, x: ValueId) -> Made {
+        match self.random.below(14) {
+            0..=2 => self.unary(x),
+            3 | 4 => self.join(x),
+            5 => self.binary_with_weight(x),
+            6 => self.reduce(x),
+            7 => self.reshape(x),
+            8 => self.transpose(x),
+            9 => self.concat(x),
+            10 => self.cut(x),
+            11 => self.softmax(x),
+            12 => self.linear(x),
+            _ => {
+                let name = self.fresh();
+                self.graph.layer_norm(&name, x, 1e-2)
+            }
+        }
+    }
+
+    /// With a clamp, a residual, both or neither behind it.
+    fn conv(&mut self, x: ValueId) -> Made {
+        let channels = self.sizes(x)[0];
+        let (out, groups) = match self.random.below(4) {
+            0 => (channels, channels),
+            1 if channels % 3 == 0 => (6, 3),
+            _ => (self.pick(&CHANNELS), 1),
+        };
+        let mut window = Window::square(1, 1, 0);
+        for axis in 0..2 {
+            window.kernel[axis] = self.pick(&[1, 2, 3, 3, 5]);
+            window.stride[axis] = self.pick(&[1, 1, 2]);
+            window.dilation[axis] = self.pick(&[1, 1, 1, 2]);
+            window.pad[axis] = self.random.below(window.kernel[axis]);
+            window.pad[axis + 2] = self.random.below(window.kernel[axis]);
+        }
+        let (name, bias) = (self.fresh(), self.coin());
+        self.graph.conv2d(&name, x, out, window, groups, bias)
+    }
+
+    fn pool(&mut self, x: ValueId) -> Made {
+        let kernel = self.pick(&[1, 2, 3]);
+        let (stride, pad) = (self.pick(&[1, 2]), self.random.below(kernel));
+        let window = Window::square(kernel, stride, pad);
+        let count_pad = self.coin();
+        let op = if self.coin() { Op::MaxPool { window } } else { Op::AvgPool { window, count_pad } };
+        self.add(op, &[x])
+    }
+
+    /// Global pooling, then back to the picture: squeeze and excitation.
+    fn global(&mut self, x: ValueId) -> Made {
+        let f = self.pick(&[ReduceFn::Mean, ReduceFn::Sum, ReduceFn::Max]);
+        let small = self.add(Op::Reduce { f, axes: vec![2, 3], keep: true }, &[x])?;
+        let small = self.unary(small)?;
+        if self.coin() {
+            return self.add(Op::Binary { f: BinaryFn::Mul }, &[x, small]);
+        }
+        let shape = self.graph.ty(x).shape.clone();
+        self.add(Op::Expand { shape }, &[small])
+    }
+
+    fn resize(&mut self, x: ValueId) -> Made {
+        let size = [1 + self.random.below(9), 1 + self.random.below(9)];
+        let mode = self.pick(&[ResizeMode::Nearest, ResizeMode::Linear]);
+        self.add(Op::Resize { mode, size }, &[x])
+    }
+
+    fn unary(&mut self, x: ValueId) -> Made {
+        let f = self.pick(&[
+            UnaryFn::Relu,
+            UnaryFn::Relu,
+            UnaryFn::Clip { lo: 0.0, hi: 6.0 },
+            UnaryFn::Clip { lo: -0.5, hi: 0.75 },
+            UnaryFn::LeakyRelu { slope: 0.1 },
+            UnaryFn::Sigmoid,
+            UnaryFn::Silu,
+            UnaryFn::HardSwish,
+            UnaryFn::HardSigmoid { alpha: 0.2, beta: 0.5 },
+            UnaryFn::Gelu,
+            UnaryFn::Tanh,
+            UnaryFn::Abs,
+            UnaryFn::Neg,
+            UnaryFn::Affine { scale: -0.5, offset: 0.25 },
+            UnaryFn::Exp,
+            UnaryFn::Log,
+            UnaryFn::Sqrt,
+            UnaryFn::Reciprocal,
+        ]);
+        let x = match f {
+            UnaryFn::Exp | UnaryFn::Log | UnaryFn::Sqrt | UnaryFn::Reciprocal => self.positive(x)?,
+            _ => x,
+        };
+        self.add(Op::Unary { f }, &[x])
+    }
+
+    /// Into 1..3.
+    fn positive(&mut self, x: ValueId) -> Made {
+        let x = self.add(Op::Unary { f: UnaryFn::Tanh }, &[x])?;
+        self.add(Op::Unary { f: UnaryFn::Affine { scale: 1.0, offset: 2.0 } }, &[x])
+    }
+
+    /// Closes a diamond: with another value of the same shape, or one that broadcasts.
+    fn join(&mut self, x: ValueId) -> Made {
+        let other = self.value();
+        let mut f = self.pick(&[BinaryFn::Add, BinaryFn::Add, BinaryFn::Sub, BinaryFn::Max, BinaryFn::Min]);
+        let mut pair = if self.coin() { [x, other] } else { [other, x] };
+        if self.random.below(4) == 0 {
+            f = self.pick(&[BinaryFn::Div, BinaryFn::Pow, BinaryFn::Mul]);
+            pair = [self.positive(pair[0])?, self.positive(pair[1])?];
+        }
+        self.add(Op::Binary { f }, &pair)
+    }
+
+    fn binary_with_weight(&mut self, x: ValueId) -> Made {
+        let sizes = self.sizes(x);
+        let shape = match self.random.below(3) {
+            0 => vec![],
+            1 => sizes.last().map(|&last| vec![last]).unwrap_or_default(),
+            _ => sizes.iter().enumerate().map(|(i, &s)| if i == 0 { s } else { 1 }).collect(),
+        };
+        let w = self.weight(&shape)?;
+        let f = self.pick(&[BinaryFn::Add, BinaryFn::Sub, BinaryFn::Mul, BinaryFn::Max]);
+        let pair = if self.coin() { [x, w] } else { [w, x] };
+        self.add(Op::Binary { f }, &pair)
+    }
+
+    /// Over some axes, never the batch.
+    fn reduce(&mut self, x: ValueId) -> Made {
+        let axes: Vec<usize> =
+            (1..self.graph.ty(x).shape.rank()).filter(|_| self.random.below(2) == 0).collect();
+        let f = self.pick(&[ReduceFn::Sum, ReduceFn::Mean, ReduceFn::Max]);
+        let keep = self.coin();
+        self.add(Op::Reduce { f, axes, keep }, &[x])
+    }
+
+    fn reshape(&mut self, x: ValueId) -> Made {
+        let sizes = self.sizes(x);
+        let all: usize = sizes.iter().product();
+        let split = (2..=all).find(|d| all % d == 0).unwrap_or(1);
+        let sizes = match self.random.below(4) {
+            0 => vec![all],
+            1 => vec![all, 1, 1],
+            2 => vec![split, all / split],
+            _ => vec![all / split, 1, split],
+        };
+        self.add(Op::Reshape { shape: Shape::batched(&sizes) }, &[x])
+    }
+
+    fn transpose(&mut self, x: ValueId) -> Made {
+        let mut rest: Vec<usize> = (1..self.graph.ty(x).shape.rank()).collect();
+        self.random.shuffle(&mut rest);
+        self.add(Op::Transpose { perm: [vec![0], rest].concat() }, &[x])
+    }
+
+    fn concat(&mut self, x: ValueId) -> Made {
+        let axis = 1 + self.random.below(self.graph.ty(x).shape.rank());
+        let other = self.value();
+        let mut inputs = vec![x, other, x];
+        inputs.truncate(1 + self.random.below(3));
+        self.add(Op::Concat { axis }, &inputs)
+    }
+
+    /// Slices or pads.
+    fn cut(&mut self, x: ValueId) -> Made {
+        let sizes = self.sizes(x);
+        if sizes.is_empty() {
+            return Ok(x);
+        }
+        let at = self.random.below(sizes.len());
+        let (axis, before, after) = (at + 1, self.random.below(3), self.random.below(3));
+        if self.coin() {
+            return self.add(Op::Pad { axis, before, after, value: 0.5 }, &[x]);
+        }
+        self.add(Op::Slice { axis, start: before, end: sizes[at].saturating_sub(after) }, &[x])
+    }
+
+    fn softmax(&mut self, x: ValueId) -> Made {
+        let axis = 1 + self.random.below(self.graph.ty(x).shape.rank());
+        let op = if self.coin() { Op::Softmax { axis } } else { Op::LogSoftmax { axis } };
+        self.add(op, &[x])
+    }
+
+    fn linear(&mut self, x: ValueId) -> Made {
+        let out = self.pick(&CHANNELS);
+        let name = self.fresh();
+        self.graph.linear(&name, x, out)
+    }
+
+    /// What nothing reads becomes an output, and one value more, which may lie inside of what would be fused.
+    fn finish(mut self) -> Graph {
+        let read: Vec<ValueId> = self.graph.nodes().iter().flat_map(|n| n.inputs.clone()).collect();
+        let extra = self.value();
+        for &id in &self.values {
+            let name = self.graph.value(id).name.clone();
+            if !read.contains(&id) || id == extra {
+                self.graph.add_output(&name, id).unwrap();
+            }
+        }
+        self.graph
+    }
+}
+
+fn grown(seed: u64) -> Graph {
+    let mut growing = Growing::new(seed);
+    let nodes = 2 + growing.random.below(9);
+    growing.grow(nodes);
+    growing.finish()
+}
+
+/// The gradients of all weights, from a seed for each output.
+fn with_gradients(graph: &Graph) -> Graph {
+    let mut g = training(graph, &|_| false).unwrap();
+    let seeds: Vec<_> = g
+        .outputs()
+        .to_vec()
+        .into_iter()
+        .map(|(name, y)| {
+            let ty = g.ty(y).clone();
+            (y, g.add_input(&format!("{name}.seed"), ty).unwrap())
+        })
+        .collect();
+    let is_source = |g: &Graph, id| !matches!(g.value(id).source, Source::Node { .. });
+    let wrt: Vec<ValueId> = g.states().iter().filter(|s| s.role == Role::Weight).map(|s| s.value).collect();
+    let gradients = differentiate(&mut g, &seeds, &wrt).unwrap();
+    for (w, gradient) in wrt.into_iter().zip(gradients) {
+        let name = format!("{}.gradient", g.value(w).name);
+        if let Some(id) = gradient.filter(|&id| !is_source(&g, id)) {
+            g.add_output(&name, id).unwrap();
+        }
+    }
+    g
+}
+
+#[test]
+fn plans_agree_with_the_reference() {
+    for seed in 0..60 {
+        check_for(&[Isa::best()], &grown(seed), 1e-4);
+    }
+}
+
+#[test]
+fn gradients_agree_with_the_reference() {
+    for seed in 100..140 {
+        check_for(&[Isa::best()], &with_gradients(&grown(seed)), 1e-3);
+    }
+}
