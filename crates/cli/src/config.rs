@@ -4,32 +4,39 @@
 
 use std::ffi::OsString;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
-/// The command line with configs and sets turned into flags.
+/// A flag without dashes and its value.
+type Pair = (String, String);
+
+/// Flags that are off where they are not given, but have an opposite.
+const OPPOSITES: [(&str, &str); 1] = [("flip", "no-flip")];
+
+/// The command line with configs and sets turned into flags. What stands behind `--` is left alone.
 ///
 /// # Errors
 /// A config that cannot be read or is no flat table; a set without `=`.
 pub(crate) fn expand(args: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
-    let (mut rest, mut from_config, mut sets) = (Vec::new(), Vec::new(), Vec::new());
-    let mut args = args.into_iter();
-    while let Some(arg) = args.next() {
+    let (mut rest, mut config, mut sets) = (Vec::new(), Vec::new(), Vec::new());
+    let mut args = args.into_iter().peekable();
+    while let Some(arg) = args.next_if(|arg| arg != "--") {
         match split(&arg) {
             Some(("--config", value)) => {
                 let path = value.or_else(|| args.next()).context("--config needs a file")?;
-                from_config.extend(read(&path)?);
+                config.extend(read(&path)?);
             }
             Some(("--set", value)) => {
                 let pair = value.or_else(|| args.next()).context("--set needs key=value")?;
-                sets.extend(set(&pair)?);
+                sets.push(set(&pair)?);
             }
             _ => rest.push(arg),
         }
     }
+    config.retain(|(key, _)| sets.iter().all(|(set, _)| set != key));
     // The program and its command stay in front.
-    let at = rest.len().min(2);
-    let tail = rest.split_off(at);
-    Ok(rest.into_iter().chain(from_config).chain(tail).chain(sets).collect())
+    let tail = rest.split_off(rest.len().min(2));
+    let (config, sets) = (config.iter().filter_map(flag), sets.iter().filter_map(flag));
+    Ok(rest.into_iter().chain(config).chain(tail).chain(sets).chain(args).collect())
 }
 
 /// `--flag` or `--flag=value`.
@@ -41,28 +48,33 @@ fn split(arg: &OsString) -> Option<(&str, Option<OsString>)> {
     })
 }
 
-fn set(pair: &OsString) -> anyhow::Result<Vec<OsString>> {
+fn set(pair: &OsString) -> anyhow::Result<Pair> {
     let text = pair.to_str().context("--set takes text")?;
     let (key, value) =
         text.split_once('=').with_context(|| format!("--set {text}: it should be key=value"))?;
-    Ok(flag(key, value))
+    Ok((name(key), value.to_string()))
 }
 
-fn flag(key: &str, value: &str) -> Vec<OsString> {
-    let name = format!("--{}", key.trim().replace('_', "-"));
-    match value {
-        "true" => vec![name.into()],
-        "false" => Vec::new(),
-        _ => vec![format!("{name}={value}").into()],
+fn name(key: &str) -> String {
+    key.trim().replace('_', "-")
+}
+
+fn flag((name, value): &Pair) -> Option<OsString> {
+    let opposite = || OPPOSITES.iter().find(|(on, _)| on == name).map(|(_, off)| format!("--{off}").into());
+    match value.as_str() {
+        "true" => Some(format!("--{name}").into()),
+        "false" => opposite(),
+        _ => Some(format!("--{name}={value}").into()),
     }
 }
 
-fn read(path: &OsString) -> anyhow::Result<Vec<OsString>> {
+fn read(path: &OsString) -> anyhow::Result<Vec<Pair>> {
     let shown = path.to_string_lossy();
     let text = std::fs::read_to_string(path).with_context(|| format!("--config {shown}"))?;
-    let table: toml::Table = text.parse().with_context(|| format!("--config {shown}"))?;
-    let mut flags = Vec::new();
-    for (key, value) in &table {
+    let table: toml::Table = text
+        .parse()
+        .map_err(|e: toml::de::Error| anyhow!("--config {shown}: {}", e.to_string().trim_end()))?;
+    let pair = |(key, value): (&String, &toml::Value)| {
         let text = match value {
             toml::Value::String(s) => s.clone(),
             toml::Value::Integer(i) => i.to_string(),
@@ -70,9 +82,9 @@ fn read(path: &OsString) -> anyhow::Result<Vec<OsString>> {
             toml::Value::Boolean(b) => b.to_string(),
             _ => bail!("--config {shown}: `{key}` should be a text, a number or true/false"),
         };
-        flags.extend(flag(key, &text));
-    }
-    Ok(flags)
+        Ok((name(key), text))
+    };
+    table.iter().map(pair).collect()
 }
 
 #[cfg(test)]
@@ -98,6 +110,7 @@ mod tests {
                 "--epochs=3",
                 "--json",
                 "--lr=0.5",
+                "--no-flip",
                 "--max-time=10m",
                 "D",
                 "--epochs=4",
@@ -105,6 +118,10 @@ mod tests {
             ],
         );
         check(&["e"], &["e"]);
+        check(
+            &["e", "train", &config, "--set", "json=false", "--set=max_time=9s", "--", "--set", "D"],
+            &["e", "train", "--epochs=3", "--lr=0.5", "--no-flip", "--max-time=9s", "--", "--set", "D"],
+        );
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub fn save(run: &Path, progress: &Progress, states: &Weights) -> Result<(), Che
     if last.exists() {
         // A link, so that there is no instant without a file of the last name.
         let previous = run.join(PREVIOUS);
-        let linked = run.join("previous.ckpt.tmp");
+        let linked = run.join(".previous.ckpt.link.tmp");
         let _ = fs::remove_file(&linked);
         let moved = fs::hard_link(&last, &linked).or_else(|_| fs::copy(&last, &linked).map(drop));
         moved

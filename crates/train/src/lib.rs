@@ -13,4 +13,4 @@ pub mod step;
 pub mod trainer;
 
 pub use settings::{OptimizerName, Overrides, Settings, SettingsError};
-pub use trainer::{Event, Outcome, Request, Stopped, UsageError, train};
+pub use trainer::{CHECKPOINT_EVERY, Event, Outcome, Request, Stopped, UsageError, train};

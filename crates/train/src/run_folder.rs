@@ -1,14 +1,18 @@
 //! The folder of a run: run.toml, metrics.csv, best.espalier, the checkpoints, and result.json once it has ended.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use espalier_graph::files::{self, FileError};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::Epoch;
+use crate::checkpoint::{self, Epoch};
 use crate::settings::Settings;
+
+/// Every file of a run.
+const FILES: [&str; 6] =
+    ["run.toml", "metrics.csv", "best.espalier", "result.json", checkpoint::LAST, checkpoint::PREVIOUS];
 
 /// A run's folder.
 #[derive(Clone, Debug)]
@@ -34,17 +38,27 @@ pub enum RunError {
 }
 
 impl RunFolder {
-    /// The folder at `path`, made if need be. With `resume` it may hold a run, else it must be empty.
+    /// The folder at `path`, which need not exist. With `resume` it may hold a run, else it must be empty.
     ///
     /// # Errors
-    /// It cannot be made, or holds something.
+    /// It holds something, or cannot be listed.
     pub fn open(path: &Path, resume: bool) -> Result<RunFolder, RunError> {
-        let fault = |e: std::io::Error| RunError::File { path: path.into(), reason: e.to_string() };
-        std::fs::create_dir_all(path).map_err(fault)?;
-        if !resume && std::fs::read_dir(path).map_err(fault)?.next().is_some() {
+        if !resume && holds_something(path).map_err(|e| fault(path, e))? {
             return Err(RunError::Exists(path.into()));
         }
         Ok(RunFolder(path.into()))
+    }
+
+    /// Makes the folder if need be, and removes what killed writers left in it.
+    ///
+    /// # Errors
+    /// It cannot be made or written.
+    pub fn create(&self) -> Result<(), RunError> {
+        std::fs::create_dir_all(&self.0).map_err(|e| fault(&self.0, e))?;
+        for name in FILES {
+            files::remove_leftovers(self.0.join(name))?;
+        }
+        Ok(())
     }
 
     /// `runs/NAME`, or with a number where that exists.
@@ -76,11 +90,11 @@ impl RunFolder {
     /// Reads run.toml, `None` where there is none yet.
     ///
     /// # Errors
-    /// It does not parse.
+    /// It cannot be read or does not parse.
     pub fn settings(&self) -> Result<Option<Settings>, RunError> {
         let path = self.0.join("run.toml");
-        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
-        toml::from_str(&text).map(Some).map_err(|e| RunError::File { path, reason: e.to_string() })
+        let Some(text) = read_if_there(&path)? else { return Ok(None) };
+        toml::from_str(&text).map(Some).map_err(|e| fault(&path, e.message()))
     }
 
     /// Writes metrics.csv: a row for each epoch.
@@ -115,10 +129,30 @@ impl RunFolder {
     /// Reads result.json, `None` where the run has not ended.
     ///
     /// # Errors
-    /// It does not parse.
+    /// It cannot be read or does not parse.
     pub fn result<T: for<'a> Deserialize<'a>>(&self) -> Result<Option<T>, RunError> {
         let path = self.0.join("result.json");
-        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
-        serde_json::from_str(&text).map(Some).map_err(|e| RunError::File { path, reason: e.to_string() })
+        let Some(text) = read_if_there(&path)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|e| fault(&path, e))
+    }
+}
+
+fn fault(path: &Path, reason: impl ToString) -> RunError {
+    RunError::File { path: path.into(), reason: reason.to_string() }
+}
+
+fn holds_something(path: &Path) -> std::io::Result<bool> {
+    match std::fs::read_dir(path) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, RunError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(fault(path, e)),
     }
 }

@@ -21,13 +21,13 @@ use crate::checkpoint::{self, Epoch, Progress};
 use crate::data::{self, CACHE_BYTES, Dataset, Images, Loader, Split, Statistics};
 use crate::evaluate::evaluate;
 use crate::networks;
-use crate::run_folder::RunFolder;
+use crate::run_folder::{RunError, RunFolder};
 use crate::schedule::Schedule;
 use crate::settings::{OptimizerName, Overrides, Settings};
 use crate::step::{StepOptions, training_step};
 
-/// Checkpoints are at most this far apart.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
+/// How far checkpoints are apart at most, where nothing else is asked for.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
 
 /// What is to be trained.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub struct Request {
     pub out: PathBuf,
     /// Goes on with a run that is there.
     pub resume: bool,
+    /// How far checkpoints are apart at most; it has no influence on the result.
+    pub checkpoint_every: Duration,
 }
 
 /// Why training ended.
@@ -139,7 +141,7 @@ pub fn train(request: &Request, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Re
     dataset.require(Split::Val).map_err(usage_if_missing)?;
     let threads = request.overrides.threads.unwrap_or(1).max(2);
     let statistics = dataset.survey(&Limits::default(), threads)?;
-    let folder = RunFolder::open(&request.out, request.resume).map_err(|e| UsageError(e.to_string()))?;
+    let folder = RunFolder::open(&request.out, request.resume).map_err(usage_if_taken)?;
     let settings = settings(request, &folder, &statistics, &dataset)?;
     if request.resume
         && let Some(outcome) = folder.result::<Outcome>()?
@@ -147,8 +149,9 @@ pub fn train(request: &Request, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Re
         notify(Event::AlreadyDone);
         return Ok(outcome);
     }
+    folder.create()?;
     folder.write_settings(&settings)?;
-    let mut run = Run::new(&dataset, &statistics, settings, folder)?;
+    let mut run = Run::new(&dataset, &statistics, settings, folder, request.checkpoint_every)?;
     let resumed = (run.progress.step > 0).then_some((run.progress.epoch, run.progress.batch));
     notify(Event::Started {
         dataset: &dataset,
@@ -164,6 +167,13 @@ pub fn train(request: &Request, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Re
 
 fn usage_if_missing(error: data::DataError) -> anyhow::Error {
     if error.is_usage() { UsageError(error.to_string()).into() } else { error.into() }
+}
+
+fn usage_if_taken(error: RunError) -> anyhow::Error {
+    match error {
+        RunError::Exists(_) => UsageError(error.to_string()).into(),
+        _ => error.into(),
+    }
 }
 
 /// From run.toml where the run is resumed, else from the request and the rules.
@@ -202,6 +212,7 @@ struct Run {
     golden: Vec<Image>,
     progress: Progress,
     schedule: Schedule,
+    checkpoint_every: Duration,
     started: Instant,
     saved: Instant,
     step_time: Duration,
@@ -214,6 +225,7 @@ impl Run {
         statistics: &Statistics,
         settings: Settings,
         folder: RunFolder,
+        checkpoint_every: Duration,
     ) -> anyhow::Result<Run> {
         let size = [settings.imgsz; 2];
         let task = ClassifyImage::new(
@@ -269,6 +281,7 @@ impl Run {
             golden,
             progress,
             schedule,
+            checkpoint_every,
             started,
             saved,
             step_time: Duration::ZERO,
@@ -336,7 +349,7 @@ impl Run {
             if time_is_up(&self.settings, &self.started) {
                 return Ok(self.progress.batch == batches);
             }
-            if self.saved.elapsed() > CHECKPOINT_EVERY && self.progress.batch < batches {
+            if self.saved.elapsed() > self.checkpoint_every && self.progress.batch < batches {
                 self.save()?;
             }
         }
@@ -384,8 +397,9 @@ impl Run {
         self.progress.batch = 0;
         self.progress.loss_sum = 0.0;
         self.progress.history.push(row);
-        self.save()?;
+        // The checkpoint comes last: with it the epoch counts as done, and nothing of it is written again.
         self.folder.write_metrics(&self.progress.history)?;
+        self.save()?;
         let row = self.progress.history.last().expect("just pushed");
         notify(Event::Epoch { row, best: is_best });
         Ok(())

@@ -165,7 +165,9 @@ fn train(args: &Args, network: &str) -> anyhow::Result<Value> {
         fill_batch(plan, args.classes);
         timed(|| plan.run(&mut pool))
     };
-    (0..3).for_each(|_| drop(one(&mut plan)));
+    (0..3).for_each(|_| {
+        one(&mut plan);
+    });
     let before = memory::rss_bytes();
     let mut times: Vec<Duration> = (0..steps).map(|_| one(&mut plan)).collect();
     let growth = memory::rss_bytes().zip(before).map(|(now, before)| now.saturating_sub(before));

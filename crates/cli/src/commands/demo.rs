@@ -6,7 +6,7 @@ use espalier_tasks::Task;
 use espalier_train::data::Split;
 use espalier_train::evaluate::evaluate;
 use espalier_train::run_folder::RunFolder;
-use espalier_train::{Overrides, Request};
+use espalier_train::{CHECKPOINT_EVERY, Overrides, Request};
 use serde_json::json;
 
 use crate::commands::{benchmark, predict, train, val};
@@ -37,7 +37,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let out = args.out.clone().unwrap_or_else(|| RunFolder::fresh("demo"));
     let overrides = Overrides { seed: Some(args.seed), max_time_s: None, ..Overrides::default() };
     eprintln!("1. Training on {}", args.data);
-    let request = Request { data: args.data.clone(), overrides, out, resume: false };
+    let (data, checkpoint_every) = (args.data.clone(), CHECKPOINT_EVERY);
+    let request = Request { data, overrides, out, resume: false, checkpoint_every };
     let outcome = train::train(&request)?;
     let best = outcome.out.join("best.espalier");
 

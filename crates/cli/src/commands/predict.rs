@@ -1,17 +1,18 @@
 //! `espalier predict`: what a package says about files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use espalier_tasks::{Answer, Limits, decode};
+use espalier_tasks::{Answer, Limits, Model, decode};
 use serde_json::{Value, json};
 
+use crate::exit::{Ending, usage};
 use crate::{open, print};
 
 /// Classify pictures.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Prints one line (with --json one JSON object) for each file; a file that cannot be read is named on stderr, the others
-are still answered, and the exit status is 1.
+are still answered, and the exit status is 1 (2 where files are missing and nothing else is wrong).
 
 Example:
   espalier predict runs/train/best.espalier *.jpg")]
@@ -35,25 +36,36 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let threads = open::threads(args.threads)?;
     let mut model = open::model(&args.package, open::isa(args.isa.as_deref())?, threads)?;
-    let mut failed = 0;
+    let mut faults = Vec::new();
     for file in &args.files {
-        let answer = std::fs::read(file)
-            .map_err(anyhow::Error::from)
-            .and_then(|bytes| Ok(decode(&bytes, &Limits::default())?))
-            .and_then(|image| Ok(model.answer(&image)?));
-        match answer {
-            Ok(answer) => {
-                let value = line(&file.display().to_string(), &answer, model.task().labels());
-                print::result(args.json, &value, || text(&value))?;
-            }
-            Err(error) => {
-                failed += 1;
-                eprintln!("espalier: {}: {error:#}", file.display());
-            }
+        match answer(&mut model, file) {
+            Ok(value) => print::result(args.json, &value, || text(&value))?,
+            Err(error) => faults.push(error.context(file.display().to_string())),
         }
     }
-    anyhow::ensure!(failed == 0, "{failed} of {} files could not be read", args.files.len());
-    Ok(())
+    ending(faults, args.files.len())
+}
+
+fn answer(model: &mut Model, file: &Path) -> anyhow::Result<Value> {
+    if !file.exists() {
+        return Err(usage("there is no such file"));
+    }
+    let image = decode(&std::fs::read(file)?, &Limits::default())?;
+    Ok(line(&file.display().to_string(), &model.answer(&image)?, model.task().labels()))
+}
+
+/// Names every fault on stderr; where files were only missing, the command was called wrongly.
+fn ending(mut faults: Vec<anyhow::Error>, files: usize) -> anyhow::Result<()> {
+    if files == 1 {
+        return faults.pop().map_or(Ok(()), Err);
+    }
+    faults.iter().for_each(|fault| eprintln!("espalier: {fault:#}"));
+    let text = format!("{} of {files} files have no answer", faults.len());
+    match faults.as_slice() {
+        [] => Ok(()),
+        faults if faults.iter().all(|fault| fault.is::<Ending>()) => Err(usage(text)),
+        _ => Err(anyhow::anyhow!(text)),
+    }
 }
 
 /// One answer as `predict --json` has it.

@@ -1,6 +1,7 @@
 //! `espalier train`: from labelled data to a package.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use espalier_train::run_folder::RunFolder;
@@ -95,6 +96,9 @@ pub(crate) struct Args {
     /// Go on with the run in --out.
     #[arg(long, requires = "out")]
     pub(crate) resume: bool,
+    /// Time between checkpoints at most, besides one after every epoch.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(crate) checkpoint_every: String,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
@@ -174,10 +178,11 @@ fn request(args: &Args) -> anyhow::Result<Request> {
         seed: args.seed,
         threads: args.threads,
         target: args.target.as_deref().map(target).transpose()?,
-        max_time_s: args.max_time.as_deref().map(seconds).transpose()?,
+        max_time_s: args.max_time.as_deref().map(|text| seconds("--max-time", text)).transpose()?,
     };
     let out = args.out.clone().unwrap_or_else(|| RunFolder::fresh("train"));
-    Ok(Request { data: args.data.clone(), overrides, out, resume: args.resume })
+    let checkpoint_every = Duration::from_secs_f64(seconds("--checkpoint-every", &args.checkpoint_every)?);
+    Ok(Request { data: args.data.clone(), overrides, out, resume: args.resume, checkpoint_every })
 }
 
 fn target(text: &str) -> anyhow::Result<f64> {
@@ -187,15 +192,15 @@ fn target(text: &str) -> anyhow::Result<f64> {
 }
 
 /// `90s`, `10m`, `2h` or plain seconds.
-fn seconds(text: &str) -> anyhow::Result<f64> {
+fn seconds(flag: &str, text: &str) -> anyhow::Result<f64> {
     let (number, unit) = match text.char_indices().next_back() {
         Some((at, 's')) => (&text[..at], 1.0),
         Some((at, 'm')) => (&text[..at], 60.0),
         Some((at, 'h')) => (&text[..at], 3600.0),
         _ => (text, 1.0),
     };
-    let value = number.parse::<f64>().ok().filter(|v| v.is_finite() && *v > 0.0).map(|v| v * unit);
-    value.ok_or_else(|| usage(format!("--max-time {text}: it should be like 90s, 10m or 2h")))
+    let value = number.parse::<f64>().ok().filter(|v| (1e-3..=1e9).contains(v)).map(|v| v * unit);
+    value.ok_or_else(|| usage(format!("{flag} {text}: it should be like 90s, 10m or 2h")))
 }
 
 /// What is on the screen.
