@@ -176,12 +176,13 @@ impl Model {
         let allowed = (hi - lo).max(f32::MIN_POSITIVE) * GOLDEN_TOLERANCE;
         for (sample, (golden, want)) in golden.iter().zip(wanted).enumerate() {
             let got = self.outputs(&picture(&golden.input)?)?.swap_remove(0);
-            let differs = |(got, want): (&f32, &f32)| !((got - want).abs() <= allowed);
+            // Not `> allowed`: a NaN has to differ.
+            let agrees = |got: f32, want: f32| (got - want).abs() <= allowed;
             if got.len() != want.len() {
                 let want = format!("{} elements", want.len());
                 return Err(self.mismatch("output", format!("{} elements", got.len()), want));
             }
-            if let Some(element) = got.iter().zip(want).position(differs) {
+            if let Some(element) = got.iter().zip(want).position(|(&got, &want)| !agrees(got, want)) {
                 return Err(ModelError::Golden {
                     sample,
                     element,
