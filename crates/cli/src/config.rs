@@ -71,9 +71,10 @@ fn flag((name, value): &Pair) -> Option<OsString> {
 fn read(path: &OsString) -> anyhow::Result<Vec<Pair>> {
     let shown = path.to_string_lossy();
     let text = std::fs::read_to_string(path).with_context(|| format!("--config {shown}"))?;
-    let table: toml::Table = text
-        .parse()
-        .map_err(|e: toml::de::Error| anyhow!("--config {shown}: {}", e.to_string().trim_end()))?;
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+        let line = 1 + text[..e.span().map_or(0, |span| span.start)].matches('\n').count();
+        anyhow!("--config {shown}: line {line}: {}", e.message())
+    })?;
     let pair = |(key, value): (&String, &toml::Value)| {
         let text = match value {
             toml::Value::String(s) => s.clone(),

@@ -32,12 +32,23 @@ pub(crate) fn status(result: anyhow::Result<()>) -> ExitCode {
     if is_broken_pipe(&error) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("espalier: {error:#}");
+    eprintln!("espalier: {}", sentence(&error));
     match error.downcast_ref() {
         Some(Ending::Usage(_)) => ExitCode::from(2),
         Some(Ending::Missed(_)) => ExitCode::from(3),
         None => ExitCode::from(1),
     }
+}
+
+/// The error with its causes; a cause that its error tells already is not told twice.
+pub(crate) fn sentence(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// The reader of our output has gone: nothing is wrong.

@@ -10,13 +10,13 @@ pub(crate) fn result(json: bool, value: &Value, text: impl FnOnce() -> String) -
     Ok(io::stdout().lock().write_all(text.as_bytes())?)
 }
 
-/// Keys with their values, aligned; a list of objects becomes a table.
-pub(crate) fn table(value: &Value) -> String {
+/// Keys with their values, aligned; a list of objects becomes a table with the columns `keys`.
+pub(crate) fn table(value: &Value, keys: &[&str]) -> String {
     let Value::Object(map) = value else { return format!("{value}\n") };
     let width = map.keys().map(String::len).max().unwrap_or(0);
     let scalars =
         map.iter().filter(|(_, v)| !v.is_array()).map(|(k, v)| format!("{k:width$}  {}\n", cell(v)));
-    let lists = map.values().filter_map(Value::as_array).map(|rows| format!("\n{}", columns(rows)));
+    let lists = map.values().filter_map(Value::as_array).map(|rows| format!("\n{}", columns(rows, keys)));
     scalars.chain(lists).collect()
 }
 
@@ -39,14 +39,18 @@ pub(crate) fn significant(v: f64) -> String {
     format!("{v:.digits$}")
 }
 
-/// Objects with the same keys as an aligned table.
-pub(crate) fn columns(rows: &[Value]) -> String {
-    let Some(Value::Object(first)) = rows.first() else { return String::new() };
-    let keys: Vec<&String> = first.keys().collect();
-    let mut lines: Vec<Vec<String>> = vec![keys.iter().map(|k| k.to_string()).collect()];
-    lines.extend(rows.iter().map(|row| keys.iter().map(|k| cell(&row[k.as_str()])).collect()));
+/// The values of `keys` in every object, as an aligned table.
+pub(crate) fn columns(rows: &[Value], keys: &[&str]) -> String {
+    let head = keys.iter().map(|key| key.to_string()).collect();
+    let cells = rows.iter().map(|row| keys.iter().map(|&key| cell(&row[key])).collect());
+    grid(&std::iter::once(head).chain(cells).collect::<Vec<_>>())
+}
+
+/// Lines with as many cells each, aligned.
+pub(crate) fn grid(lines: &[Vec<String>]) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
     let width = |c: usize| lines.iter().map(|line| line[c].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..keys.len()).map(width).collect();
+    let widths: Vec<usize> = (0..columns).map(width).collect();
     let pad = |line: &Vec<String>| {
         let cells = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())

@@ -69,8 +69,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         (None, Some(path)) => package(args, path)?,
         (None, None) => unreachable!("the parser wants one of them"),
     };
-    print::result(args.json, &result, || print::table(&result))
+    print::result(args.json, &result, || print::table(&result, &COLUMNS))
 }
+
+const COLUMNS: [&str; 6] = ["name", "op", "kernel", "ms", "gmacs", "roofline_ms"];
 
 fn package(args: &Args, path: &std::path::Path) -> anyhow::Result<Value> {
     let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
@@ -150,6 +152,9 @@ fn layers(plan: &mut Plan, pool: &mut Pool, isa: Isa, runs: usize) -> Value {
 fn train(args: &Args, network: &str) -> anyhow::Result<Value> {
     refuse_precision(&args.precision)?;
     let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
+    if !(1..=4096).contains(&args.batch) {
+        return Err(usage(format!("--batch: {} is not in 1..=4096", args.batch)));
+    }
     let options =
         NetworkOptions { classes: args.classes, channels: 3, size: [args.imgsz; 2], width: args.width };
     let graph = networks::build(network, &options).map_err(usage)?;

@@ -56,10 +56,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     print::result(args.json, &value, || text(&value))
 }
 
+const COLUMNS: [&str; 6] = ["name", "op", "kernel", "gmacs", "offset", "bytes"];
+
 fn text(value: &Value) -> String {
     let plan = &value["plan"];
     let manifest = serde_json::to_string_pretty(&value["manifest"]).unwrap_or_default();
-    let steps = plan["steps"].as_array().map(|rows| print::columns(rows)).unwrap_or_default();
+    let steps = plan["steps"].as_array().map(|rows| print::columns(rows, &COLUMNS)).unwrap_or_default();
     format!(
         "{}: {} parameters, {} multiply-accumulates, {} golden samples\n\n{manifest}\n\n{}\nplan for {} with {} threads: \
          arena {} bytes, weights {}, scratch {} a thread\n{steps}",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use espalier_tasks::{Answer, Limits, Model, decode};
 use serde_json::{Value, json};
 
-use crate::exit::{Ending, usage};
+use crate::exit::{Ending, sentence, usage};
 use crate::{open, print};
 
 /// Classify pictures.
@@ -59,7 +59,7 @@ fn ending(mut faults: Vec<anyhow::Error>, files: usize) -> anyhow::Result<()> {
     if files == 1 {
         return faults.pop().map_or(Ok(()), Err);
     }
-    faults.iter().for_each(|fault| eprintln!("espalier: {fault:#}"));
+    faults.iter().for_each(|fault| eprintln!("espalier: {}", sentence(fault)));
     let text = format!("{} of {files} files have no answer", faults.len());
     match faults.as_slice() {
         [] => Ok(()),

@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         written.push(json!({"name": name, "shape": shape, "file": path.display().to_string()}));
     }
     let value = json!({"isa": isa.to_string(), "outputs": written});
-    print::result(args.json, &value, || print::table(&value))
+    print::result(args.json, &value, || print::table(&value, &["name", "shape", "file"]))
 }
 
 fn arrays(inputs: &[String], graph: &Graph) -> anyhow::Result<BTreeMap<String, Array>> {

@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) model: Option<String>,
     /// Scale of the network's channels.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) width: Option<f32>,
     /// Folder of the run; default runs/train, runs/train-2, ...
     #[arg(long)]
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) batch: Option<usize>,
     /// Highest learning rate.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) lr: Option<f32>,
     /// Optimizer.
     #[arg(long, value_enum)]
@@ -55,16 +55,16 @@ pub(crate) struct Args {
     #[arg(long, value_enum)]
     pub(crate) schedule: Option<ScheduleArg>,
     /// Epochs of linear warm-up (one-cycle brings its own).
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) warmup: Option<f32>,
     /// Weight decay.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) weight_decay: Option<f32>,
     /// Label smoothing, 0 to 0.9.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) smoothing: Option<f32>,
     /// Largest norm of all gradients together; 0 for no limit.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) clip_norm: Option<f32>,
     /// Mirror training images at random; default: where they are colour photographs.
     #[arg(long, overrides_with = "no_flip")]
@@ -191,15 +191,12 @@ fn target(text: &str) -> anyhow::Result<f64> {
     value.parse().ok().filter(|v| (0.0..=1.0).contains(v)).ok_or_else(wrong)
 }
 
-/// `90s`, `10m`, `2h` or plain seconds.
+/// `50ms`, `90s`, `10m`, `2h` or plain seconds.
 fn seconds(flag: &str, text: &str) -> anyhow::Result<f64> {
-    let (number, unit) = match text.char_indices().next_back() {
-        Some((at, 's')) => (&text[..at], 1.0),
-        Some((at, 'm')) => (&text[..at], 60.0),
-        Some((at, 'h')) => (&text[..at], 3600.0),
-        _ => (text, 1.0),
-    };
-    let value = number.parse::<f64>().ok().filter(|v| (1e-3..=1e9).contains(v)).map(|v| v * unit);
+    const UNITS: [(&str, f64); 4] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let with_unit = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit)));
+    let (number, unit) = with_unit.unwrap_or((text, 1.0));
+    let value = number.parse::<f64>().ok().map(|v| v * unit).filter(|v| (1e-3..=1e9).contains(v));
     value.ok_or_else(|| usage(format!("{flag} {text}: it should be like 90s, 10m or 2h")))
 }
 
@@ -224,9 +221,9 @@ impl Shown {
                     eprintln!("skipped {} more files", skipped.len() - 5);
                 }
                 let (model, size, epochs) = (&settings.model, settings.imgsz, settings.epochs);
-                let (parameters, macs) = (cost.parameters as f64 / 1e6, cost.macs as f64 / 1e6);
+                let (parameters, macs) = (millions(cost.parameters), millions(cost.macs));
                 eprintln!(
-                    "{model} x{} at {size}x{size}: {parameters:.2} M parameters, {macs:.0} M multiply-accumulates; {epochs} epochs of batch {}",
+                    "{model} x{} at {size}x{size}: {parameters} M parameters, {macs} M multiply-accumulates; {epochs} epochs of batch {}",
                     settings.width, settings.batch
                 );
                 if let Some((epoch, batch)) = resumed {
@@ -262,6 +259,10 @@ impl Shown {
             bar.finish();
         }
     }
+}
+
+fn millions(n: usize) -> String {
+    print::significant(n as f64 / 1e6)
 }
 
 /// The last lines for people: what happened, and what to do next.

@@ -89,10 +89,13 @@ pub(crate) fn report(metrics: &Metrics) -> Value {
     })
 }
 
+const COLUMNS: [&str; 5] = ["label", "n", "precision", "recall", "f1"];
+
 fn text(value: &Value, labels: &[String]) -> String {
     let metrics = value["metrics"].as_object().into_iter().flatten();
     let metrics: Vec<String> = metrics.map(|(k, v)| format!("{k} {}", print::cell(v))).collect();
-    let classes = value["per_class"].as_array().map(|rows| print::columns(rows)).unwrap_or_default();
+    let classes =
+        value["per_class"].as_array().map(|rows| print::columns(rows, &COLUMNS)).unwrap_or_default();
     format!(
         "{} images: {}\n\n{classes}\n{}",
         value["n"],
@@ -107,11 +110,10 @@ fn confusion(value: &Value, labels: &[String]) -> String {
     if labels.len() > MOST {
         return format!("confusion: {} classes; see --json\n", labels.len());
     }
+    let head = std::iter::once("true \\ guess".to_string()).chain(labels.iter().cloned()).collect();
     let rows = value.as_array().into_iter().flatten().zip(labels).map(|(row, label)| {
-        let mut line = serde_json::Map::from_iter([("true \\ guess".to_string(), label.clone().into())]);
-        let cells = row.as_array().into_iter().flatten();
-        line.extend(labels.iter().cloned().zip(cells.cloned()));
-        Value::Object(line)
+        let cells = row.as_array().into_iter().flatten().map(print::cell);
+        std::iter::once(label.clone()).chain(cells).collect()
     });
-    print::columns(&rows.collect::<Vec<_>>())
+    print::grid(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
