@@ -4,7 +4,7 @@
 //! Everything here is `inline(always)` and takes its instruction set from the function that
 //! [`multiversion!`](crate::isa::multiversion) made around it.
 
-/// Channels in a block of the blocked layout, and lanes of a [`Lanes`].
+/// Channels in a block of the blocked layout, and lanes of a `Lanes`.
 pub const LANES: usize = 16;
 
 /// Sixteen f32 values.

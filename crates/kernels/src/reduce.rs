@@ -1,6 +1,6 @@
 //! Sums, means and maxima over axes.
 //!
-//! Every result has its own order of summation, whoever computes it: blocks of [`BLOCK`] terms are summed apart, so that
+//! Every result has its own order of summation, whoever computes it: blocks of `BLOCK` terms are summed apart, so that
 //! the rounding error grows with the root of long sums rather than with their length.
 
 use crate::isa::multiversion;

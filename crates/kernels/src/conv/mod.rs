@@ -1,14 +1,14 @@
 //! Dense and grouped convolution in f32: forward, gradient for the input, gradient for the weights.
 //!
 //! One engine serves every kernel size, stride, padding and dilation. A worker gathers the part of the input that its
-//! next output pixels need into scratch ([`gather`]), once per kernel column, with padding, stride and dilation
+//! next output pixels need into scratch (`gather`), once per kernel column, with padding, stride and dilation
 //! resolved. Then the pixels that a kernel tap multiplies are one contiguous run, taps are mere address offsets
-//! ([`space`]), and one register tile ([`tile`], [`weight_grad`]) does all the arithmetic: a direct convolution after
+//! (`space`), and one register tile (`tile`, [`weight_grad`]) does all the arithmetic: a direct convolution after
 //! Georganas et al. 2018 ("Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures") with the
 //! gathering of Goto and van de Geijn's matrix product. The gradient for the input is the same engine over transposed
 //! weights, once for each residue of the position modulo the stride.
 //!
-//! Grouped weights are blocks of 16 x 16 channels with zeros between the groups inside of a block ([`channels`]), so a
+//! Grouped weights are blocks of 16 x 16 channels with zeros between the groups inside of a block (`channels`), so a
 //! non-finite value in one group may reach another that shares its block.
 
 mod channels;

@@ -14,6 +14,7 @@ use std::ops::Range;
 /// Pixels that a register tile sums before it goes to memory: they and their gradients fit a level 1 cache.
 const PIXELS: usize = 256;
 /// Most output blocks of a register tile.
+#[cfg(target_arch = "x86_64")]
 const OUTPUTS: usize = 2;
 
 /// Arguments of a register tile: sums over `segments` runs of `len` pixels each. Lengths are in elements.
