@@ -3,7 +3,7 @@
 //!
 //! Logical layouts are NCHW for activations and OIHW for weights, as in ONNX and PyTorch. A layer that can be
 //! composed from these ops (1-D convolution, attention, linear, global pooling) is a function of
-//! [`Builder`](crate::Builder), not an op.
+//! [`Graph`](crate::Graph), not an op.
 
 use crate::attr::{Attr, AttrError, Attrs};
 use crate::types::{DType, Shape};
