@@ -109,9 +109,8 @@ mod tests {
                 "e",
                 "train",
                 "--epochs=3",
-                "--json",
-                "--lr=0.5",
                 "--no-flip",
+                "--json",
                 "--max-time=10m",
                 "D",
                 "--epochs=4",
@@ -121,7 +120,7 @@ mod tests {
         check(&["e"], &["e"]);
         check(
             &["e", "train", &config, "--set", "json=false", "--set=max_time=9s", "--", "--set", "D"],
-            &["e", "train", "--epochs=3", "--lr=0.5", "--no-flip", "--max-time=9s", "--", "--set", "D"],
+            &["e", "train", "--epochs=3", "--no-flip", "--lr=0.5", "--max-time=9s", "--", "--set", "D"],
         );
     }
 

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -25,11 +25,11 @@ impl Progress {
         let plain = !std::io::stderr().is_terminal();
         let bar =
             if plain { ProgressBar::hidden() } else { ProgressBar::new(length).with_elapsed(Duration::ZERO) };
-        let template =
-            format!("{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {{msg}} {{per_sec:.dim}} {unit}, {{eta}} left");
-        bar.set_style(
-            ProgressStyle::with_template(&template).expect("a valid template").progress_chars("━╸ "),
-        );
+        let rate = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let _ = write!(out, "{:.1} {unit}/s", state.per_sec());
+        };
+        let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {msg} {rate}, {eta} left");
+        bar.set_style(style.expect("a valid template").with_key("rate", rate).progress_chars("━╸ "));
         bar.set_prefix(what.to_string());
         bar.set_position(done);
         bar.reset_eta();

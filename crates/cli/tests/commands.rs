@@ -44,7 +44,7 @@ fn faulty_data(folder: &Path) {
     fs::write(folder.join("bad.png"), "no picture").unwrap();
     fs::write(folder.join("large.bmp"), picture(40, "left", 1)).unwrap();
     fs::write(folder.join("unknown.toml"), "colour = \"blue\"\n").unwrap();
-    fs::write(folder.join("broken.toml: line 1: "), "epochs = \n").unwrap();
+    fs::write(folder.join("broken.toml"), "epochs = \n").unwrap();
     fs::write(folder.join("list.toml"), "epochs = [1, 2]\n").unwrap();
 }
 

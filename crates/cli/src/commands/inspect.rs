@@ -12,7 +12,7 @@ use crate::{open, print};
 /// Show a package: manifest, graph, and the plan with kernels and memory.
 #[derive(clap::Args)]
 #[command(after_help = "\
-The plan is the one for batch 1 on this machine: batch normalisation is folded, each step names its kernel and where in
+The plan is the one for batch 1 on this machine: batch normalisation is folded, each step names its kernel and where in \
 the plan's memory it writes.
 
 Example:

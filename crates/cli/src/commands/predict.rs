@@ -11,7 +11,7 @@ use crate::{open, print};
 /// Classify pictures.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Prints one line (with --json one JSON object) for each file; a file that cannot be read is named on stderr, the others
+Prints one line (with --json one JSON object) for each file; a file that cannot be read is named on stderr, the others \
 are still answered, and the exit status is 1 (2 where files are missing and nothing else is wrong).
 
 Example:

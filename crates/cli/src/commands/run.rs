@@ -17,7 +17,7 @@ use crate::{open, print};
 /// Run a package on tensors from .npy files.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Inputs are tensors as the graph takes them (see `inspect`): pre-processing is not applied. Each output NAME is written
+Inputs are tensors as the graph takes them (see `inspect`): pre-processing is not applied. Each output NAME is written \
 to DIR/NAME.npy.
 
 Example:
