@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use espalier_graph::{Bindings, DType, Data, Graph, Source, Tensor, ValueId, Weights};
+use espalier_graph::{Bindings, DType, Data, Graph, Source, Tensor, ValueId, Weights, Window};
 use espalier_kernels::{Isa, Kernel, LANES, Layout, Worker, blocks, layout, movement};
 
 use crate::fuse::fuse;
@@ -63,6 +63,9 @@ pub const MAX_VALUE_BYTES: usize = 1 << 34;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Storage(usize);
 
+/// What the order of a packed weight depends on: direction, groups and window of the convolution.
+pub(crate) type Form = (&'static str, usize, Window);
+
 /// Where a value lies, and in which order.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Located {
@@ -100,8 +103,9 @@ pub(crate) struct Lowering<'a> {
     pub(crate) options: Options,
     regions: Vec<Region>,
     native: HashMap<ValueId, Located>,
-    converted: HashMap<(Storage, Layout), Storage>,
-    packed: HashMap<(ValueId, &'static str), Storage>,
+    /// By storage, layout, and batch, channels and pixels.
+    converted: HashMap<(Storage, Layout, [usize; 3]), Storage>,
+    packed: HashMap<(ValueId, Form), Storage>,
     states: HashMap<ValueId, Storage>,
     updated: Vec<ValueId>,
     /// Where each output of the graph lies, in their order.
@@ -231,23 +235,19 @@ impl Lowering<'_> {
         if from.layout == layout || self.same_in_both_layouts(id) {
             return Ok((from.storage, bytes));
         }
-        if let Some(&copy) = self.converted.get(&(from.storage, layout)) {
+        let dims = self.dims(id);
+        let [n, c, spatial] = [dims[0], dims[1], dims[2..].iter().product()];
+        // Reshaping gives one storage to values of several shapes, which differ in the other layout.
+        let key = (from.storage, layout, [n, c, spatial]);
+        if let Some(&copy) = self.converted.get(&key) {
             return Ok((copy, bytes));
         }
         let copy = self.temporary(bytes);
-        let dims = self.dims(id);
-        let kernel = layout::reorder(
-            self.options.isa,
-            from.layout,
-            layout,
-            dims[0],
-            dims[1],
-            dims[2..].iter().product(),
-        );
+        let kernel = layout::reorder(self.options.isa, from.layout, layout, n, c, spatial);
         let inputs = vec![(from.storage, self.bytes(id, from.layout))];
         let node = self.graph.value(id).name.clone();
         self.push(Draft { kernel, inputs, outputs: vec![(copy, bytes)], node, op: "Reorder", macs: 0 });
-        self.converted.insert((from.storage, layout), copy);
+        self.converted.insert(key, copy);
         Ok((copy, bytes))
     }
 
@@ -295,7 +295,7 @@ impl Lowering<'_> {
     pub(crate) fn packed(
         &mut self,
         id: ValueId,
-        form: &'static str,
+        form: Form,
         len: usize,
         pack: Box<dyn Kernel>,
     ) -> Result<(Storage, usize), LowerError> {

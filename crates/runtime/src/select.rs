@@ -204,8 +204,8 @@ impl Lowering<'_> {
         let (isa, x, w, y) = (self.options.isa, group.inputs[0], group.inputs[1], group.outputs[0]);
         let g = self.geometry(x, y, window, groups);
         let (layout, x) = self.conv_input(x, &g)?;
-        let mut inputs =
-            vec![x, self.packed(w, "forward", conv::packed_len(&g), conv::pack_weights(isa, &g))?];
+        let form = ("forward", groups, window);
+        let mut inputs = vec![x, self.packed(w, form, conv::packed_len(&g), conv::pack_weights(isa, &g))?];
         let mut rest = group.inputs[2..].iter();
         if epilogue.bias {
             inputs.push(self.get(*rest.next().expect("the bias"), Layout::Plain)?);
@@ -222,7 +222,7 @@ impl Lowering<'_> {
         let (isa, dy, w, dx) = (self.options.isa, group.inputs[0], group.inputs[1], group.outputs[0]);
         let g = self.geometry(dx, dy, window, groups);
         let pack = conv::pack_weights_input_grad(isa, &g);
-        let packed = self.packed(w, "input_grad", conv::packed_len_input_grad(&g), pack)?;
+        let packed = self.packed(w, ("input_grad", groups, window), conv::packed_len_input_grad(&g), pack)?;
         let inputs = vec![self.get(dy, Layout::Blocked)?, packed];
         let output = self.place(dx, Layout::Blocked);
         self.step(group, op, conv::input_grad(isa, &g), inputs, vec![output], macs(&g));

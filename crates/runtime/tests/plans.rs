@@ -164,6 +164,20 @@ const CASES: &[(&str, &str)] = &[
         "input x: f32[N,16,3,3]",
         "p: f32[N,16,3,3] = MaxPool(x) window=[[1,1],[1,1],[0,0,0,0],[1,1]]; f: f32[N,144] = Reshape(p) shape=[N,144]; y: f32[N,12,12] = Reshape(f) shape=[N,12,12]; output y = y; output same = x",
     ),
+    // One memory, two shapes, each wanted in blocks.
+    (
+        "input x: f32[N,1,6,7]",
+        "r: f32[N,21,1,2] = Reshape(x) shape=[N,21,1,2]; p: f32[N,21,1,2] = MaxPool(r) window=[[1,1],[1,1],[0,0,0,0],[1,1]]; q: f32[N,1,5,6] = MaxPool(x) window=[[2,2],[1,1],[0,0,0,0],[1,1]]; output p = p; output q = q",
+    ),
+    // One weight, several convolutions.
+    (
+        "input x: f32[N,20,9,7]; input z: f32[N,40,5,4]; weight w: f32[20,20,3,3]",
+        "a: f32[N,20,9,7] = Conv(x, w) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1; b: f32[N,20,4,3] = Conv(x, w) window=[[3,3],[2,2],[0,0,0,0],[1,1]] groups=1; c: f32[N,20,5,3] = Conv(x, w) window=[[3,3],[1,1],[0,0,0,0],[2,2]] groups=1; d: f32[N,20,5,4] = Conv(z, w) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=2; ga: f32[N,20,9,7] = ConvInputGrad(a, w) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1 input=[9,7]; gb: f32[N,20,9,7] = ConvInputGrad(b, w) window=[[3,3],[2,2],[0,0,0,0],[1,1]] groups=1 input=[9,7]; gd: f32[N,40,5,4] = ConvInputGrad(d, w) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=2 input=[5,4]; output a = a; output b = b; output c = c; output d = d; output ga = ga; output gb = gb; output gd = gd",
+    ),
+    (
+        "input x: f32[N,18,9,7]; weight w: f32[18,1,3,3]",
+        "a: f32[N,18,9,7] = Conv(x, w) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=18; b: f32[N,18,5,4] = Conv(x, w) window=[[3,3],[2,2],[1,1,1,1],[1,1]] groups=18; ga: f32[N,18,9,7] = ConvInputGrad(a, w) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=18 input=[9,7]; gb: f32[N,18,9,7] = ConvInputGrad(b, w) window=[[3,3],[2,2],[1,1,1,1],[1,1]] groups=18 input=[9,7]; output ga = ga; output gb = gb",
+    ),
     ("input x: f32[N,5,7]", "y: f32[7,N,5] = Transpose(x) perm=[2,0,1]; output y = y"),
     ("input x: f32[N,18,1,1]", "y: f32[N,18,3,4] = Expand(x) shape=[N,18,3,4]; output y = y"),
     ("input x: f32[N,1,7]", "y: f32[N,5,7] = Expand(x) shape=[N,5,7]; output y = y"),
