@@ -38,6 +38,7 @@ fn fixture() -> &'static Path {
 fn faulty_data(folder: &Path) {
     pictures(&folder.join("strangers/val"), "above", 3);
     pictures(&folder.join("gap/train"), "left", 4);
+    pictures(&folder.join("single"), "left", 30);
     fs::create_dir_all(folder.join("gap/train/nobody")).unwrap();
     fs::create_dir_all(folder.join("formless")).unwrap();
     fs::write(folder.join("formless/notes.txt"), "nothing to learn").unwrap();
@@ -179,6 +180,8 @@ fn wrong_files_are_refused() {
         ("train {}/formless --out {}/new", 2, "data is a folder with"),
         ("train {}/bad.png --out {}/new", 2, "data is a folder with"),
         ("train {}/gap --out {}/new", 1, "\"nobody\" has no image"),
+        ("train {}/single --out {}/new", 1, "at least 2 are needed"),
+        ("train {}/data --model lenet --imgsz 8 --epochs 1 --out {}/new", 1, "pictures of 8x8"),
         ("val {}/none.espalier {}/data", 2, "does not exist"),
         ("val {}/cut.espalier {}/data", 1, "cut.espalier"),
         ("val {}/text.espalier {}/data", 1, "text.espalier"),

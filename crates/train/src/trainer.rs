@@ -149,9 +149,10 @@ pub fn train(request: &Request, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Re
         notify(Event::AlreadyDone);
         return Ok(outcome);
     }
-    folder.create()?;
-    folder.write_settings(&settings)?;
     let mut run = Run::new(&dataset, &statistics, settings, folder, request.checkpoint_every)?;
+    // Only now, so that what cannot be trained leaves no folder.
+    run.folder.create()?;
+    run.folder.write_settings(&run.settings)?;
     let resumed = (run.progress.step > 0).then_some((run.progress.epoch, run.progress.batch));
     notify(Event::Started {
         dataset: &dataset,
