@@ -358,16 +358,16 @@ fn with_gradients(graph: &Graph) -> Graph {
 /// `count` graphs for the best instruction set.
 fn check_many(count: u64, tolerance: f64, graph: impl Fn(u64) -> Graph) {
     let heavy = std::env::var("ESPALIER_HEAVY").is_ok_and(|v| v == "1");
-    let (count, isas) = if heavy { (50 * count, Isa::available()) } else { (count, vec![Isa::best()]) };
+    let (count, isas) = if heavy { (10 * count, Isa::available()) } else { (count, vec![Isa::best()]) };
     (0..count).for_each(|seed| check_for(&isas, &graph(seed), tolerance));
 }
 
 #[test]
 fn plans_agree_with_the_reference() {
-    check_many(60, 1e-4, grown);
+    check_many(400, 1e-4, grown);
 }
 
 #[test]
 fn gradients_agree_with_the_reference() {
-    check_many(40, 1e-3, |seed| with_gradients(&grown(seed)));
+    check_many(200, 1e-3, |seed| with_gradients(&grown(seed)));
 }
