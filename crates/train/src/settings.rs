@@ -120,7 +120,7 @@ pub struct SettingsError {
 }
 
 /// Images that a default run looks at, all epochs together, where the data is small.
-const IMAGES_SEEN: usize = 80_000;
+const IMAGES_SEEN: usize = 120_000;
 /// Epochs over data that is large.
 const EPOCHS_LARGE: usize = 10;
 /// Epochs over data that is tiny.

@@ -406,12 +406,15 @@ impl Run {
         Ok(())
     }
 
-    /// Better in the metric, or as good with a smaller loss.
+    /// By the one-standard-error rule (Breiman et al. 1984): among the epochs whose metric is within a standard error of
+    /// the highest, the one with the smallest loss. A few lucky images do not outweigh the loss over all of them.
     fn is_best(&self, row: &Epoch) -> bool {
-        let Some((best, epoch)) = self.progress.best else { return true };
+        let Some((_, epoch)) = self.progress.best else { return true };
         let loss = |row: &Epoch| row.val.get("loss").copied().unwrap_or(0.0);
-        let before = &self.progress.history[epoch - 1];
-        row.val[METRIC] > best || (row.val[METRIC] == best && loss(row) < loss(before))
+        let (metric, before) = (row.val[METRIC], &self.progress.history[epoch - 1]);
+        let highest = self.progress.history.iter().map(|e| e.val[METRIC]).fold(metric, f64::max);
+        let bar = highest - standard_error(highest, self.val.len());
+        metric >= bar && (loss(row) < loss(before) || before.val[METRIC] < bar)
     }
 
     fn stop_reason(&self) -> Option<Stopped> {
@@ -436,6 +439,11 @@ impl Run {
 
 /// The primary metric of the only task that trains so far.
 const METRIC: &str = "accuracy";
+
+/// Of a share that was measured on `n` samples.
+fn standard_error(share: f64, n: usize) -> f64 {
+    (share * (1.0 - share) / n.max(1) as f64).max(0.0).sqrt()
+}
 
 fn step_options(settings: &Settings) -> StepOptions {
     let optimizer = match settings.optimizer {
