@@ -120,7 +120,9 @@ pub struct SettingsError {
 }
 
 /// Images that a default run looks at, all epochs together, where the data is small.
-const IMAGES_SEEN: usize = 120_000;
+const IMAGES_SEEN: usize = 100_000;
+/// Up to so many training images, data counts as small: smaller steps and more weight decay generalise better.
+const SMALL: usize = 10_000;
 /// Epochs over data that is large.
 const EPOCHS_LARGE: usize = 10;
 /// Epochs over data that is tiny.
@@ -164,7 +166,7 @@ impl Settings {
             optimizer,
             schedule,
             warmup: given.warmup.unwrap_or(if schedule == Shape::OneCycle { 0.0 } else { 3.0 }),
-            weight_decay: given.weight_decay.unwrap_or(decay_for(optimizer)),
+            weight_decay: given.weight_decay.unwrap_or(decay_for(optimizer, train)),
             smoothing: given.smoothing.unwrap_or(0.1),
             clip_norm: given.clip_norm.unwrap_or(0.0),
             patience: 0,
@@ -291,21 +293,22 @@ fn width_for(model: &str, channels: usize) -> f32 {
 }
 
 fn batch_for(train: usize, imgsz: usize) -> usize {
-    let by_size = if imgsz <= 64 { 64 } else { 32 };
+    let by_size = if imgsz <= 64 && train > SMALL { 64 } else { 32 };
     // At least some ten steps in an epoch.
     by_size.min((train / 10).next_power_of_two()).max(8)
 }
 
 fn rate_for(optimizer: OptimizerName, batch: usize) -> f32 {
     match optimizer {
-        // The linear rule of Goyal et al. 2017.
-        OptimizerName::Sgd => 0.1 * batch as f32 / 64.0,
+        // The linear rule of Goyal et al. 2017 for steps larger than usual.
+        OptimizerName::Sgd => 0.1 * (batch as f32 / 64.0).max(1.0),
         OptimizerName::Adamw => 2e-3,
     }
 }
 
-fn decay_for(optimizer: OptimizerName) -> f32 {
+fn decay_for(optimizer: OptimizerName, train: usize) -> f32 {
     match optimizer {
+        OptimizerName::Sgd if train <= SMALL => 1e-3,
         OptimizerName::Sgd => 5e-4,
         OptimizerName::Adamw => 5e-2,
     }
