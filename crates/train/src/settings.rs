@@ -300,7 +300,8 @@ fn batch_for(train: usize, imgsz: usize) -> usize {
 
 fn rate_for(optimizer: OptimizerName, batch: usize) -> f32 {
     match optimizer {
-        // The linear rule of Goyal et al. 2017 for steps larger than usual.
+        // The linear rule of Goyal et al. 2017 outside of the usual 32 to 64 images; steps that small are noisier still.
+        OptimizerName::Sgd if batch < 32 => 0.1 * batch as f32 / 64.0,
         OptimizerName::Sgd => 0.1 * (batch as f32 / 64.0).max(1.0),
         OptimizerName::Adamw => 2e-3,
     }
