@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use espalier_tasks::Task;
-use espalier_train::data::Split;
+use espalier_train::data::{Dataset, Split};
 use espalier_train::evaluate::evaluate;
 use espalier_train::run_folder::RunFolder;
 use espalier_train::{CHECKPOINT_EVERY, Overrides, Request};
@@ -35,7 +35,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let out = args.out.clone().unwrap_or_else(|| RunFolder::fresh("demo"));
-    let overrides = Overrides { seed: Some(args.seed), max_time_s: None, ..Overrides::default() };
+    let overrides = Overrides { seed: Some(args.seed), ..Overrides::default() };
     eprintln!("1. Training on {}", args.data);
     let (data, checkpoint_every) = (args.data.clone(), CHECKPOINT_EVERY);
     let request = Request { data, overrides, out, resume: false, checkpoint_every };
@@ -45,11 +45,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let threads = open::threads(None)?;
     let mut model = open::model(&best, espalier_runtime::Isa::best(), threads)?;
     let Task::ClassifyImage(task) = model.task().clone();
-    let (split, images) = match val::images(&args.data, Split::Test, &task, threads) {
-        Ok(images) => (Split::Test, images),
-        Err(_) => (Split::Val, val::images(&args.data, Split::Val, &task, threads)?),
-    };
-    eprintln!("2. Validating on {} {split} images, which training has not seen", images.len());
+    let tested = !Dataset::open(&args.data)?.split(Split::Test).is_empty();
+    let split = if tested { Split::Test } else { Split::Val };
+    let images = val::images(&args.data, split, &task, threads)?;
+    eprintln!("2. Validating on {} {split} images, which the weights were not fitted to", images.len());
     let metrics = evaluate(&mut model, &images, &mut |_| {})?;
 
     eprintln!("3. Predicting a few of them");
