@@ -18,7 +18,6 @@ use clap::Parser;
     version,
     args_override_self = true,
     after_help = "\
-Every flag can also stand in --config FILE.toml (key = value), and --set key=value overrides it.
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 a goal was not met.
 
 First steps:
@@ -26,9 +25,24 @@ First steps:
   espalier train path/to/folder        train on train|val/CLASS/*.jpg, or CLASS/*.jpg
   espalier predict runs/train/best.espalier picture.jpg"
 )]
-struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     command: commands::Command,
+    #[command(flatten)]
+    everywhere: Everywhere,
+}
+
+/// Flags of every command. [`config::expand`] has turned them into other flags when the parser runs; they stand here for
+/// help, completions and the manual.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Of every command")]
+struct Everywhere {
+    /// Take flags from this file (key = value); flags on the command line win.
+    #[arg(long, global = true, value_name = "FILE.toml")]
+    config: Option<std::path::PathBuf>,
+    /// Set a flag; wins over the command line and --config.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 fn main() -> ExitCode {

@@ -1,8 +1,10 @@
 //! One file for each command.
 
 mod benchmark;
+mod completions;
 mod demo;
 mod inspect;
+mod man;
 mod predict;
 mod run;
 mod train;
@@ -18,6 +20,8 @@ pub(crate) enum Command {
     Inspect(inspect::Args),
     Benchmark(benchmark::Args),
     Demo(demo::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 impl Command {
@@ -30,6 +34,8 @@ impl Command {
             Command::Inspect(args) => inspect::run(args),
             Command::Benchmark(args) => benchmark::run(args),
             Command::Demo(args) => demo::run(args),
+            Command::Completions(args) => completions::run(args),
+            Command::Man(args) => man::run(args),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The real command, and small data for it.
+//! The real command, and small data for it. Each test file takes its part.
+#![allow(dead_code)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
