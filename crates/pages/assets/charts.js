@@ -22,13 +22,23 @@
     return String(Number(v.toPrecision(4)));
   };
 
-  const range = (u, min, max) => (min === max ? [min - 1, max + 1] : [min, max]);
+  // Lines fill the width; points keep away from the edges, where their labels need room.
+  const range = (margin) => (u, min, max) => {
+    const pad = min === max ? Math.abs(min) / 2 || 1 : (max - min) * margin;
+    return [min - pad, max + pad];
+  };
 
-  function scale(axis, isX) {
+  function scale(axis, isX, lines) {
     if (axis.log) return { time: false, distr: 3 };
-    if (isX) return { time: axis.form === "time", range };
-    return { time: false };
+    if (isX) return { time: axis.form === "time", range: range(lines ? 0 : 0.08) };
+    return lines ? { time: false } : { time: false, range: range(0.12) };
   }
+
+  // Of a logarithmic axis, only the powers of ten, where there are enough of them.
+  const powers = (u, splits) => {
+    const power = (v) => v > 0 && Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-9;
+    return splits.filter(power).length < 3 ? splits : splits.map((v) => (power(v) ? v : null));
+  };
 
   // As wide as its longest label.
   function width(u, values, axis, cycle) {
@@ -49,7 +59,9 @@
     };
     if (description.form !== "time") common.values = (u, splits) => splits.map(tick(description.form));
     if (description.form === "whole") common.incrs = WHOLE;
-    if (isX) return { ...common, size: 44, label: description.label, labelSize: 18, labelGap: 0, labelFont: font(12), gap: 4 };
+    if (description.log) common.filter = common.grid.filter = common.ticks.filter = powers;
+    const size = description.form === "time" ? 40 : 26;
+    if (isX) return { ...common, size, label: description.label, labelSize: 16, labelGap: 0, labelFont: font(12), gap: 4 };
     return { ...common, size: width, gap: 6 };
   }
 
@@ -88,6 +100,7 @@
     ctx.save();
     ctx.font = `${size}px ${style("--plain")}`;
     ctx.textBaseline = "middle";
+    ctx.textAlign = "left";
     ctx.fillStyle = style("--ink");
     chart.labels.forEach((text, row) => {
       const at = text && chart.series.findIndex((s, i) => s.values[row] !== null && u.series[i + 1].show);
@@ -126,7 +139,7 @@
       padding: [8, 12, 0, 0],
       legend: { show: chart.series.length > 0, live: lines, markers: { width: 0, fill: (u, i) => colour(i - 1) } },
       cursor: { y: !lines, points: { size: 7, width: 0 } },
-      scales: { x: scale(chart.x, true), y: scale(chart.y, false) },
+      scales: { x: scale(chart.x, true, lines), y: scale(chart.y, false, lines) },
       axes: [axis(chart.x, true), axis(chart.y, false)],
       series: [
         { label: chart.x.label, value: (u, v) => exact(chart.x.form)(v) },
