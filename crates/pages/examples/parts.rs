@@ -1,9 +1,10 @@
 //! Every part of a page on one page, to be looked at: `cargo run -p espalier-pages --example parts > parts.html`.
 
 use espalier_pages::{
-    Axis, Chart, Heat, Picture, Render, Table, bar, callout, facts, gallery, html, number, page, percent,
-    properties, section,
+    Axis, Chart, Heat, Picture, Table, bar, callout, facts, gallery, number, page, percent, properties,
+    section,
 };
+use maud::{Render, html};
 
 fn main() {
     let epochs = (1..=40).map(f64::from);

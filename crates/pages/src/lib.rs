@@ -1,11 +1,13 @@
 //! What people look at: self-contained HTML pages.
 //!
 //! A page is one file that reads well in light and dark, on a phone and on paper, loads nothing from anywhere, and runs no
-//! script but its own (its Content-Security-Policy says so). Markup is made with [`html!`], which escapes whatever is
-//! spliced in; the parts below implement [`Render`], so they are spliced like text:
+//! script but its own (its Content-Security-Policy says so). Markup is made with [`maud::html!`], which escapes whatever is
+//! spliced in (a crate that makes pages has to depend on `maud` itself); the parts below implement [`maud::Render`], so
+//! they are spliced like text:
 //!
 //! ```
-//! use espalier_pages::{Axis, Chart, html, page};
+//! use espalier_pages::{Axis, Chart, page};
+//! use maud::html;
 //! let loss = Chart::new("Loss", Axis::new("epoch").whole(), Axis::new("cross-entropy"))
 //!     .line("train", [(1.0, 0.9), (2.0, 0.5)])
 //!     .line("val", [(1.0, 0.8), (2.0, 0.6)])
@@ -22,7 +24,6 @@ mod picture;
 
 pub use chart::{Axis, Chart};
 pub use heat::Heat;
-pub use maud::{Markup, PreEscaped, Render, html};
 pub use page::page;
 pub use parts::{Table, bar, callout, facts, gallery, number, percent, properties, section};
 pub use picture::{Picture, PictureError};
