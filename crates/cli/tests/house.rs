@@ -53,7 +53,8 @@ fn dependencies_go_one_way() {
     check_dependencies("passes", &["graph"]);
     check_dependencies("runtime", &["graph", "kernels"]);
     check_dependencies("tasks", &["graph", "kernels", "runtime"]);
-    check_dependencies("train", &["graph", "kernels", "passes", "runtime", "tasks"]);
+    check_dependencies("pages", &[]);
+    check_dependencies("train", &["graph", "kernels", "pages", "passes", "runtime", "tasks"]);
     assert!(house_dependencies("runtime").contains("kernels"), "the reader of manifests reads");
 }
 
