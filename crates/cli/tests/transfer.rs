@@ -209,7 +209,9 @@ fn copy(from: &Path, to: &Path, classes: &[&str], most: usize) {
             fs::create_dir_all(&to).unwrap();
             let mut names: Vec<_> = fs::read_dir(&from).unwrap().map(|e| e.unwrap().file_name()).collect();
             names.sort();
-            names.iter().take(most).for_each(|name| drop(fs::copy(from.join(name), to.join(name)).unwrap()));
+            for name in names.iter().take(most) {
+                fs::copy(from.join(name), to.join(name)).unwrap();
+            }
         }
     }
 }

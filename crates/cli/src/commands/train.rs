@@ -224,7 +224,7 @@ fn layers(text: &str) -> anyhow::Result<Vec<String>> {
 
 /// Numbers between commas.
 fn numbers(flag: &str, text: &str) -> anyhow::Result<Vec<f32>> {
-    let values = text.split(',').map(|part| part.trim().parse()).collect();
+    let values: Result<Vec<f32>, _> = text.split(',').map(|part| part.trim().parse()).collect();
     values.map_err(|_| usage(format!("{flag} {text}: it should be like 0.5 or 0.485,0.456,0.406")))
 }
 
