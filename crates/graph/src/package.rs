@@ -1,10 +1,12 @@
 //! The package: one file that holds a model. `docs/package-format.md` describes it for other readers.
 
 mod container;
+mod floats;
 mod manifest;
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -219,13 +221,34 @@ impl Package {
     }
 }
 
-/// The file's bytes.
+/// The bytes of the file at `path`, a regular one of at most [`MAX_FILE`], which nobody may write to in place while they
+/// are in use.
+///
+/// # Errors
+/// What the file is instead, or what the system said.
+pub fn open(path: &Path) -> Result<impl Deref<Target = [u8]> + use<>, PackageError> {
+    map(path)
+}
+
+/// The float tensors of any safetensors file, as f32; F64, F16 and BF16 are converted, tensors of integers left out. The
+/// file is held to the limits and checks of a package's container, and has no manifest.
+///
+/// # Errors
+/// What is wrong with the container; a float that is not finite or of a type that is not known.
+pub fn floats(bytes: &[u8]) -> Result<Weights, PackageError> {
+    let weights = container::read_floats(bytes)?;
+    for (name, tensor) in &weights {
+        well_formed(tensor).map_err(|reason| PackageError::tensor(name, reason))?;
+    }
+    Ok(weights)
+}
+
 fn map(path: &Path) -> Result<Mmap, PackageError> {
     // Before opening: that would wait for ever on a pipe.
     regular(&path.metadata().map_err(PackageError::Read)?)?;
     let file = File::open(path).map_err(PackageError::Read)?;
     regular(&file.metadata().map_err(PackageError::Read)?)?;
-    // SAFETY: the map is read-only, lives only while a package is copied out of it, and our files are replaced by
+    // SAFETY: the map is read-only, lives only while tensors are copied out of it, and our files are replaced by
     // renaming, never written in place. Someone else's write would be seen as other bytes, each read once and checked
     // after it was copied; cutting the file off meanwhile ends the process by a signal.
     unsafe { Mmap::map(&file) }.map_err(PackageError::Read)
@@ -289,6 +312,6 @@ fn fits(tensor: &Tensor, ty: &TensorType) -> Result<(), String> {
 }
 
 /// A name from a foreign file as a message shows it: on one line, and not endless.
-fn shown(name: &str) -> String {
+pub fn shown(name: &str) -> String {
     name.chars().take(100).flat_map(char::escape_debug).collect()
 }

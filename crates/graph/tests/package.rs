@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use espalier_graph::package::{Format, MAX_GOLDEN, MAX_HEADER};
+use espalier_graph::package::{Format, MAX_GOLDEN, MAX_HEADER, floats};
 use espalier_graph::{Data, Golden, Lineage, Manifest, Package, PackageError, Tensor};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
@@ -352,12 +352,47 @@ fn a_failed_write_leaves_nothing() {
     assert!(!Path::new("/proc/a.espalier").exists());
 }
 
+/// A file of one tensor `w` of this type and shape.
+fn one_tensor(dtype: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
+    let info = json!({"dtype": dtype, "shape": shape, "data_offsets": [0, data.len()]});
+    file(&json!({"__metadata__": {"format": "pt"}, "w": info}).to_string(), data)
+}
+
+#[test]
+fn foreign_floats_become_f32() {
+    let check = |dtype: &str, data: &[u8], want: &[f32]| {
+        let weights = floats(&one_tensor(dtype, &[want.len()], data)).unwrap();
+        assert_eq!(weights["w"], Tensor::f32(&[want.len()], want.to_vec()), "{dtype}");
+    };
+    check("F16", &[0x00, 0x3c, 0x00, 0xc0], &[1.0, -2.0]);
+    check("BF16", &[0x80, 0x3f, 0x40, 0xc0], &[1.0, -3.0]);
+    check("F32", &0.1f32.to_le_bytes(), &[0.1]);
+    check("F64", &0.1f64.to_le_bytes(), &[0.1]);
+    assert!(floats(&one_tensor("I64", &[1], &[0; 8])).unwrap().is_empty());
+    let of_package = floats(&package().to_bytes().unwrap()).unwrap();
+    assert_eq!(of_package["fc.weight"], package().weights["fc.weight"]);
+
+    let check = |bytes: &[u8], want: &str| {
+        let error = floats(bytes).expect_err(want).to_string();
+        assert!(error.contains(want), "`{error}` should say `{want}`");
+    };
+    check(&one_tensor("F8_E5M2", &[1], &[0]), "has element type F8_E5M2; F64, F32, F16 and BF16 are known");
+    check(&one_tensor("F64", &[1], &1e300f64.to_le_bytes()), "tensor `w` holds a value that is not finite");
+    check(&one_tensor("F32", &[1; 9], &[0; 4]), "has 9 axes, at most 8");
+    check(&one_tensor("F16", &[3], &[0; 4]), "has 4 bytes, which F16 of shape [3] has not");
+    check(&100u64.to_le_bytes(), "its header alone would take 108");
+}
+
 /// Bytes that are accepted make a package that is written and read back without change.
 fn check_hostile(bytes: &[u8]) {
     if let Ok(package) = Package::from_bytes(bytes) {
         let again = package.to_bytes().unwrap();
         assert_eq!(Package::from_bytes(&again).unwrap().to_bytes().unwrap(), again);
         SafeTensors::deserialize(&again).unwrap();
+    }
+    if let Ok(weights) = floats(bytes) {
+        let lengths: usize = weights.values().map(|tensor| tensor.data.len()).sum();
+        assert!(lengths <= bytes.len() / 2, "{lengths} floats from {} bytes", bytes.len());
     }
 }
 

@@ -6,7 +6,7 @@ use espalier_graph::{Graph, Lineage, Manifest, Package, Role, Weights};
 use espalier_passes::{fold_batch_norm, portable};
 use espalier_runtime::Isa;
 use espalier_tasks::{ClassifyImage, Image, Model, Task};
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use crate::settings::Settings;
 
@@ -14,6 +14,21 @@ use crate::settings::Settings;
 const GOLDEN: usize = 4;
 /// Longest side of a golden sample in pixels; larger pictures are shrunk, so that the file stays small.
 const GOLDEN_SIDE: usize = 256;
+
+/// The network of a package, as its manifest holds it: from this its trainable graph is built again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    /// The name that [`networks::build`](crate::networks::build) takes.
+    pub name: String,
+    /// Scale of the channels.
+    pub width: f32,
+    /// Number of logits.
+    pub classes: usize,
+    /// Channels of the picture.
+    pub channels: usize,
+    /// Height and width of the picture.
+    pub size: [usize; 2],
+}
 
 /// The states that belong to the model, not to its training.
 pub fn model_states(graph: &Graph, states: &Weights) -> Weights {
@@ -75,17 +90,21 @@ pub fn package(
     let graph = portable(network)?;
     let golden = pictures.iter().map(|picture| model.golden(picture)).collect::<Result<Vec<_>, _>>()?;
     let task = Task::ClassifyImage(task.clone());
+    let network = Network {
+        name: settings.model.clone(),
+        width: settings.width,
+        classes: task.labels().len(),
+        channels: settings.channels,
+        size: [settings.imgsz; 2],
+    };
     let manifest = Manifest {
         name: settings.model.clone(),
-        network: Some(json!({
-            "name": settings.model, "width": settings.width, "classes": task.labels().len(),
-            "channels": settings.channels, "size": [settings.imgsz, settings.imgsz],
-        })),
+        network: Some(serde_json::to_value(network)?),
         metric: Some(task.primary_metric().name.into()),
         task: Some(serde_json::to_value(&task)?),
         metrics,
         lineage: Lineage {
-            parent: None,
+            parent: settings.init.clone(),
             dataset: Some(settings.dataset.clone()),
             settings: Some(settings.digest()),
         },

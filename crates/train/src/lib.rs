@@ -5,6 +5,8 @@ pub mod best;
 pub mod checkpoint;
 pub mod data;
 pub mod evaluate;
+pub mod init;
+pub mod layers;
 pub mod networks;
 pub mod run_folder;
 pub mod schedule;

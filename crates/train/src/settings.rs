@@ -60,6 +60,16 @@ pub struct Overrides {
     pub target: Option<f64>,
     /// Seconds after which training stops.
     pub max_time_s: Option<f64>,
+    /// SHA-256 of the file of weights to begin with.
+    pub init: Option<String>,
+    /// Layers that stay as they are.
+    pub freeze: Option<Vec<String>>,
+    /// Channels that the weights to begin with expect.
+    pub channels: Option<usize>,
+    /// Mean of each channel, or one for all, by which pictures are normalised.
+    pub mean: Option<Vec<f32>>,
+    /// Standard deviation likewise.
+    pub std: Option<Vec<f32>>,
 }
 
 /// The resolved settings of a run, as run.toml holds them.
@@ -73,6 +83,16 @@ pub struct Settings {
     pub imgsz: usize,
     /// 1 for grey, 3 for colour.
     pub channels: usize,
+    /// Subtracted from each channel, of values scaled to 0..1.
+    pub mean: Vec<f32>,
+    /// Each channel is divided by it, of values scaled to 0..1.
+    pub std: Vec<f32>,
+    /// SHA-256 of the file of weights that the run began with.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub init: Option<String>,
+    /// Layers that stay as they are.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub freeze: Vec<String>,
     /// Epochs at most.
     pub epochs: usize,
     /// Images in a step.
@@ -142,7 +162,8 @@ impl Settings {
         classes: usize,
     ) -> Result<Settings, SettingsError> {
         let imgsz = given.imgsz.unwrap_or(statistics.image_size());
-        let (channels, train) = (statistics.channels(), statistics.images[0]);
+        let (channels, train) = (given.channels.unwrap_or(statistics.channels()), statistics.images[0]);
+        let [mean, std] = normalisation(given, statistics, channels)?;
         let model = match given.model.as_deref() {
             None | Some("auto") => network_for(imgsz).to_string(),
             Some(name) => name.to_string(),
@@ -160,6 +181,10 @@ impl Settings {
             width,
             imgsz,
             channels,
+            mean,
+            std,
+            init: given.init.clone(),
+            freeze: given.freeze.clone().unwrap_or_default(),
             epochs: 1,
             batch,
             lr: given.lr.unwrap_or(rate_for(optimizer, batch)),
@@ -212,6 +237,12 @@ impl Settings {
         };
         rule("model", networks::NAMES.contains(&self.model.as_str()), unknown_model(&self.model))?;
         within("width", self.width, 0.05, 8.0)?;
+        for (flag, values) in [("mean", &self.mean), ("std", &self.std)] {
+            let good = values.iter().all(|v| v.is_finite() && (flag == "mean" || *v > 0.0));
+            rule(flag, good, format!("{values:?} should be finite, --std above 0"))?;
+            let (n, channels) = (values.len(), self.channels);
+            rule(flag, n == channels, format!("{n} values for {channels} channels; one for all will do"))?;
+        }
         rule("imgsz", (8..=1024).contains(&self.imgsz), format!("{} is not in 8..=1024", self.imgsz))?;
         rule(
             "epochs",
@@ -264,8 +295,16 @@ impl Overrides {
             clip_norm,
             patience,
             seed,
-            threads
+            threads,
+            freeze,
+            channels
         );
+        new.init = self.init.clone().or(new.init);
+        for (given, own) in [(&self.mean, &mut new.mean), (&self.std, &mut new.std)] {
+            if let Some(values) = given {
+                *own = per_channel(values, settings.channels);
+            }
+        }
         new.target = self.target.or(new.target);
         new.max_time_s = self.max_time_s.or(new.max_time_s);
         if let Some(model) = self.model.as_ref().filter(|m| *m != "auto") {
@@ -275,6 +314,32 @@ impl Overrides {
             new.augment.flip = flip;
         }
         new
+    }
+}
+
+/// Mean and standard deviation of each channel: those given, or the data's.
+fn normalisation(
+    given: &Overrides,
+    statistics: &Statistics,
+    channels: usize,
+) -> Result<[Vec<f32>; 2], SettingsError> {
+    let [mean, std] = match (&given.mean, &given.std) {
+        (None, None) => [&statistics.mean, &statistics.std],
+        (Some(mean), Some(std)) => [mean, std],
+        (mean, _) => {
+            let flag = if mean.is_some() { "mean" } else { "std" };
+            return Err(SettingsError { flag, reason: "--mean and --std belong together".into() });
+        }
+    };
+    Ok([mean, std].map(|values| per_channel(values, channels)))
+}
+
+/// One value serves every channel; a grey picture has the mean of three.
+fn per_channel(values: &[f32], channels: usize) -> Vec<f32> {
+    match (values.len(), channels) {
+        (1, n) => vec![values[0]; n],
+        (3, 1) => vec![values.iter().sum::<f32>() / 3.0],
+        _ => values.to_vec(),
     }
 }
 

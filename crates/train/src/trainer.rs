@@ -4,13 +4,13 @@
 //! epoch, position), so a run that was killed goes on from its checkpoint to the same bits. Only `--max-time` brings the
 //! clock in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use espalier_graph::{Bindings, Graph, Weights};
+use espalier_graph::{Bindings, Graph, Role, State, Weights};
 use espalier_passes::Optimizer;
 use espalier_runtime::{Isa, Options, Plan, Pool, lower};
 use espalier_tasks::{ClassifyImage, Image, Limits};
@@ -20,11 +20,12 @@ use crate::best;
 use crate::checkpoint::{self, Epoch, Progress};
 use crate::data::{self, CACHE_BYTES, Dataset, Images, Loader, Split, Statistics};
 use crate::evaluate::evaluate;
-use crate::networks;
+use crate::init::Init;
 use crate::run_folder::{RunError, RunFolder};
 use crate::schedule::Schedule;
 use crate::settings::{OptimizerName, Overrides, Settings};
 use crate::step::{StepOptions, training_step};
+use crate::{layers, networks};
 
 /// How far checkpoints are apart at most, where nothing else is asked for.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
@@ -38,6 +39,8 @@ pub struct Request {
     pub overrides: Overrides,
     /// The run's folder.
     pub out: PathBuf,
+    /// A file of weights to begin with: a package or PyTorch's in a safetensors file.
+    pub init: Option<PathBuf>,
     /// Goes on with a run that is there.
     pub resume: bool,
     /// How far checkpoints are apart at most; it has no influence on the result.
@@ -77,6 +80,9 @@ pub struct Outcome {
     pub images_per_second: Option<f64>,
     /// The target, if one was given.
     pub target: Option<f64>,
+    /// SHA-256 of the file of weights that it began with.
+    #[serde(default)]
+    pub init: Option<String>,
     /// The run's folder.
     pub out: PathBuf,
 }
@@ -101,6 +107,8 @@ pub enum Event<'a> {
         settings: &'a Settings,
         /// Parameters and operations of the network.
         cost: networks::Cost,
+        /// Where its weights come from and what is frozen, in sentences.
+        notes: &'a [String],
         /// Epochs and batches that a checkpoint holds already.
         resumed: Option<(usize, usize)>,
     },
@@ -142,14 +150,16 @@ pub fn train(request: &Request, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Re
     let threads = request.overrides.threads.unwrap_or(1).max(2);
     let statistics = dataset.survey(&Limits::default(), threads)?;
     let folder = RunFolder::open(&request.out, request.resume).map_err(usage_if_taken)?;
-    let settings = settings(request, &folder, &statistics, &dataset)?;
+    let init = init(request, &folder)?;
+    let (settings, mut notes) = settings(request, init.as_ref(), &folder, &statistics, &dataset)?;
     if request.resume
         && let Some(outcome) = folder.result::<Outcome>()?
     {
         notify(Event::AlreadyDone);
         return Ok(outcome);
     }
-    let mut run = Run::new(&dataset, &statistics, settings, folder, request.checkpoint_every)?;
+    let mut run = Run::new(&dataset, settings, init.as_ref(), folder, request.checkpoint_every)?;
+    notes.append(&mut run.notes);
     // Only now, so that what cannot be trained leaves no folder.
     run.folder.create()?;
     run.folder.write_settings(&run.settings)?;
@@ -159,6 +169,7 @@ pub fn train(request: &Request, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Re
         statistics: &statistics,
         settings: &run.settings,
         cost: networks::cost(&run.network),
+        notes: &notes,
         resumed,
     });
     let outcome = run.train(notify)?;
@@ -177,28 +188,45 @@ fn usage_if_taken(error: RunError) -> anyhow::Error {
     }
 }
 
-/// From run.toml where the run is resumed, else from the request and the rules.
+/// The file of weights to begin with. A run that began with one goes on without it.
+fn init(request: &Request, folder: &RunFolder) -> anyhow::Result<Option<Init>> {
+    let Some(path) = &request.init else { return Ok(None) };
+    if request.resume && !path.exists() && folder.settings()?.is_some_and(|settings| settings.init.is_some())
+    {
+        return Ok(None);
+    }
+    Init::read(path).map(Some)
+}
+
+/// From run.toml where the run is resumed, else from the request, the weights to begin with and the rules; with
+/// sentences about what the weights asked for.
 fn settings(
     request: &Request,
+    init: Option<&Init>,
     folder: &RunFolder,
     statistics: &Statistics,
     dataset: &Dataset,
-) -> anyhow::Result<Settings> {
+) -> anyhow::Result<(Settings, Vec<String>)> {
     if request.resume
         && let Some(settings) = folder.settings()?
     {
         let mut wanted = request.overrides.over(&settings);
         wanted.dataset.clone_from(&statistics.digest);
+        wanted.init = init.map(|init| init.digest().into()).or(wanted.init);
         let changed = settings.differences(&wanted);
         if !changed.is_empty() {
             let path = folder.path().join("run.toml");
             let text = format!("--resume: {} differs from {}", changed.join(", "), path.display());
             return Err(UsageError(text).into());
         }
-        return Ok(settings);
+        return Ok((settings, Vec::new()));
     }
-    let resolved = Settings::resolve(&request.overrides, statistics, dataset.classes.len());
-    resolved.map_err(|e| UsageError(e.to_string()).into())
+    let (given, notes) = match init {
+        Some(init) => init.complete(&request.overrides, statistics)?,
+        None => (request.overrides.clone(), Vec::new()),
+    };
+    let settings = Settings::resolve(&given, statistics, dataset.classes.len());
+    Ok((settings.map_err(|e| UsageError(e.to_string()))?, notes))
 }
 
 struct Run {
@@ -206,6 +234,8 @@ struct Run {
     folder: RunFolder,
     task: ClassifyImage,
     network: Graph,
+    /// What the step does not change.
+    frozen: Weights,
     plan: Plan,
     pool: Pool,
     loader: Loader,
@@ -214,6 +244,8 @@ struct Run {
     progress: Progress,
     schedule: Schedule,
     checkpoint_every: Duration,
+    /// Where the weights come from, and what is frozen.
+    notes: Vec<String>,
     started: Instant,
     saved: Instant,
     step_time: Duration,
@@ -223,21 +255,20 @@ struct Run {
 impl Run {
     fn new(
         dataset: &Dataset,
-        statistics: &Statistics,
         settings: Settings,
+        init: Option<&Init>,
         folder: RunFolder,
         checkpoint_every: Duration,
     ) -> anyhow::Result<Run> {
         let size = [settings.imgsz; 2];
-        let task = ClassifyImage::new(
-            size,
-            statistics.mean.clone(),
-            statistics.std.clone(),
-            dataset.classes.clone(),
-        );
+        let task =
+            ClassifyImage::new(size, settings.mean.clone(), settings.std.clone(), dataset.classes.clone());
         let network = networks::build(&settings.model, &settings.network(dataset.classes.len()))?;
-        let step = training_step(&network, &step_options(&settings), &|_| false)?;
-        let (progress, weights) = begin(&step, &settings, &folder)?;
+        let frozen = layers::frozen(&settings.freeze, &network);
+        let frozen = frozen.map_err(|reason| UsageError(format!("--freeze: {reason}")))?;
+        let step = training_step(&network, &step_options(&settings), &|name| frozen.contains(name))?;
+        let (progress, weights, mut notes) = begin(&step, &network, &settings, &task.labels, init, &folder)?;
+        notes.extend(about_frozen(&frozen, &network, &settings));
         let options = Options {
             isa: Isa::best(),
             threads: settings.threads,
@@ -268,6 +299,7 @@ impl Run {
             warmup: (settings.warmup * batches as f32) as usize,
             steps: settings.epochs * batches,
         };
+        let frozen = weights.into_iter().filter(|(name, _)| frozen.contains(name)).collect();
         let pool = Pool::new(settings.threads);
         let (started, saved) = (Instant::now(), Instant::now());
         Ok(Run {
@@ -275,6 +307,7 @@ impl Run {
             folder,
             task,
             network,
+            frozen,
             plan,
             pool,
             loader,
@@ -283,6 +316,7 @@ impl Run {
             progress,
             schedule,
             checkpoint_every,
+            notes,
             started,
             saved,
             step_time: Duration::ZERO,
@@ -310,6 +344,7 @@ impl Run {
             images_per_second: (self.steps_timed > 0)
                 .then(|| (self.steps_timed * self.settings.batch) as f64 / seconds),
             target: self.settings.target,
+            init: self.settings.init.clone(),
             out: self.folder.path().into(),
         })
     }
@@ -369,7 +404,7 @@ impl Run {
     }
 
     fn validate(&mut self, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Result<()> {
-        let states = self.plan.states();
+        let states = self.states();
         let weights = best::model_states(&self.network, &states);
         let mut model = best::model(&self.network, &weights, &self.task, self.settings.threads)?;
         let metrics = evaluate(&mut model, &self.val, &mut |_| {})?;
@@ -430,8 +465,15 @@ impl Run {
         }
     }
 
+    /// All states, those that the step does not change among them.
+    fn states(&self) -> Weights {
+        let mut states = self.plan.states();
+        states.extend(self.frozen.clone());
+        states
+    }
+
     fn save(&mut self) -> anyhow::Result<()> {
-        checkpoint::save(self.folder.path(), &self.progress, &self.plan.states())?;
+        checkpoint::save(self.folder.path(), &self.progress, &self.states())?;
         self.saved = Instant::now();
         Ok(())
     }
@@ -454,8 +496,15 @@ fn step_options(settings: &Settings) -> StepOptions {
     StepOptions { optimizer, weight_decay: settings.weight_decay, clip_norm }
 }
 
-/// From the run's newest whole checkpoint, else from the beginning.
-fn begin(step: &Graph, settings: &Settings, folder: &RunFolder) -> anyhow::Result<(Progress, Weights)> {
+/// From the run's newest whole checkpoint, else from the file of weights, else at random; with sentences about the file.
+fn begin(
+    step: &Graph,
+    network: &Graph,
+    settings: &Settings,
+    labels: &[String],
+    init: Option<&Init>,
+    folder: &RunFolder,
+) -> anyhow::Result<(Progress, Weights, Vec<String>)> {
     let mut weights = networks::initial_weights(step, settings.seed);
     let fresh = Progress {
         settings: settings.digest(),
@@ -466,12 +515,36 @@ fn begin(step: &Graph, settings: &Settings, folder: &RunFolder) -> anyhow::Resul
         best: None,
         history: Vec::new(),
     };
-    let Some((progress, states)) = checkpoint::load(folder.path())? else { return Ok((fresh, weights)) };
+    let Some((progress, states)) = checkpoint::load(folder.path())? else {
+        let notes = match (init, &settings.init) {
+            (Some(init), _) => init.fill(network, labels, &mut weights)?.lines(),
+            (None, Some(_)) => return Err(UsageError(needs_file(folder)).into()),
+            (None, None) => Vec::new(),
+        };
+        return Ok((fresh, weights, notes));
+    };
     if progress.settings != fresh.settings {
         bail!("the checkpoint in {} was made with other settings than its run.toml", folder.path().display());
     }
     weights.extend(states);
-    Ok((progress, weights))
+    Ok((progress, weights, Vec::new()))
+}
+
+fn needs_file(folder: &RunFolder) -> String {
+    let path = folder.path().display();
+    format!(
+        "--resume: {path} has no checkpoint yet, so the weights that it begins with are needed; give --init FILE"
+    )
+}
+
+/// What `--freeze` comes to.
+fn about_frozen(frozen: &BTreeSet<String>, network: &Graph, settings: &Settings) -> Option<String> {
+    let held = network.states().iter().filter(|s| frozen.contains(&network.value(s.value).name));
+    let elements = |s: &State| network.ty(s.value).shape.elements().factor;
+    let held: usize = held.filter(|s| s.role == Role::Weight).map(elements).sum();
+    let random = if settings.init.is_none() { ", at random values: there is no --init" } else { "" };
+    let (layers, all) = (settings.freeze.join(", "), networks::cost(network).parameters);
+    (!frozen.is_empty()).then(|| format!("{layers} stay as they are: {held} of {all} parameters{random}"))
 }
 
 /// The step for the schedule: where the clock is further than the count, the clock decides, so that a run that is cut

@@ -1,5 +1,6 @@
 //! `espalier train`: from labelled data to a package.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ Examples:
   espalier train builtin:mnist-5k
   espalier train photos --target accuracy=0.95 --max-time 30m
   espalier train photos --model resnet18 --imgsz 224 --out runs/big
+  espalier train photos --init runs/big/best.espalier       begin with weights that know something
   espalier train photos --out runs/big --resume           go on after a crash, to the same bits")]
 pub(crate) struct Args {
     /// The data.
@@ -33,6 +35,12 @@ pub(crate) struct Args {
     /// Scale of the network's channels.
     #[arg(long, allow_negative_numbers = true)]
     pub(crate) width: Option<f32>,
+    /// Weights to begin with: a package, or a safetensors file with PyTorch's names; see docs/transfer.md.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) init: Option<PathBuf>,
+    /// Layers that stay as they are, by name or first parts of it: layer1,layer2.0; backbone is all but the head.
+    #[arg(long, value_name = "LAYERS")]
+    pub(crate) freeze: Option<String>,
     /// Folder of the run; default runs/train, runs/train-2, ...
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
@@ -42,6 +50,12 @@ pub(crate) struct Args {
     /// Height and width of the network's input in pixels.
     #[arg(long)]
     pub(crate) imgsz: Option<usize>,
+    /// Mean of the pictures' channels, of values scaled to 0..1: 0.485,0.456,0.406, or one for all; default: the data's.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) mean: Option<String>,
+    /// Standard deviation of the pictures' channels likewise.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) std: Option<String>,
     /// Images in a step.
     #[arg(long)]
     pub(crate) batch: Option<usize>,
@@ -179,16 +193,39 @@ fn request(args: &Args) -> anyhow::Result<Request> {
         threads: args.threads,
         target: args.target.as_deref().map(target).transpose()?,
         max_time_s: args.max_time.as_deref().map(|text| seconds("--max-time", text)).transpose()?,
+        init: None,
+        freeze: args.freeze.as_deref().map(layers).transpose()?,
+        channels: None,
+        mean: args.mean.as_deref().map(|text| numbers("--mean", text)).transpose()?,
+        std: args.std.as_deref().map(|text| numbers("--std", text)).transpose()?,
     };
     let out = args.out.clone().unwrap_or_else(|| RunFolder::fresh("train"));
     let checkpoint_every = Duration::from_secs_f64(seconds("--checkpoint-every", &args.checkpoint_every)?);
-    Ok(Request { data: args.data.clone(), overrides, out, resume: args.resume, checkpoint_every })
+    let (data, init, resume) = (args.data.clone(), args.init.clone(), args.resume);
+    Ok(Request { data, overrides, out, init, resume, checkpoint_every })
 }
 
 fn target(text: &str) -> anyhow::Result<f64> {
     let wrong = || usage(format!("--target {text}: it should be like accuracy=0.95, between 0 and 1"));
     let value = text.strip_prefix("accuracy=").ok_or_else(wrong)?;
     value.parse().ok().filter(|v| (0.0..=1.0).contains(v)).ok_or_else(wrong)
+}
+
+/// Names between commas, each once and in order, so that the same layers are the same settings.
+fn layers(text: &str) -> anyhow::Result<Vec<String>> {
+    let names: BTreeSet<&str> = text.split(',').map(str::trim).collect();
+    if names.contains("") {
+        return Err(usage(format!(
+            "--freeze {text}: it should be names between commas, like layer1,layer2.0"
+        )));
+    }
+    Ok(names.into_iter().map(String::from).collect())
+}
+
+/// Numbers between commas.
+fn numbers(flag: &str, text: &str) -> anyhow::Result<Vec<f32>> {
+    let values: Result<Vec<f32>, _> = text.split(',').map(|part| part.trim().parse()).collect();
+    values.map_err(|_| usage(format!("{flag} {text}: it should be like 0.5 or 0.485,0.456,0.406")))
 }
 
 /// `50ms`, `90s`, `10m`, `2h` or plain seconds.
@@ -210,7 +247,7 @@ struct Shown {
 impl Shown {
     fn tell(&mut self, event: &Event<'_>) {
         match event {
-            Event::Started { dataset, statistics, settings, cost, resumed } => {
+            Event::Started { dataset, statistics, settings, cost, notes, resumed } => {
                 let [train, val, test] = statistics.images;
                 let (name, classes) = (&dataset.name, dataset.classes.len());
                 eprintln!("{name}: {train} train, {val} val and {test} test images in {classes} classes");
@@ -226,6 +263,7 @@ impl Shown {
                     "{model} x{} at {size}x{size}: {parameters} M parameters, {macs} M multiply-accumulates; {epochs} epochs of batch {}",
                     settings.width, settings.batch
                 );
+                notes.iter().for_each(|note| eprintln!("  {note}"));
                 if let Some((epoch, batch)) = resumed {
                     eprintln!("going on after epoch {epoch} and {batch} batches");
                 }

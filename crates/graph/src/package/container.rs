@@ -8,7 +8,7 @@ use std::fmt;
 use safetensors::tensor::{Dtype, TensorInfo, View};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
-use crate::package::{MAX_HEADER, PackageError, shown};
+use crate::package::{MAX_HEADER, PackageError, floats, shown};
 use crate::types::DType;
 use crate::weights::{Data, Tensor, Weights};
 
@@ -22,16 +22,37 @@ const METADATA: &str = "__metadata__";
 
 /// The manifest's text and all tensors, copied out of `bytes`. The copies together are no longer than `bytes`.
 pub(super) fn read(bytes: &[u8]) -> Result<(String, Weights), PackageError> {
-    let (header, data) = split(bytes)?;
-    let header: Header = serde_json::from_slice(header)
-        .map_err(|e| PackageError::Container(format!("its header does not parse: {e}")))?;
-    tile(&header.tensors, data.len())?;
+    let (header, data) = parse(bytes)?;
     let manifest = header.metadata.espalier.ok_or(PackageError::NoManifest)?;
     let tensors = header.tensors.into_iter().map(|(name, info)| {
         let tensor = copy(&name, info, data)?;
         Ok((name, tensor))
     });
     Ok((manifest, tensors.collect::<Result<_, PackageError>>()?))
+}
+
+/// All float tensors, copied out of `bytes` as f32: together no more than twice as long as `bytes`. Tensors of
+/// integers, such as counters, are left out.
+pub(super) fn read_floats(bytes: &[u8]) -> Result<Weights, PackageError> {
+    let (header, data) = parse(bytes)?;
+    let floats = header.tensors.into_iter().filter(|(_, info)| !floats::is_integer(info.dtype));
+    let tensors = floats.map(|(name, info)| {
+        let data = floats::decode(info.dtype, content(&name, &info, data)?).ok_or_else(|| {
+            let reason = format!("has element type {}; F64, F32, F16 and BF16 are known", info.dtype);
+            PackageError::tensor(&name, reason)
+        })?;
+        Ok((name, Tensor { data: Data::F32(data), shape: info.shape }))
+    });
+    tensors.collect()
+}
+
+/// The header, checked against the data, and the data.
+fn parse(bytes: &[u8]) -> Result<(Header, &[u8]), PackageError> {
+    let (header, data) = split(bytes)?;
+    let header: Header = serde_json::from_slice(header)
+        .map_err(|e| PackageError::Container(format!("its header does not parse: {e}")))?;
+    tile(&header.tensors, data.len())?;
+    Ok((header, data))
 }
 
 /// The bytes of a file of `tensors`; the same for the same content.
@@ -138,12 +159,17 @@ fn copy(name: &str, info: TensorInfo, data: &[u8]) -> Result<Tensor, PackageErro
     let dtype = known(info.dtype).ok_or_else(|| {
         PackageError::tensor(name, format!("has element type {}; F32, I32 and U8 are known", info.dtype))
     })?;
+    let data = Data::from_le_bytes(dtype, content(name, &info, data)?);
+    Ok(Tensor { data, shape: info.shape })
+}
+
+/// The bytes of a tensor whose place was checked.
+fn content<'a>(name: &str, info: &TensorInfo, data: &'a [u8]) -> Result<&'a [u8], PackageError> {
     if info.shape.len() > MAX_RANK {
         let reason = format!("has {} axes, at most {MAX_RANK} are allowed", info.shape.len());
         return Err(PackageError::tensor(name, reason));
     }
-    let bytes = &data[info.data_offsets.0..info.data_offsets.1];
-    Ok(Tensor { data: Data::from_le_bytes(dtype, bytes), shape: info.shape })
+    Ok(&data[info.data_offsets.0..info.data_offsets.1])
 }
 
 fn known(dtype: Dtype) -> Option<DType> {

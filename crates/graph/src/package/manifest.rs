@@ -36,7 +36,7 @@ impl Default for Format {
 /// Where a model comes from, as digests of what it was made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lineage {
-    /// The package that training or compression began from.
+    /// The file that training or compression began from: a package, or weights of another program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// The data.
