@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod evaluate;
 pub mod networks;
+mod rules;
 pub mod run_folder;
 pub mod schedule;
 pub mod settings;
