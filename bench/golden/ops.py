@@ -462,6 +462,22 @@ def adamw():
         cases.add(name, body, forward, inputs | {f"step{i}": scalar(i) for i in (1, 2, 3)}, grads=[])
 
 
+def ema():
+    for number, decay in enumerate([0.0, 0.9, 0.999]):
+        name = f"ema-{number}"
+
+        def forward(a0, v1, v2, decay):
+            averages, step = [a0.clone()], torch.optim.swa_utils.get_ema_multi_avg_fn(decay.item())
+            for v in (v1, v2):
+                averages.append(averages[-1].clone())
+                step([averages[-1]], [v], None)
+            return tuple(averages[1:])
+
+        inputs = {key: numbers(f"{name}/{key}", (3, 17)) for key in ("a0", "v1", "v2")}
+        cases.add(name, "a1 = Ema(a0, v1, decay)\na2 = Ema(a1, v2, decay)", forward,
+                  inputs | {"decay": scalar(decay)}, grads=[])
+
+
 def clip_grad_norm():
     shapes = [(5, 3), (17,), (2, 3, 3, 1)]
     for name, limit in [("clipnorm-above", 1.0), ("clipnorm-below", 100.0)]:
@@ -604,7 +620,7 @@ def inverted_block():
 
 FAMILIES = [
     conv, conv_transpose, matmul, max_pool, avg_pool, resize, batch_norm, layer_norm, unary, binary, constants, reduce,
-    softmax, cross_entropy, movement, gather, sgd, adamw, clip_grad_norm, layers, residual_block, inverted_block,
+    softmax, cross_entropy, movement, gather, sgd, adamw, ema, clip_grad_norm, layers, residual_block, inverted_block,
 ]
 
 

@@ -39,6 +39,8 @@ fn faulty_data(folder: &Path) {
     pictures(&folder.join("strangers/val"), "above", 3);
     pictures(&folder.join("gap/train"), "left", 4);
     pictures(&folder.join("single"), "left", 30);
+    pictures(&folder.join("lonely/train"), "left", 1);
+    pictures(&folder.join("lonely/val"), "left", 1);
     fs::create_dir_all(folder.join("gap/train/nobody")).unwrap();
     fs::create_dir_all(folder.join("formless")).unwrap();
     fs::write(folder.join("formless/notes.txt"), "nothing to learn").unwrap();
@@ -152,6 +154,9 @@ fn wrong_training_is_refused() {
         ("--imgsz 4", 2, "--imgsz: 4"),
         ("--width 0", 2, "--width: 0"),
         ("--smoothing 2", 2, "--smoothing: 2"),
+        ("--ema 1", 2, "--ema: 1 is not in"),
+        ("--augment wild", 2, "'wild'"),
+        ("--sampling fair", 2, "'fair'"),
         ("--seed 9999999999999999999", 2, "--seed"),
         ("--colour blue", 2, "--colour"),
         ("--config {}/unknown.toml", 2, "--colour"),
@@ -181,6 +186,7 @@ fn wrong_files_are_refused() {
         ("train {}/bad.png --out {}/new", 2, "data is a folder with"),
         ("train {}/gap --out {}/new", 1, "\"nobody\" has no image"),
         ("train {}/single --out {}/new", 1, "at least 2 are needed"),
+        ("train {}/lonely --out {}/new", 1, "lonely has one picture in train"),
         ("train {}/data --model lenet --imgsz 8 --epochs 1 --out {}/new", 1, "pictures of 8x8"),
         ("val {}/none.espalier {}/data", 2, "does not exist"),
         ("val {}/cut.espalier {}/data", 1, "cut.espalier"),
@@ -228,7 +234,8 @@ fn wrong_files_are_refused() {
 fn train_writes_what_it_promises() {
     let folder = fixture();
     let value = last_line(&fs::read_to_string(folder.join("train.json")).unwrap());
-    check_keys(&value, "model epochs stopped metric metrics images_per_second out");
+    check_keys(&value, "model epochs stopped metric metrics images_per_second class_counts out");
+    assert_eq!(value["class_counts"], serde_json::json!({"left": 48, "low": 48, "right": 48}));
     assert_eq!(
         (&value["model"], &value["stopped"], &value["metric"]),
         (&"lenet".into(), &"epochs".into(), &"accuracy".into())

@@ -18,8 +18,9 @@ const ROUNDS: u64 = 10;
 /// A checkpoint after every step, so that much of the time goes into writing them.
 fn arguments<'a>(data: &'a str, out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let fixed = ["train", data, "--out", out, "--model", "lenet", "--epochs", "3", "--batch", "16"];
+    let random = ["--augment", "strong", "--sampling", "balanced", "--ema", "0.9"];
     let tail = ["--threads", "2", "--checkpoint-every", "1ms", "--resume"];
-    [&fixed[..], &tail[..], more].concat()
+    [&fixed[..], &random[..], &tail[..], more].concat()
 }
 
 fn train(data: &Path, out: &Path, more: &[&str]) -> Said {

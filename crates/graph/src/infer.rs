@@ -129,6 +129,11 @@ pub fn infer(op: &Op, inputs: &[&TensorType]) -> Inferred {
             update(w, &[g, m, v], &[lr, scale, step])?;
             Ok(vec![w.clone(), w.clone(), w.clone()])
         }
+        Op::Ema => {
+            let [average, value, decay] = floats(inputs)?;
+            update(average, &[value], &[decay])?;
+            one(average.clone())
+        }
     }
 }
 

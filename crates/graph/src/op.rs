@@ -281,4 +281,6 @@ ops! {
     Sgd { momentum: f32, nesterov: bool, decay: f32 },
     /// `w, g, m, v, lr[], scale[], step[] -> w', m', v'`: decoupled weight decay (Loshchilov and Hutter 2019); `step` counts from 1.
     AdamW { beta1: f32, beta2: f32, eps: f32, decay: f32 },
+    /// `average, value, decay[] -> average'`: `decay average + (1 - decay) value`, the exponential moving average; a decay of 0 gives `value` exactly.
+    Ema,
 }

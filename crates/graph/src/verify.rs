@@ -87,7 +87,8 @@ fn allowed(op: &Op, stage: Stage) -> bool {
         | Op::GatherGrad { .. }
         | Op::GlobalNorm
         | Op::Sgd { .. }
-        | Op::AdamW { .. } => stage == Stage::Step,
+        | Op::AdamW { .. }
+        | Op::Ema => stage == Stage::Step,
         // The input gradient of a convolution is also the transposed convolution of decoders.
         Op::ConvInputGrad { .. }
         | Op::Conv { .. }

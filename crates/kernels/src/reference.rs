@@ -90,6 +90,8 @@ pub fn evaluate(op: &Op, inputs: &[&RefTensor], outputs: &[Vec<usize>]) -> Vec<R
         | Op::Pad { .. }
         | Op::Gather { .. }
         | Op::GatherGrad { .. } => crate::movement::reference(op, inputs, outputs),
-        Op::GlobalNorm | Op::Sgd { .. } | Op::AdamW { .. } => crate::update::reference(op, inputs, outputs),
+        Op::GlobalNorm | Op::Sgd { .. } | Op::AdamW { .. } | Op::Ema => {
+            crate::update::reference(op, inputs, outputs)
+        }
     }
 }

@@ -219,6 +219,46 @@ impl Kernel for AdamW {
     }
 }
 
+multiversion!(fn pick_ema(value: &[f32], average: *mut f32, decay: f32) = ema_body);
+
+#[inline(always)]
+unsafe fn ema_body<V: Lanes>(value: &[f32], average: *mut f32, decay: f32) {
+    for i in (0..value.len()).step_by(LANES) {
+        let width = (value.len() - i).min(LANES);
+        // SAFETY: the caller gives as many averages as values.
+        unsafe {
+            let average = average.add(i);
+            let mixed = mix(load::<V>(average, width), load(value.as_ptr().add(i), width), decay);
+            store(mixed, average, width);
+        }
+    }
+}
+
+struct Ema {
+    isa: Isa,
+    len: usize,
+}
+
+/// `value[len], decay[1] -> average[len]` in place: `decay average + (1 - decay) value`.
+pub fn ema(isa: Isa, len: usize) -> Box<dyn Kernel> {
+    Box::new(Ema { isa, len })
+}
+
+impl Kernel for Ema {
+    fn name(&self) -> String {
+        format!("moving average {}", self.isa)
+    }
+    fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
+        let share = worker.share(self.len);
+        let decay = io.input::<f32>(1)[0];
+        // SAFETY: shares are disjoint and of one length.
+        unsafe {
+            let average = io.output::<f32>(0).slice_mut(share.clone()).as_mut_ptr();
+            pick_ema(self.isa)(&io.input::<f32>(0)[share], average, decay);
+        }
+    }
+}
+
 /// The naive reference of this family.
 pub(crate) fn reference(op: &Op, inputs: &[&RefTensor], outputs: &[Vec<usize>]) -> Vec<RefTensor> {
     let scalar = |i: usize| inputs[i].data[0];
@@ -245,6 +285,10 @@ pub(crate) fn reference(op: &Op, inputs: &[&RefTensor], outputs: &[Vec<usize>]) 
                 let (m_hat, v_hat) = (m / (1.0 - beta1.powf(step)), v / (1.0 - beta2.powf(step)));
                 [w - lr * decay * w - lr * m_hat / (v_hat.sqrt() + eps), m, v]
             })
+        }
+        Op::Ema => {
+            let decay = scalar(2);
+            per_element(&inputs[..2], |[average, value]| [decay * average + (1.0 - decay) * value])
         }
         _ => unreachable!("{} is not of this family", op.name()),
     }
@@ -335,6 +379,25 @@ mod tests {
                 }
                 [w, m, v] = got.try_into().unwrap();
             }
+        }
+    }
+
+    fn check_ema(decay: f32, len: usize) {
+        let (average, value, decay) = (values(1, len), values(2, len), [decay]);
+        let inputs = [&average[..], &value, &decay].map(tensor);
+        let want = reference(&Op::Ema, &inputs.each_ref(), &[]).remove(0).data;
+        for isa in Isa::available() {
+            let kernel = ema(isa, len);
+            let got = run(&*kernel, &[&value[..], &decay].map(Input::F32), &[Out::InPlace(&average)]);
+            assert_close(&kernel.name(), &got[0], &want, 1e-6);
+            assert!(decay != [0.0] || got[0] == value, "{}: a decay of 0", kernel.name());
+        }
+    }
+
+    #[test]
+    fn moving_averages_match_reference() {
+        for len in [0, 1, 16, 77, 1000] {
+            [0.0, 0.5, 0.999, 1.0].into_iter().for_each(|decay| check_ema(decay, len));
         }
     }
 

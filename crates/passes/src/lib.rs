@@ -3,6 +3,7 @@
 
 mod backward;
 mod differentiate;
+mod ema;
 mod fold_batch_norm;
 mod portable;
 mod prune_unused;
@@ -12,6 +13,7 @@ mod training;
 mod update;
 
 pub use differentiate::differentiate;
+pub use ema::{average_name, ema};
 pub use fold_batch_norm::fold_batch_norm;
 pub use portable::portable;
 pub use prune_unused::prune_unused;

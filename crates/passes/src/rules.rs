@@ -83,7 +83,8 @@ pub(crate) fn gradients(graph: &mut Graph, node: &Node, dy: &[Option<ValueId>], 
         | Op::GatherGrad { .. }
         | Op::GlobalNorm
         | Op::Sgd { .. }
-        | Op::AdamW { .. } => Err(b.no_gradient()),
+        | Op::AdamW { .. }
+        | Op::Ema => Err(b.no_gradient()),
     }
 }
 

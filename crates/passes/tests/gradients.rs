@@ -21,6 +21,7 @@ const WITHOUT_GRADIENT: &[&str] = &[
     "GlobalNorm",
     "Sgd",
     "AdamW",
+    "Ema",
 ];
 
 /// A range for the inputs, and a graph with output `y`. Inputs and weights get gradients, statistics are constants.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use espalier_graph::{Bindings, Graph, GraphError, Shape, Tensor, TensorType, ValueId, Weights};
 use espalier_kernels::reference::{RefTensor, interpret};
 use espalier_passes::{
-    Optimizer, decays_by_default, differentiate, fold_batch_norm, portable, prune_unused, training, update,
+    Optimizer, decays_by_default, differentiate, ema, fold_batch_norm, portable, prune_unused, training,
+    update,
 };
 
 const NET: &str = "\
@@ -89,6 +90,30 @@ fn step(clip_norm: Option<f32>) -> Graph {
     let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: true };
     update(&mut graph, &grads, sgd, 0.01, &decays_by_default, clip_norm).unwrap();
     graph
+}
+
+#[test]
+fn averages_follow_what_the_step_learns() {
+    let mut graph = step(None);
+    let before = graph.to_string();
+    ema(&mut graph).unwrap();
+    let text = graph.to_string();
+    let averaged = |name: &str| {
+        let node = format!("{name}.ema.next: f32[3] = Ema({name}.ema, ");
+        text.contains(&format!("optimizer {name}.ema: f32[3]\n"))
+            && text.contains(&node)
+            && text.contains(&format!("update {name}.ema = {name}.ema.next\n"))
+    };
+    assert!(
+        ["bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"].into_iter().all(averaged),
+        "{text}"
+    );
+    assert!(text.contains("Ema(bn.weight.ema, bn.weight.next, ema_decay)"), "{text}");
+    assert!(text.contains("Ema(bn.running_mean.ema, bn:1, ema_decay)"), "{text}");
+    assert_eq!(text.matches("= Ema(").count(), 5, "{text}");
+    assert!(before.lines().all(|line| text.contains(line)), "nothing else changed");
+    check(portable(&graph), PORTABLE);
+    check_error(ema(&mut graph), "ema_decay");
 }
 
 const BACKWARD_AND_UPDATE: &str = "\

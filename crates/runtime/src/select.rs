@@ -134,6 +134,7 @@ impl Lowering<'_> {
                 let kernel = update::adamw(isa, *beta1, *beta2, *eps, *decay, self.elements(y));
                 self.update(group, op, kernel, &[0, 2, 3])
             }
+            Op::Ema => self.update(group, op, update::ema(isa, self.elements(y)), &[0]),
         }
     }
 

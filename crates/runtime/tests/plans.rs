@@ -202,6 +202,11 @@ const CASES: &[(&str, &str)] = &[
         "input g: f32[5,7]; weight w: f32[5,7]; optimizer m: f32[5,7]; optimizer var: f32[5,7]; input lr: f32[]; input scale: f32[]; input positive: f32[]",
         "w2: f32[5,7], m2: f32[5,7], v2: f32[5,7] = AdamW(w, g, m, var, lr, scale, positive) beta1=0.9 beta2=0.99 eps=1e-8 decay=0.01; update w = w2; update m = m2; update var = v2; output w = w2",
     ),
+    // What is averaged was itself updated in place.
+    (
+        "input g: f32[5,7]; weight w: f32[5,7]; optimizer m: f32[5,7]; optimizer a: f32[5,7]; input lr: f32[]; input scale: f32[]; input decay: f32[]",
+        "w2: f32[5,7], m2: f32[5,7] = Sgd(w, g, m, lr, scale) momentum=0.9 nesterov=false decay=0.0; a2: f32[5,7] = Ema(a, w2, decay); update w = w2; update m = m2; update a = a2; output w = w2; output a = a2",
+    ),
     // A recurrent state: its next value is computed, not updated in place.
     (
         "input x: f32[3,4]; statistic h: f32[3,4]",

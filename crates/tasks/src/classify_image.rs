@@ -88,6 +88,21 @@ impl ClassifyImage {
         Ok(())
     }
 
+    /// The picture of an input tensor: [`normalize`](Self::normalize) the other way round, rounded. Panics where `input`
+    /// is not of this task's shape.
+    pub fn denormalize(&self, input: &[f32]) -> Image {
+        let [channels, height, width] = self.input_shape();
+        assert_eq!(input.len(), channels * height * width, "the input tensor has the task's shape");
+        let mut pixels = vec![0; input.len()];
+        for (channel, plane) in input.chunks_exact(height * width).enumerate() {
+            let pixels = pixels.iter_mut().skip(channel).step_by(channels);
+            // Casts saturate.
+            let value = |v: f32| ((v * self.std[channel] + self.mean[channel]) * 255.0).round() as u8;
+            pixels.zip(plane).for_each(|(pixel, &v)| *pixel = value(v));
+        }
+        Image { width, height, channels, pixels }
+    }
+
     /// From a decoded image of any size to the input tensor (CHW, f32).
     pub fn preprocess(&self, image: &Image, out: &mut [f32]) -> Result<(), TaskError> {
         self.normalize(&self.fit(image).pixels, out)
@@ -125,6 +140,15 @@ mod tests {
         for (found, expected) in out.iter().zip([1.0, 0.2, 1.0, -1.0, 0.0, 0.0]) {
             assert!((found - expected).abs() < 1e-6, "{out:?}");
         }
+    }
+
+    #[test]
+    fn inputs_become_pictures_again() {
+        let image = Image::new(2, 1, 3, vec![255, 128, 255, 51, 0, 9]).unwrap();
+        let mut input = [0.0; 6];
+        task().preprocess(&image, &mut input).unwrap();
+        assert_eq!(task().denormalize(&input), image);
+        assert_eq!(task().denormalize(&[9.0; 6]).pixels, [255; 6]);
     }
 
     #[test]

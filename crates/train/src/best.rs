@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use espalier_graph::{Graph, Lineage, Manifest, Package, Role, Weights};
-use espalier_passes::{fold_batch_norm, portable};
+use espalier_passes::{average_name, fold_batch_norm, portable};
 use espalier_runtime::Isa;
 use espalier_tasks::{ClassifyImage, Image, Model, Task};
 use serde::{Deserialize, Serialize};
@@ -30,12 +30,13 @@ pub struct Network {
     pub size: [usize; 2],
 }
 
-/// The states that belong to the model, not to its training.
+/// The states that belong to the model, not to its training; their moving averages where `states` holds these.
 pub fn model_states(graph: &Graph, states: &Weights) -> Weights {
     let kept = graph.states().iter().filter(|s| s.role != Role::Optimizer);
     kept.filter_map(|s| {
         let name = &graph.value(s.value).name;
-        states.get(name).map(|tensor| (name.clone(), tensor.clone()))
+        let learned = states.get(&average_name(name)).or_else(|| states.get(name));
+        learned.map(|tensor| (name.clone(), tensor.clone()))
     })
     .collect()
 }

@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod init;
 pub mod layers;
 pub mod networks;
+mod rules;
 pub mod run_folder;
 pub mod schedule;
 pub mod settings;

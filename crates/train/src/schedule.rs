@@ -60,6 +60,13 @@ impl Schedule {
     }
 }
 
+/// The decay of a moving average in step `step`, counted from 0: at first small, so that the average soon forgets the
+/// random weights that training begins with, and never above `limit`.
+pub fn ema_decay(limit: f32, step: usize) -> f32 {
+    let step = step as f32;
+    limit.min(step / (step + 10.0))
+}
+
 fn progress(step: usize, from: usize, to: usize) -> f64 {
     let length = to.saturating_sub(from).max(1) as f64;
     (step.saturating_sub(from) as f64 / length).min(1.0)
@@ -78,6 +85,16 @@ mod tests {
         for &(step, rate) in want {
             assert!((schedule.at(step) - rate).abs() < 1e-6, "{shape:?} step {step}: {}", schedule.at(step));
         }
+    }
+
+    #[test]
+    fn decays() {
+        let check = |step, want: f32| assert_eq!(ema_decay(0.99, step), want);
+        check(0, 0.0);
+        check(10, 0.5);
+        check(989, 989.0 / 999.0);
+        check(10_000, 0.99);
+        assert_eq!(ema_decay(0.0, 10_000), 0.0);
     }
 
     #[test]

@@ -6,8 +6,9 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::data::{Augment, Statistics};
+use crate::data::{Augment, Level, Sampling, Statistics};
 use crate::networks;
+use crate::rules::{self, Budget, Choice};
 use crate::schedule::Shape;
 
 /// Optimizers by name.
@@ -48,8 +49,14 @@ pub struct Overrides {
     pub smoothing: Option<f32>,
     /// Largest norm of all gradients together; 0 for none.
     pub clip_norm: Option<f32>,
+    /// How much is done to training images.
+    pub augment: Option<Level>,
     /// Random horizontal flips.
     pub flip: Option<bool>,
+    /// Decay of the moving average of weights; 0 for none.
+    pub ema: Option<f32>,
+    /// Which images make an epoch.
+    pub sampling: Option<Sampling>,
     /// Epochs without improvement after which training stops.
     pub patience: Option<usize>,
     /// Seed of every random number.
@@ -111,6 +118,10 @@ pub struct Settings {
     pub smoothing: f32,
     /// Largest norm of all gradients together; 0 for none.
     pub clip_norm: f32,
+    /// Decay of the moving average of weights; 0 for none.
+    pub ema: f32,
+    /// Which images make an epoch.
+    pub sampling: Sampling,
     /// Epochs without improvement after which training stops.
     pub patience: usize,
     /// Seed of every random number.
@@ -139,18 +150,6 @@ pub struct SettingsError {
     pub reason: String,
 }
 
-/// Images that a default run looks at, all epochs together, where the data is small.
-const IMAGES_SEEN: usize = 100_000;
-/// Up to so many training images, data counts as small: smaller steps and more weight decay generalise better.
-const SMALL: usize = 10_000;
-/// Epochs over data that is large.
-const EPOCHS_LARGE: usize = 10;
-/// Epochs over data that is tiny.
-const EPOCHS_MAX: usize = 100;
-/// Multiply-accumulates (three for each of the forward pass) that a default run may take: some minutes on two cores
-/// for small pictures, some hours for large ones.
-const MACS_MAX: f64 = 4e14;
-
 impl Settings {
     /// Fills in what `given` leaves open, from `statistics` of the data.
     ///
@@ -161,20 +160,17 @@ impl Settings {
         statistics: &Statistics,
         classes: usize,
     ) -> Result<Settings, SettingsError> {
-        let imgsz = given.imgsz.unwrap_or(statistics.image_size());
         let (channels, train) = (given.channels.unwrap_or(statistics.channels()), statistics.images[0]);
         let [mean, std] = normalisation(given, statistics, channels)?;
-        let model = match given.model.as_deref() {
-            None | Some("auto") => network_for(imgsz).to_string(),
-            Some(name) => name.to_string(),
-        };
-        let width = given.width.unwrap_or(width_for(&model, channels));
-        let batch = given.batch.unwrap_or(batch_for(train, imgsz)).min(train.max(1));
+        let threads = given.threads.unwrap_or_else(rules::cores);
+        let budget = Budget::new(given.max_time_s, threads, statistics);
+        let Choice { model, width, imgsz } = given.choice(&budget, statistics, classes)?;
+        let batch = given.batch.unwrap_or(rules::batch_for(train, imgsz)).min(train.max(1));
         let optimizer = given.optimizer.unwrap_or(OptimizerName::Sgd);
         let schedule = given.schedule.unwrap_or(Shape::OneCycle);
-        let mut augment = Augment::for_data(statistics);
+        let mut augment = Augment::for_data(given.augment.unwrap_or_default(), statistics, imgsz);
         if let Some(flip) = given.flip {
-            augment.flip = flip;
+            augment.geometric.flip = flip;
         }
         let mut settings = Settings {
             model,
@@ -187,16 +183,18 @@ impl Settings {
             freeze: given.freeze.clone().unwrap_or_default(),
             epochs: 1,
             batch,
-            lr: given.lr.unwrap_or(rate_for(optimizer, batch)),
+            lr: given.lr.unwrap_or(rules::rate_for(optimizer, batch)),
             optimizer,
             schedule,
             warmup: given.warmup.unwrap_or(if schedule == Shape::OneCycle { 0.0 } else { 3.0 }),
-            weight_decay: given.weight_decay.unwrap_or(decay_for(optimizer, train)),
+            weight_decay: given.weight_decay.unwrap_or(rules::decay_for(optimizer, train)),
             smoothing: given.smoothing.unwrap_or(0.1),
             clip_norm: given.clip_norm.unwrap_or(0.0),
+            ema: given.ema.unwrap_or(0.0),
+            sampling: given.sampling.unwrap_or_default(),
             patience: 0,
             seed: given.seed.unwrap_or(0),
-            threads: given.threads.unwrap_or_else(cores),
+            threads,
             dataset: statistics.digest.clone(),
             target: given.target,
             max_time_s: given.max_time_s,
@@ -205,7 +203,7 @@ impl Settings {
         settings.check()?;
         settings.epochs = match given.epochs {
             Some(epochs) => epochs,
-            None => epochs_for(train, settings.macs(classes)?),
+            None => budget.epochs(&settings.model, macs(&settings.model, &settings.network(classes))?),
         };
         settings.patience = given.patience.unwrap_or((settings.epochs / 2).max(10));
         settings.check()?;
@@ -220,12 +218,6 @@ impl Settings {
             size: [self.imgsz; 2],
             width: self.width,
         }
-    }
-
-    fn macs(&self, classes: usize) -> Result<f64, SettingsError> {
-        let graph = networks::build(&self.model, &self.network(classes))
-            .map_err(|e| SettingsError { flag: "model", reason: e.to_string() })?;
-        Ok(networks::cost(&graph).macs as f64)
     }
 
     fn check(&self) -> Result<(), SettingsError> {
@@ -256,6 +248,7 @@ impl Settings {
         within("weight-decay", self.weight_decay, 0.0, 1.0)?;
         within("smoothing", self.smoothing, 0.0, 0.9)?;
         within("clip-norm", self.clip_norm, 0.0, 1e6)?;
+        within("ema", self.ema, 0.0, 0.99999)?;
         rule("threads", (1..=256).contains(&self.threads), format!("{} is not in 1..=256", self.threads))
     }
 
@@ -275,6 +268,23 @@ impl Settings {
 }
 
 impl Overrides {
+    /// Network, width and input size: as given, else by the rules.
+    fn choice(
+        &self,
+        budget: &Budget,
+        statistics: &Statistics,
+        classes: usize,
+    ) -> Result<Choice, SettingsError> {
+        let model = self.model.as_deref().filter(|&name| name != "auto");
+        let choices = budget.candidates(statistics, model, self.width, self.imgsz);
+        budget.choose(choices, |choice| {
+            let channels = self.channels.unwrap_or(statistics.channels());
+            let options =
+                networks::NetworkOptions { classes, channels, size: [choice.imgsz; 2], width: choice.width };
+            macs(&choice.model, &options)
+        })
+    }
+
     /// `settings` with what is given here in place of its own; automatic values stay as they were resolved.
     pub fn over(&self, settings: &Settings) -> Settings {
         let mut new = settings.clone();
@@ -293,6 +303,8 @@ impl Overrides {
             weight_decay,
             smoothing,
             clip_norm,
+            ema,
+            sampling,
             patience,
             seed,
             threads,
@@ -310,8 +322,11 @@ impl Overrides {
         if let Some(model) = self.model.as_ref().filter(|m| *m != "auto") {
             new.model.clone_from(model);
         }
+        if let Some(level) = self.augment {
+            new.augment.level = level;
+        }
         if let Some(flip) = self.flip {
-            new.augment.flip = flip;
+            new.augment.geometric.flip = flip;
         }
         new
     }
@@ -343,51 +358,13 @@ fn per_channel(values: &[f32], channels: usize) -> Vec<f32> {
     }
 }
 
+/// Multiply-accumulates of an image on its way forward through a network.
+fn macs(model: &str, options: &networks::NetworkOptions) -> Result<f64, SettingsError> {
+    let graph = networks::build(model, options)
+        .map_err(|e| SettingsError { flag: "model", reason: e.to_string() })?;
+    Ok(networks::cost(&graph).macs as f64)
+}
+
 fn unknown_model(name: &str) -> String {
     format!("there is no network `{name}`; there are: auto, {}", networks::NAMES.join(", "))
-}
-
-/// Small pictures keep their resolution in a network of plain convolutions; large ones want depth for few operations.
-fn network_for(imgsz: usize) -> &'static str {
-    if imgsz <= 64 { "plain6" } else { "mobilenet_v2" }
-}
-
-/// Grey pictures hold less to tell apart.
-fn width_for(model: &str, channels: usize) -> f32 {
-    if model == "plain6" && channels == 1 { 0.5 } else { 1.0 }
-}
-
-fn batch_for(train: usize, imgsz: usize) -> usize {
-    let by_size = if imgsz <= 64 && train > SMALL { 64 } else { 32 };
-    // At least some ten steps in an epoch.
-    by_size.min((train / 10).next_power_of_two()).max(8)
-}
-
-fn rate_for(optimizer: OptimizerName, batch: usize) -> f32 {
-    match optimizer {
-        // The linear rule of Goyal et al. 2017 outside of the usual 32 to 64 images; steps that small are noisier still.
-        OptimizerName::Sgd if batch < 32 => 0.1 * batch as f32 / 64.0,
-        OptimizerName::Sgd => 0.1 * (batch as f32 / 64.0).max(1.0),
-        OptimizerName::Adamw => 2e-3,
-    }
-}
-
-fn decay_for(optimizer: OptimizerName, train: usize) -> f32 {
-    match optimizer {
-        OptimizerName::Sgd if train <= SMALL => 1e-3,
-        OptimizerName::Sgd => 5e-4,
-        OptimizerName::Adamw => 5e-2,
-    }
-}
-
-/// Small data is seen often, large data at least ten times, and the arithmetic stays affordable.
-fn epochs_for(train: usize, macs: f64) -> usize {
-    let train = train.max(1);
-    let wanted = (IMAGES_SEEN / train).clamp(EPOCHS_LARGE, EPOCHS_MAX);
-    let affordable = (MACS_MAX / (3.0 * macs * train as f64)) as usize;
-    wanted.min(affordable.max(1))
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
 }

@@ -1,7 +1,7 @@
 //! The training step as a graph: forward, loss, backward, clip, update.
 
 use espalier_graph::{Graph, GraphError, Op, Role, Shape, Stage, TensorType, ValueId, verify};
-use espalier_passes::{Optimizer, differentiate, prune_unused, training, update};
+use espalier_passes::{Optimizer, differentiate, ema, prune_unused, training, update};
 
 /// What a step does besides the network's own work.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,10 +12,12 @@ pub struct StepOptions {
     pub weight_decay: f32,
     /// Largest norm of all gradients together.
     pub clip_norm: Option<f32>,
+    /// Whether a moving average of weights and running statistics is kept.
+    pub ema: bool,
 }
 
 /// Appends loss, gradients and updates to a trainable classifier with output `logits`. The step's inputs are the
-/// network's, `target [N,K]` and `lr`; its outputs `loss []` and `logits`. States for which `frozen` holds stay as they
+/// network's, `target [N,K]`, `lr`, and what optimizer and moving average ask for; its outputs `loss []` and `logits`. States for which `frozen` holds stay as they
 /// are.
 ///
 /// # Errors
@@ -42,6 +44,9 @@ pub fn training_step(
         weights.iter().zip(gradients).filter_map(|(&w, g)| g.map(|g| (w, g))).collect();
     let decays = espalier_passes::decays_by_default;
     update(&mut graph, &pairs, options.optimizer, options.weight_decay, &decays, options.clip_norm)?;
+    if options.ema {
+        ema(&mut graph)?;
+    }
     let graph = prune_unused(&graph)?;
     verify(&graph, Stage::Step)?;
     Ok(graph)

@@ -22,7 +22,7 @@ use crate::data::{self, CACHE_BYTES, Dataset, Images, Loader, Split, Statistics}
 use crate::evaluate::evaluate;
 use crate::init::Init;
 use crate::run_folder::{RunError, RunFolder};
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, ema_decay};
 use crate::settings::{OptimizerName, Overrides, Settings};
 use crate::step::{StepOptions, training_step};
 use crate::{layers, networks};
@@ -76,8 +76,11 @@ pub struct Outcome {
     pub metric: String,
     /// The best weights' metrics on val.
     pub metrics: BTreeMap<String, f64>,
-    /// Training images per second of step time; `None` where no step was made.
+    /// Training images per second of the epochs, validation left out; `None` where no step was made.
     pub images_per_second: Option<f64>,
+    /// Images of each class in train.
+    #[serde(default)]
+    pub class_counts: BTreeMap<String, usize>,
     /// The target, if one was given.
     pub target: Option<f64>,
     /// SHA-256 of the file of weights that it began with.
@@ -150,6 +153,9 @@ pub fn train(request: &Request, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Re
     let threads = request.overrides.threads.unwrap_or(1).max(2);
     let statistics = dataset.survey(&Limits::default(), threads)?;
     let folder = RunFolder::open(&request.out, request.resume).map_err(usage_if_taken)?;
+    if statistics.images[0] < 2 {
+        bail!("dataset {} has one picture in train: at least two are needed", dataset.name);
+    }
     let init = init(request, &folder)?;
     let (settings, mut notes) = settings(request, init.as_ref(), &folder, &statistics, &dataset)?;
     if request.resume
@@ -158,7 +164,7 @@ pub fn train(request: &Request, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Re
         notify(Event::AlreadyDone);
         return Ok(outcome);
     }
-    let mut run = Run::new(&dataset, settings, init.as_ref(), folder, request.checkpoint_every)?;
+    let mut run = Run::new(&dataset, &statistics, settings, init.as_ref(), folder, request.checkpoint_every)?;
     notes.append(&mut run.notes);
     // Only now, so that what cannot be trained leaves no folder.
     run.folder.create()?;
@@ -241,6 +247,7 @@ struct Run {
     loader: Loader,
     val: Arc<Images>,
     golden: Vec<Image>,
+    class_counts: BTreeMap<String, usize>,
     progress: Progress,
     schedule: Schedule,
     checkpoint_every: Duration,
@@ -248,13 +255,14 @@ struct Run {
     notes: Vec<String>,
     started: Instant,
     saved: Instant,
-    step_time: Duration,
+    epoch_time: Duration,
     steps_timed: usize,
 }
 
 impl Run {
     fn new(
         dataset: &Dataset,
+        statistics: &Statistics,
         settings: Settings,
         init: Option<&Init>,
         folder: RunFolder,
@@ -275,18 +283,22 @@ impl Run {
             bindings: Bindings::batch(settings.batch),
         };
         let plan = lower(&step, &weights, options)?;
-        let load = |split| {
+        let load = |split, side| {
+            let task = ClassifyImage { size: [side; 2], ..task.clone() };
             Images::load(dataset.split(split), &task, &Limits::default(), CACHE_BYTES, settings.threads)
                 .map(Arc::new)
         };
-        let (train, val) = (load(Split::Train)?, load(Split::Val)?);
+        let stored = settings.augment.stored_side(settings.imgsz, statistics);
+        let (train, val) = (load(Split::Train, stored)?, load(Split::Val, settings.imgsz)?);
         let samples = dataset.split(Split::Val);
         let golden = best::golden_pictures(samples.len(), |i| samples[i].image(&Limits::default()))?;
         let loader = Loader::new(
             train,
             data::Options {
                 batch: settings.batch,
+                size,
                 seed: settings.seed,
+                sampling: settings.sampling,
                 augment: settings.augment.clone(),
                 smoothing: settings.smoothing,
                 threads: 1,
@@ -313,13 +325,14 @@ impl Run {
             loader,
             val,
             golden,
+            class_counts: dataset.classes.iter().cloned().zip(dataset.counts(Split::Train)).collect(),
             progress,
             schedule,
             checkpoint_every,
             notes,
             started,
             saved,
-            step_time: Duration::ZERO,
+            epoch_time: Duration::ZERO,
             steps_timed: 0,
         })
     }
@@ -333,7 +346,7 @@ impl Run {
             stopped = self.stop_reason().or((!in_time).then_some(Stopped::Time));
         }
         let (_, best_epoch) = self.progress.best.context("no epoch was validated")?;
-        let seconds = self.step_time.as_secs_f64();
+        let seconds = self.epoch_time.as_secs_f64();
         Ok(Outcome {
             model: self.settings.model.clone(),
             epochs: self.progress.epoch,
@@ -343,14 +356,22 @@ impl Run {
             metrics: self.progress.history[best_epoch - 1].val.clone(),
             images_per_second: (self.steps_timed > 0)
                 .then(|| (self.steps_timed * self.settings.batch) as f64 / seconds),
+            class_counts: self.class_counts.clone(),
             target: self.settings.target,
             init: self.settings.init.clone(),
             out: self.folder.path().into(),
         })
     }
 
-    /// The rest of the current epoch; false where the time was up before its end.
+    /// The rest of the current epoch, timed; false where the time was up before its end.
     fn epoch(&mut self, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Result<bool> {
+        let start = Instant::now();
+        let in_time = self.steps(notify);
+        self.epoch_time += start.elapsed();
+        in_time
+    }
+
+    fn steps(&mut self, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Result<bool> {
         let (epoch, batches) = (self.progress.epoch, self.loader.batches_per_epoch());
         let mut data = self.loader.epoch(epoch as u64, self.progress.batch);
         while let Some(batch) = data.next_batch() {
@@ -365,9 +386,7 @@ impl Run {
             self.plan.input("target").copy_from_slice(&batch.targets);
             self.plan.input("lr").fill(rate);
             self.set_counters();
-            let start = Instant::now();
             self.plan.run(&mut self.pool);
-            self.step_time += start.elapsed();
             self.steps_timed += 1;
             let loss = f64::from(self.plan.output("loss")[0]);
             if !loss.is_finite() {
@@ -392,7 +411,7 @@ impl Run {
         Ok(true)
     }
 
-    /// Inputs that only some steps have: AdamW's step number, the random numbers of dropout.
+    /// Inputs that only some steps have: AdamW's step number, the random numbers of dropout, the moving average's decay.
     fn set_counters(&mut self) {
         let step = self.progress.step;
         if self.plan.has_input("step") {
@@ -400,6 +419,9 @@ impl Run {
         }
         if self.plan.has_input("rng") {
             self.plan.input_i32("rng").copy_from_slice(&[self.settings.seed as i32, step as i32]);
+        }
+        if self.plan.has_input("ema_decay") {
+            self.plan.input("ema_decay").fill(ema_decay(self.settings.ema, step));
         }
     }
 
@@ -493,7 +515,7 @@ fn step_options(settings: &Settings) -> StepOptions {
         OptimizerName::Adamw => Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 },
     };
     let clip_norm = (settings.clip_norm > 0.0).then_some(settings.clip_norm);
-    StepOptions { optimizer, weight_decay: settings.weight_decay, clip_norm }
+    StepOptions { optimizer, weight_decay: settings.weight_decay, clip_norm, ema: settings.ema > 0.0 }
 }
 
 /// From the run's newest whole checkpoint, else from the file of weights, else at random; with sentences about the file.

@@ -139,6 +139,7 @@ fn step(name: &str, network: &Network, golden: &Golden) -> Graph {
         optimizer: Optimizer::Sgd { momentum: golden.momentum, nesterov: golden.nesterov },
         weight_decay: golden.decay,
         clip_norm: None,
+        ema: false,
     };
     training_step(&graph, &options, &|_| false).unwrap()
 }

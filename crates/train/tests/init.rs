@@ -171,14 +171,13 @@ fn statistics(channels: usize, side: usize) -> Statistics {
     let range = Range { min: side, median: side, max: side };
     Statistics {
         images: [100, 20, 0],
-        unreadable: [0; 3],
-        leaked: 0,
         width: range,
         height: range,
         grey: channels == 1,
         mean: vec![0.25; channels],
         std: vec![0.5; channels],
         digest: "d".into(),
+        ..Statistics::default()
     }
 }
 
@@ -254,7 +253,7 @@ fn a_file_of_pytorch_gives_pytorchs_answers() {
 fn frozen_layers_cost_no_backward_pass() {
     let graph = network("resnet18", 3, 32);
     let optimizer = espalier_passes::Optimizer::Sgd { momentum: 0.9, nesterov: true };
-    let options = StepOptions { optimizer, weight_decay: 1e-3, clip_norm: None };
+    let options = StepOptions { optimizer, weight_decay: 1e-3, clip_norm: None, ema: false };
     let check = |layers: &[&str], filters: usize, inputs: usize, norms: usize, optimized: usize| {
         let layers: Vec<String> = layers.iter().map(|l| l.to_string()).collect();
         let frozen = frozen(&layers, &graph).unwrap();

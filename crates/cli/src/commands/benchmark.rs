@@ -159,8 +159,11 @@ fn train(args: &Args, network: &str) -> anyhow::Result<Value> {
         NetworkOptions { classes: args.classes, channels: 3, size: [args.imgsz; 2], width: args.width };
     let graph = networks::build(network, &options).map_err(usage)?;
     let optimizer = Optimizer::Sgd { momentum: 0.9, nesterov: false };
-    let step =
-        training_step(&graph, &StepOptions { optimizer, weight_decay: 0.0, clip_norm: None }, &|_| false)?;
+    let step = training_step(
+        &graph,
+        &StepOptions { optimizer, weight_decay: 0.0, clip_norm: None, ema: false },
+        &|_| false,
+    )?;
     let weights: Weights = networks::initial_weights(&step, 0);
     let bindings = Bindings::batch(args.batch);
     let mut plan = lower(&step, &weights, Options { isa, threads, bindings })?;

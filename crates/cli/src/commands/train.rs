@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use espalier_train::data::{Level, Sampling};
 use espalier_train::run_folder::RunFolder;
 use espalier_train::schedule::Shape;
 use espalier_train::{Event, OptimizerName, Outcome, Overrides, Request, Stopped, UsageError};
@@ -80,12 +81,21 @@ pub(crate) struct Args {
     /// Largest norm of all gradients together; 0 for no limit.
     #[arg(long, allow_negative_numbers = true)]
     pub(crate) clip_norm: Option<f32>,
+    /// How much training images are changed at random; default: light. run.toml says what that is for the data.
+    #[arg(long, value_enum)]
+    pub(crate) augment: Option<AugmentArg>,
     /// Mirror training images at random; default: where they are colour photographs.
     #[arg(long, overrides_with = "no_flip")]
     pub(crate) flip: bool,
     /// Never mirror training images.
     #[arg(long)]
     pub(crate) no_flip: bool,
+    /// Keep a moving average of the weights with this decay, e.g. 0.999, and validate that; 0 for none.
+    #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
+    pub(crate) ema: Option<f32>,
+    /// Which images make an epoch: each once, or drawn so that all classes are equally likely.
+    #[arg(long, value_enum)]
+    pub(crate) sampling: Option<SamplingArg>,
     /// Stop when the metric on val reaches this, e.g. accuracy=0.95; exit status 3 if it is missed.
     #[arg(long, value_name = "METRIC=VALUE")]
     pub(crate) target: Option<String>,
@@ -122,6 +132,19 @@ pub(crate) struct Args {
 pub(crate) enum OptimizerArg {
     Sgd,
     Adamw,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum AugmentArg {
+    None,
+    Light,
+    Strong,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum SamplingArg {
+    Uniform,
+    Balanced,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -187,7 +210,17 @@ fn request(args: &Args) -> anyhow::Result<Request> {
         weight_decay: args.weight_decay,
         smoothing: args.smoothing,
         clip_norm: args.clip_norm,
+        augment: args.augment.map(|a| match a {
+            AugmentArg::None => Level::None,
+            AugmentArg::Light => Level::Light,
+            AugmentArg::Strong => Level::Strong,
+        }),
         flip,
+        ema: args.ema,
+        sampling: args.sampling.map(|s| match s {
+            SamplingArg::Uniform => Sampling::Uniform,
+            SamplingArg::Balanced => Sampling::Balanced,
+        }),
         patience: args.patience,
         seed: args.seed,
         threads: args.threads,

@@ -8,23 +8,43 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use espalier_graph::random::{Random, bits};
+use espalier_tasks::{ClassifyImage, Image};
+use serde::{Deserialize, Serialize};
 
+use super::augment::mixup;
 use super::{Augment, DataError, Images};
 
-/// Streams of the seed: which order, and what happens to each image.
+/// Streams of the seed: which order, what happens to each image, and which are mixed.
 const ORDER: u64 = 1;
 const AUGMENT: u64 = 2;
+const MIXUP: u64 = 3;
 
 /// Batches that each thread may be ahead.
 const AHEAD: usize = 2;
+
+/// Which images make an epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sampling {
+    /// Each once.
+    #[default]
+    Uniform,
+    /// As many as there are, drawn with replacement so that all classes are equally likely: each image with the inverse
+    /// of its class's count.
+    Balanced,
+}
 
 /// How training batches are made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Images a batch.
     pub batch: usize,
+    /// Height and width of the network's input; [`Images`] may be larger.
+    pub size: [usize; 2],
     /// Of order and augmentation.
     pub seed: u64,
+    /// Which images make an epoch.
+    pub sampling: Sampling,
     /// What may happen to an image.
     pub augment: Augment,
     /// Label smoothing, 0..1.
@@ -40,7 +60,7 @@ pub struct Batch {
     pub number: usize,
     /// Which images, as indices into [`Images`].
     pub indices: Vec<usize>,
-    /// The true classes.
+    /// The true classes, those before mixup.
     pub labels: Vec<usize>,
     /// Input tensors, \[batch, channels, height, width\].
     pub images: Vec<f32>,
@@ -72,33 +92,75 @@ impl Loader {
 
     /// The batches of an epoch, shuffled and augmented, from number `first` on.
     pub fn epoch(&self, epoch: u64, first: usize) -> Batches {
-        let mut order: Vec<usize> = (0..self.images.len()).collect();
-        Random::new(bits(self.options.seed, ORDER, epoch), 0).shuffle(&mut order);
-        let augment = Some((self.options.augment.clone(), bits(self.options.seed, AUGMENT, epoch)));
-        let plan = Plan {
+        Batches::start(self.plan(epoch), first..self.batches_per_epoch(), self.options.threads)
+    }
+
+    /// The first `count` images that the network learns from, as it sees them (fewer where an epoch has fewer): to be
+    /// looked at.
+    ///
+    /// # Errors
+    /// An image that cannot be read.
+    pub fn preview(&self, count: usize) -> Result<Vec<Image>, DataError> {
+        let (plan, mut batch, mut images) = (self.plan(0), Batch::default(), Vec::new());
+        let size = plan.task.input_shape().iter().product();
+        for number in 0..count.div_ceil(self.options.batch).min(self.batches_per_epoch()) {
+            plan.fill(number, &mut batch)?;
+            images.extend(batch.images.chunks_exact(size).map(|input| plan.task.denormalize(input)));
+        }
+        images.truncate(count);
+        Ok(images)
+    }
+
+    fn plan(&self, epoch: u64) -> Plan {
+        let options = &self.options;
+        let seeds = [AUGMENT, MIXUP].map(|stream| bits(options.seed, stream, epoch));
+        Plan {
             images: self.images.clone(),
-            order,
-            batch: self.options.batch,
-            augment,
-            smoothing: self.options.smoothing,
-        };
-        Batches::start(plan, first..self.batches_per_epoch(), self.options.threads)
+            task: ClassifyImage { size: options.size, ..self.images.task().clone() },
+            order: self.order(Random::new(bits(options.seed, ORDER, epoch), 0)),
+            batch: options.batch,
+            augment: Some((options.augment.clone(), seeds)),
+            smoothing: options.smoothing,
+        }
+    }
+
+    fn order(&self, mut random: Random) -> Vec<usize> {
+        let all = 0..self.images.len();
+        match self.options.sampling {
+            Sampling::Uniform => {
+                let mut order: Vec<usize> = all.collect();
+                random.shuffle(&mut order);
+                order
+            }
+            Sampling::Balanced => {
+                let mut classes = vec![Vec::new(); self.images.task().labels.len()];
+                all.clone().for_each(|index| classes[self.images.samples()[index].label].push(index));
+                classes.retain(|members| !members.is_empty());
+                let mut draw = |_| {
+                    let members = &classes[random.below(classes.len())];
+                    members[random.below(members.len())]
+                };
+                all.map(&mut draw).collect()
+            }
+        }
     }
 }
 
 /// What the threads need to know to make any batch of an epoch.
 struct Plan {
     images: Arc<Images>,
+    /// At the size of the network's input.
+    task: ClassifyImage,
     order: Vec<usize>,
     batch: usize,
-    augment: Option<(Augment, u64)>,
+    /// With the epoch's seeds of augmentation and of mixup.
+    augment: Option<(Augment, [u64; 2])>,
     smoothing: f32,
 }
 
 impl Plan {
     fn fill(&self, number: usize, batch: &mut Batch) -> Result<(), DataError> {
-        let task = self.images.task();
-        let (size, classes) = (self.images.image_bytes(), task.labels.len());
+        let (size, classes) = (self.task.input_shape().iter().product(), self.task.labels.len());
         let start = number * self.batch;
         let end = (start + self.batch).min(self.order.len());
         batch.number = number;
@@ -113,18 +175,24 @@ impl Plan {
             self.image(start + i, &mut batch.scratch, image)?;
         }
         for (&label, target) in batch.labels.iter().zip(batch.targets.chunks_exact_mut(classes)) {
-            task.target(label, self.smoothing, target)?;
+            self.task.target(label, self.smoothing, target)?;
+        }
+        if let Some((augment, [_, seed])) = &self.augment {
+            let mut random = Random::new(*seed, number as u64);
+            mixup(augment.mixup, &mut batch.images, size, &mut batch.targets, classes, &mut random);
         }
         Ok(())
     }
 
     /// The image at a position of the epoch, augmented by the stream of that position.
     fn image(&self, position: usize, scratch: &mut [u8], out: &mut [f32]) -> Result<(), DataError> {
-        let task = self.images.task();
         let pixels = self.images.pixels(self.order[position])?;
-        let Some((augment, seed)) = &self.augment else { return Ok(task.normalize(&pixels, out)?) };
-        augment.apply(&pixels, task.input_shape(), &mut Random::new(*seed, position as u64), scratch);
-        Ok(task.normalize(scratch, out)?)
+        let Some((augment, [seed, _])) = &self.augment else {
+            return Ok(self.task.normalize(&pixels, out)?);
+        };
+        let from = self.images.task().input_shape();
+        augment.apply(&pixels, from, self.task.size, *seed, position as u64, scratch);
+        Ok(self.task.normalize(scratch, out)?)
     }
 }
 
@@ -149,8 +217,8 @@ impl Batches {
     pub fn eval(images: Arc<Images>, batch: usize, threads: usize) -> Batches {
         assert!(batch > 0, "a batch has images");
         let count = images.len().div_ceil(batch);
-        let order = (0..images.len()).collect();
-        Batches::start(Plan { images, order, batch, augment: None, smoothing: 0.0 }, 0..count, threads)
+        let (task, order) = (images.task().clone(), (0..images.len()).collect());
+        Batches::start(Plan { images, task, order, batch, augment: None, smoothing: 0.0 }, 0..count, threads)
     }
 
     fn start(plan: Plan, numbers: std::ops::Range<usize>, threads: usize) -> Batches {

@@ -23,9 +23,9 @@ use std::sync::Arc;
 use espalier_tasks::{Image, ImageError, Limits, TaskError, decode};
 use serde::{Deserialize, Serialize};
 
-pub use augment::{Augment, Edge};
+pub use augment::{Augment, Edge, Geometric, Jitter, Level};
 pub use images::{CACHE_BYTES, Images};
-pub use loader::{Batch, Batches, Loader, Options};
+pub use loader::{Batch, Batches, Loader, Options, Sampling};
 pub use statistics::{Range, Statistics};
 
 /// The forms of DATA, for error messages.

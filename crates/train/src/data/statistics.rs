@@ -11,6 +11,12 @@ use super::{DataError, Dataset, Sample, Skipped, Split, parallel};
 /// Mean and deviation are taken over at most this many images, evenly spaced over train.
 const SAMPLE_MAX: usize = 2048;
 
+/// Classes of train that differ by more than this factor are reported.
+const IMBALANCE: f64 = 1.5;
+
+/// At most so many of them are named.
+const CLASSES_SHOWN: usize = 10;
+
 /// Up to this side, images are used at their own size.
 const SMALL_SIDE: usize = 64;
 
@@ -18,10 +24,12 @@ const SMALL_SIDE: usize = 64;
 const SIDE_MAX: usize = 224;
 
 /// What a dataset looks like.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Statistics {
     /// Number of readable images in train, val and test.
     pub images: [usize; 3],
+    /// Number of readable images of each class in train.
+    pub per_class: Vec<usize>,
     /// Number of unreadable images in train, val and test.
     pub unreadable: [usize; 3],
     /// Number of images in val and test whose very bytes are in train as well.
@@ -41,7 +49,7 @@ pub struct Statistics {
 }
 
 /// The spread of a size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
     /// Smallest.
     pub min: usize,
@@ -136,6 +144,7 @@ impl Dataset {
         let facts = self.keep_readable(surveyed);
         let leaked = self.find_leaks(&facts);
         *self = std::mem::take(self).checked()?;
+        self.warn_of_imbalance();
         Ok(self.statistics(&facts, unreadable, leaked))
     }
 
@@ -177,6 +186,27 @@ impl Dataset {
         leaked
     }
 
+    /// Says how many images each class of train has, where they differ much.
+    fn warn_of_imbalance(&mut self) {
+        let counts = self.counts(Split::Train);
+        let extremes = counts.iter().max().zip(counts.iter().min());
+        if extremes.is_some_and(|(&most, &least)| most as f64 > IMBALANCE * least as f64) {
+            let mut classes: Vec<(usize, &String)> = counts.into_iter().zip(&self.classes).collect();
+            classes.sort_by_key(|&(count, _)| std::cmp::Reverse(count));
+            let figures: Vec<String> =
+                classes.iter().map(|(count, class)| format!("{class} {count}")).collect();
+            let figures = match &figures[..] {
+                [first @ .., last] if first.len() >= CLASSES_SHOWN => {
+                    format!("{}, .. {last}", first[..CLASSES_SHOWN - 1].join(", "))
+                }
+                all => all.join(", "),
+            };
+            self.warn(format!(
+                "classes of train differ in size: {figures}; --sampling balanced draws them equally often"
+            ));
+        }
+    }
+
     fn statistics(&self, facts: &[Vec<Facts>; 3], unreadable: [usize; 3], leaked: usize) -> Statistics {
         let all = || facts.iter().flatten();
         let grey = all().all(|f| f.grey);
@@ -184,6 +214,7 @@ impl Dataset {
         let (mean, std) = (0..if grey { 1 } else { 3 }).map(|c| moments.channel(c)).unzip();
         Statistics {
             images: facts.each_ref().map(Vec::len),
+            per_class: self.counts(Split::Train),
             unreadable,
             leaked,
             width: Range::of(all().map(|f| f.width).collect()),

@@ -413,8 +413,17 @@ fn digits(budget_bytes: u64) -> Arc<Images> {
 }
 
 fn options(threads: usize) -> Options {
-    let augment = Augment { pad: 2, rotate_degrees: 10.0, ..Augment::default() };
-    Options { batch: 300, seed: 5, augment, smoothing: 0.1, threads }
+    let geometric = Geometric { pad: 2, rotate_degrees: 10.0, ..Geometric::default() };
+    let augment = Augment { geometric, mixup: 0.3, erase: 0.2, ..Augment::default() };
+    Options {
+        batch: 300,
+        size: [28, 28],
+        seed: 5,
+        sampling: Sampling::Uniform,
+        augment,
+        smoothing: 0.1,
+        threads,
+    }
 }
 
 fn collect(mut batches: Batches) -> Vec<Batch> {
@@ -477,6 +486,87 @@ fn batches_hold_what_the_task_says() {
         assert_eq!(batch.targets[i * 10..(i + 1) * 10], target);
     }
     assert_eq!(batches.last().unwrap().labels.len(), 4000 % 7);
+}
+
+#[test]
+fn balanced_epochs_draw_classes_equally_often() {
+    let root = TempDir::new().unwrap();
+    images(root.path(), &["train/few"], 10);
+    images(root.path(), &["train/many"], 90);
+    let dataset = open(&root).unwrap();
+    let task = ClassifyImage::new([4, 6], vec![0.5; 1], vec![0.5; 1], dataset.classes.clone());
+    let samples = dataset.split(Split::Train);
+    let images = Arc::new(Images::load(samples, &task, &Limits::default(), CACHE_BYTES, THREADS).unwrap());
+    let options = Options { batch: 100, size: task.size, sampling: Sampling::Balanced, ..options(1) };
+    let loader = Loader::new(images, options);
+    let epochs: Vec<Batch> = (0..20).flat_map(|epoch| collect(loader.epoch(epoch, 0))).collect();
+    let (mut few, mut once) = (0, vec![0; 100]);
+    for batch in &epochs {
+        assert_eq!(batch.indices.len(), 100);
+        few += batch.labels.iter().filter(|&&label| label == 0).count();
+        batch.indices.iter().for_each(|&index| once[index] += 1);
+    }
+    assert!((900..1100).contains(&few), "{few} of 2000 are of the small class");
+    assert!(once.iter().all(|&n| n > 0), "every image has its turn: {once:?}");
+    assert_eq!(collect(loader.epoch(3, 0))[0], epochs[3]);
+    assert_ne!(epochs[3].indices, epochs[4].indices);
+}
+
+#[test]
+fn unequal_classes_are_reported() {
+    let check = |counts: &[(&str, usize)], expected: Option<&str>| {
+        let root = TempDir::new().unwrap();
+        counts.iter().for_each(|&(class, n)| images(root.path(), &[&format!("train/{class}")], n));
+        images(root.path(), &["val/a", "val/b"], 1);
+        let mut dataset = open(&root).unwrap();
+        let statistics = survey(&mut dataset).unwrap();
+        assert_eq!(statistics.per_class, counts.iter().map(|&(_, n)| n).collect::<Vec<_>>());
+        let warning = dataset.warnings.iter().find(|warning| warning.contains("differ in size"));
+        assert_eq!(warning.map(String::as_str), expected);
+    };
+    check(&[("a", 4), ("b", 6)], None);
+    let said = "classes of train differ in size: b 7, a 4; --sampling balanced draws them equally often";
+    check(&[("a", 4), ("b", 7)], Some(said));
+    let many: Vec<(String, usize)> =
+        (0..15).map(|i| (format!("{}", (b'a' + i) as char), 2 + i as usize)).collect();
+    let many: Vec<(&str, usize)> = many.iter().map(|(class, n)| (class.as_str(), *n)).collect();
+    let said = "classes of train differ in size: o 16, n 15, m 14, l 13, k 12, j 11, i 10, h 9, g 8, .. a 2; \
+        --sampling balanced draws them equally often";
+    check(&many, Some(said));
+}
+
+#[test]
+fn a_preview_is_what_the_network_sees_first() {
+    let images = digits(CACHE_BYTES);
+    let loader = Loader::new(images.clone(), options(2));
+    let preview = loader.preview(310).unwrap();
+    let batches = collect(loader.epoch(0, 0));
+    let seen = batches[..2].iter().flat_map(|batch| batch.images.chunks(784));
+    for (picture, input) in preview.iter().zip(seen) {
+        assert_eq!((picture.width, picture.height, picture.channels), (28, 28, 1));
+        for (&pixel, v) in picture.pixels.iter().zip(input) {
+            assert!((f32::from(pixel) / 255.0 - (v * 0.31 + 0.13)).abs() < 0.5001 / 255.0);
+        }
+    }
+    assert_eq!((preview.len(), loader.preview(5).unwrap()), (310, preview[..5].to_vec()));
+    assert_eq!(loader.preview(100_000).unwrap().len(), 3900, "an epoch has no more");
+}
+
+#[test]
+fn larger_pictures_are_cropped_to_the_input_size() {
+    let dataset = Dataset::open("builtin:mnist-5k").unwrap();
+    let task = ClassifyImage::new([35, 35], vec![0.13], vec![0.31], dataset.classes.clone());
+    let samples = &dataset.split(Split::Train)[..50];
+    let images = Arc::new(Images::load(samples, &task, &Limits::default(), CACHE_BYTES, THREADS).unwrap());
+    let augment =
+        Augment { geometric: Geometric { crop: 0.5, ..Geometric::default() }, ..Augment::default() };
+    let batch =
+        collect(Loader::new(images, Options { batch: 50, augment, ..options(1) }).epoch(0, 0)).remove(0);
+    assert_eq!(batch.images.len(), 50 * 28 * 28);
+    assert!(
+        batch.images.chunks(784).all(|image| image.iter().any(|&v| v > 1.0)),
+        "every digit is in its crop"
+    );
 }
 
 #[test]
