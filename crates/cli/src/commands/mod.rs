@@ -13,7 +13,7 @@ mod val;
 /// What to do.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    Train(train::Args),
+    Train(Box<train::Args>),
     Val(val::Args),
     Predict(predict::Args),
     Run(run::Args),
