@@ -31,100 +31,100 @@ pub(crate) struct Args {
     /// The data.
     pub(crate) data: String,
     /// Network: auto, lenet, plain6, resnet18, resnet34, resnet50, mobilenet_v2.
-    #[arg(long)]
+    #[arg(long, help_heading = "Network")]
     pub(crate) model: Option<String>,
     /// Scale of the network's channels.
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Network", allow_negative_numbers = true)]
     pub(crate) width: Option<f32>,
+    /// Height and width of the network's input in pixels.
+    #[arg(long, help_heading = "Network")]
+    pub(crate) imgsz: Option<usize>,
     /// Weights to begin with: a package, or a safetensors file with PyTorch's names; see docs/transfer.md.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = "Network", value_name = "FILE")]
     pub(crate) init: Option<PathBuf>,
     /// Layers that stay as they are, by name or first parts of it: layer1,layer2.0; backbone is all but the head.
-    #[arg(long, value_name = "LAYERS")]
+    #[arg(long, help_heading = "Network", value_name = "LAYERS")]
     pub(crate) freeze: Option<String>,
-    /// Folder of the run; default runs/train, runs/train-2, ...
-    #[arg(long)]
-    pub(crate) out: Option<PathBuf>,
-    /// Epochs at most.
-    #[arg(long)]
-    pub(crate) epochs: Option<usize>,
-    /// Height and width of the network's input in pixels.
-    #[arg(long)]
-    pub(crate) imgsz: Option<usize>,
     /// Mean of the pictures' channels, of values scaled to 0..1: 0.485,0.456,0.406, or one for all; default: the data's.
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Network", allow_negative_numbers = true)]
     pub(crate) mean: Option<String>,
     /// Standard deviation of the pictures' channels likewise.
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Network", allow_negative_numbers = true)]
     pub(crate) std: Option<String>,
+    /// Epochs at most.
+    #[arg(long, help_heading = "Learning")]
+    pub(crate) epochs: Option<usize>,
     /// Images in a step.
-    #[arg(long)]
+    #[arg(long, help_heading = "Learning")]
     pub(crate) batch: Option<usize>,
     /// Highest learning rate.
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Learning", allow_negative_numbers = true)]
     pub(crate) lr: Option<f32>,
     /// Optimizer.
-    #[arg(long, value_enum)]
+    #[arg(long, help_heading = "Learning", value_enum)]
     pub(crate) optimizer: Option<OptimizerArg>,
     /// Shape of the learning rate over the run.
-    #[arg(long, value_enum)]
+    #[arg(long, help_heading = "Learning", value_enum)]
     pub(crate) schedule: Option<ScheduleArg>,
     /// Epochs of linear warm-up (one-cycle brings its own).
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Learning", allow_negative_numbers = true)]
     pub(crate) warmup: Option<f32>,
     /// Weight decay.
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Learning", allow_negative_numbers = true)]
     pub(crate) weight_decay: Option<f32>,
     /// Label smoothing, 0 to 0.9.
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Learning", allow_negative_numbers = true)]
     pub(crate) smoothing: Option<f32>,
     /// Largest norm of all gradients together; 0 for no limit.
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Learning", allow_negative_numbers = true)]
     pub(crate) clip_norm: Option<f32>,
+    /// Keep a moving average of the weights with this decay, e.g. 0.999, and validate that; 0 for none.
+    #[arg(long, help_heading = "Learning", value_name = "DECAY", allow_negative_numbers = true)]
+    pub(crate) ema: Option<f32>,
     /// How much training images are changed at random; default: light. run.toml says what that is for the data.
-    #[arg(long, value_enum)]
+    #[arg(long, help_heading = "Pictures", value_enum)]
     pub(crate) augment: Option<AugmentArg>,
     /// Mirror training images at random; default: where they are colour photographs.
-    #[arg(long, overrides_with = "no_flip")]
+    #[arg(long, help_heading = "Pictures", overrides_with = "no_flip")]
     pub(crate) flip: bool,
     /// Never mirror training images.
-    #[arg(long)]
+    #[arg(long, help_heading = "Pictures")]
     pub(crate) no_flip: bool,
-    /// Keep a moving average of the weights with this decay, e.g. 0.999, and validate that; 0 for none.
-    #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
-    pub(crate) ema: Option<f32>,
     /// Which images make an epoch: each once, or drawn so that all classes are equally likely.
-    #[arg(long, value_enum)]
+    #[arg(long, help_heading = "Pictures", value_enum)]
     pub(crate) sampling: Option<SamplingArg>,
     /// Stop when the metric on val reaches this, e.g. accuracy=0.95; exit status 3 if it is missed.
-    #[arg(long, value_name = "METRIC=VALUE")]
+    #[arg(long, help_heading = "When to stop", value_name = "METRIC=VALUE")]
     pub(crate) target: Option<String>,
     /// Stop after so many epochs without improvement on val.
-    #[arg(long)]
+    #[arg(long, help_heading = "When to stop")]
     pub(crate) patience: Option<usize>,
     /// Stop after this time, e.g. 90s, 10m, 2h; the learning rate falls in time for it.
-    #[arg(long)]
+    #[arg(long, help_heading = "When to stop")]
     pub(crate) max_time: Option<String>,
-    /// Seed of all random numbers.
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// Arithmetic; auto means f32, bf16 is not built yet.
-    #[arg(long, default_value = "auto")]
-    pub(crate) precision: String,
-    /// Worker threads; default: one for each core.
-    #[arg(long)]
-    pub(crate) threads: Option<usize>,
-    /// Where to train: cpu is all there is so far.
-    #[arg(long, default_value = "cpu")]
-    pub(crate) device: String,
+    /// Folder of the run; default runs/train, runs/train-2, ...
+    #[arg(long, help_heading = "The run")]
+    pub(crate) out: Option<PathBuf>,
     /// Go on with the run in --out.
-    #[arg(long, requires = "out")]
+    #[arg(long, help_heading = "The run", requires = "out")]
     pub(crate) resume: bool,
+    /// Seed of all random numbers.
+    #[arg(long, help_heading = "The run")]
+    pub(crate) seed: Option<u64>,
+    /// Worker threads; default: one for each core.
+    #[arg(long, help_heading = "The run")]
+    pub(crate) threads: Option<usize>,
+    /// Arithmetic; auto means f32, bf16 is not built yet.
+    #[arg(long, help_heading = "The run", default_value = "auto")]
+    pub(crate) precision: String,
+    /// Where to train: cpu is all there is so far.
+    #[arg(long, help_heading = "The run", default_value = "cpu")]
+    pub(crate) device: String,
     /// Time between checkpoints at most, besides one after every epoch.
-    #[arg(long, value_name = "TIME", default_value = "30s")]
+    #[arg(long, help_heading = "The run", value_name = "TIME", default_value = "30s")]
     pub(crate) checkpoint_every: String,
     /// Print one JSON object.
-    #[arg(long)]
+    #[arg(long, help_heading = "The run")]
     pub(crate) json: bool,
 }
 
