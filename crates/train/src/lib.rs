@@ -1,16 +1,19 @@
 //! How weights are learned: data and its loading, networks by name, the training step as a graph, the loop with its
-//! checkpoints.
+//! checkpoints, and what watches it.
 
 pub mod best;
 pub mod checkpoint;
 pub mod data;
+pub mod diagnosis;
 pub mod evaluate;
 pub mod networks;
+pub mod observers;
 pub mod run_folder;
 pub mod schedule;
 pub mod settings;
 pub mod step;
 pub mod trainer;
 
+pub use diagnosis::Verdict;
 pub use settings::{OptimizerName, Overrides, Settings, SettingsError};
-pub use trainer::{CHECKPOINT_EVERY, Event, Outcome, Request, Stopped, UsageError, train};
+pub use trainer::{CHECKPOINT_EVERY, Event, Outcome, Request, Stopped, Times, UsageError, train};
