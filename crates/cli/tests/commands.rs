@@ -245,7 +245,15 @@ fn train_writes_what_it_promises() {
 
     let metrics = fs::read_to_string(folder.join("run/metrics.csv")).unwrap();
     let first = |line: &str| line.split(',').next().unwrap().to_string();
+    assert_eq!(
+        metrics.lines().next(),
+        Some("epoch,lr,train_loss,train_accuracy,val_accuracy,val_f1,val_loss")
+    );
     assert_eq!(metrics.lines().map(first).collect::<Vec<_>>(), ["epoch", "1", "2", "3", "4"]);
+    assert!(fs::read_to_string(folder.join("run/report.html")).unwrap().contains("</html>"));
+    let names =
+        fs::read_dir(folder.join("run")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("events.out.tfevents.")).count(), 1);
     let settings: toml::Table = fs::read_to_string(folder.join("run/run.toml")).unwrap().parse().unwrap();
     assert_eq!((settings["epochs"].as_integer(), settings["batch"].as_integer()), (Some(4), Some(16)));
 }
@@ -260,6 +268,12 @@ fn training_stops_where_it_is_told() {
     let (status, value, err) = train("missed", "--epochs 1 --lr 1e-6 --target accuracy=0.99");
     assert_eq!((status, &value["stopped"]), (Some(3), &"epochs".into()));
     assert!(err.contains("target accuracy=0.99 was missed"), "{err}");
+    check_keys(&value["verdict"], "kind text try");
+    assert!(value["verdict"]["text"].as_str().unwrap().contains("accuracy=0.99 was missed"), "{value}");
+    // On a run that has ended there is nothing to do, and nothing to miss.
+    let (status, again, err) = train("missed", "--epochs 1 --lr 1e-6 --target accuracy=0.99 --resume");
+    assert_eq!((status, &again), (Some(0), &value), "{err}");
+    assert!(err.contains("nothing to do"), "{err}");
     let (status, value, _) = train("reached", "--epochs 50 --target accuracy=0.6");
     assert_eq!((status, &value["stopped"]), (Some(0), &"target".into()));
     assert!(value["epochs"].as_u64().unwrap() < 50, "{value}");
@@ -274,7 +288,7 @@ fn training_stops_where_it_is_told() {
         fixture(),
         "train {}/data --out {}/told --model lenet --batch 16 --epochs 50 --target accuracy=0.6",
     );
-    assert!(said.out.contains("target accuracy=0.6 reached at epoch"), "{}", said.out);
+    assert!(said.out.contains("target accuracy=0.6 was reached at epoch"), "{}", said.out);
 }
 
 #[test]
@@ -365,4 +379,28 @@ fn configs_and_sets_are_flags() {
         at(folder, "train {}/data --config {}/good.toml --out {}/configured --set epochs=1 --set json=false");
     assert_eq!(said.status, Some(0), "{}", said.err);
     assert!(said.out.contains("all 1 epochs done") && !said.out.contains('{'), "{}", said.out);
+}
+
+#[test]
+fn an_mlflow_that_cannot_be_used_is_one_warning() {
+    let folder = fixture();
+    let check = |uri: &str, out: &str, words: &str| {
+        let args =
+            ["train", "builtin:mnist-5k", "--model", "lenet", "--epochs", "1", "--threads", "2", "--out"];
+        let out = folder.join(out);
+        let mut command = common::espalier(&args);
+        let output = command.arg(&out).env("MLFLOW_TRACKING_URI", uri).output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && err.contains(words) && !err.contains("secret"), "{err}");
+    };
+    check(
+        "sqlite:///secret.db",
+        "mlflow-scheme",
+        "warning: MLFLOW_TRACKING_URI: a server is http://HOST:PORT",
+    );
+    check(
+        "http://me:secret@127.0.0.1:1",
+        "mlflow-away",
+        "warning: MLflow: not delivered: the metrics of epochs 1 to 1",
+    );
 }

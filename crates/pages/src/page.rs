@@ -15,6 +15,7 @@ const SCRIPT: &str = concat!(
     "/* uPlot\n",
     include_str!("../assets/uplot/LICENSE"),
     "*/\n",
+    include_str!("../assets/sharp.js"),
     include_str!("../assets/uplot/uPlot.iife.min.js"),
     include_str!("../assets/charts.js")
 );

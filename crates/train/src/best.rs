@@ -1,7 +1,9 @@
 //! The package of a run's best weights.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use anyhow::Context;
 use espalier_graph::{Graph, Lineage, Manifest, Package, Role, Weights};
 use espalier_passes::{average_name, fold_batch_norm, portable};
 use espalier_runtime::Isa;
@@ -55,6 +57,18 @@ pub fn model(
     let mut weights = model_states(&portable, weights);
     let folded = fold_batch_norm(&portable, &mut weights)?;
     Ok(Model::new(folded, weights, Task::ClassifyImage(task.clone()), Isa::best(), threads)?)
+}
+
+/// The model of the package at `path`, ready to answer.
+///
+/// # Errors
+/// No package of a classifier is there.
+pub fn open(path: &Path, threads: usize) -> anyhow::Result<Model> {
+    let package = Package::read(path)?;
+    let task = package.manifest.task.with_context(|| format!("{} has no task", path.display()))?;
+    let mut weights = package.weights;
+    let graph = fold_batch_norm(&package.graph, &mut weights)?;
+    Ok(Model::new(graph, weights, serde_json::from_value(task)?, Isa::best(), threads)?)
 }
 
 /// Pictures for golden samples, evenly spaced over those given.

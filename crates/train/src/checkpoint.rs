@@ -31,6 +31,10 @@ pub struct Progress {
     pub batch: usize,
     /// Sum of the batches' losses in the current epoch.
     pub loss_sum: f64,
+    /// Training images of the current epoch so far, and how many of them were answered rightly.
+    pub seen: usize,
+    /// See `seen`.
+    pub right: usize,
     /// Optimizer steps done.
     pub step: usize,
     /// Best value of the primary metric so far, with its epoch.
@@ -46,6 +50,8 @@ pub struct Epoch {
     pub epoch: usize,
     /// Mean loss over the epoch's batches.
     pub train_loss: f64,
+    /// Share of its images, as they were augmented, that were answered rightly when their turn came.
+    pub train_accuracy: f64,
     /// Learning rate of its last step.
     pub lr: f64,
     /// Metrics on val.
@@ -170,11 +176,25 @@ mod tests {
     use super::*;
 
     fn sample(step: usize) -> (Progress, Weights) {
-        let history =
-            vec![Epoch { epoch: 1, train_loss: 0.1 + 0.2, lr: 0.05, val: [("accuracy".into(), 0.5)].into() }];
+        let history = vec![Epoch {
+            epoch: 1,
+            train_loss: 0.1 + 0.2,
+            train_accuracy: 1.0 / 3.0,
+            lr: 0.05,
+            val: [("accuracy".into(), 0.5)].into(),
+        }];
         let best = Some((0.5, 1));
-        let progress =
-            Progress { settings: "abc".into(), epoch: 1, batch: 3, loss_sum: 1.25, step, best, history };
+        let progress = Progress {
+            settings: "abc".into(),
+            epoch: 1,
+            batch: 3,
+            loss_sum: 1.25,
+            seen: 48,
+            right: 20,
+            step,
+            best,
+            history,
+        };
         let data = (0..6).map(|i| i as f32 / 3.0).collect();
         (progress, [("w".to_string(), Tensor::f32(&[2, 3], data))].into())
     }

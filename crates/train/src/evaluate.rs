@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use espalier_tasks::classification::Metrics;
-use espalier_tasks::{Model, ModelError, Task};
+use espalier_tasks::{Model, ModelError, TaskError};
 
 use crate::data::{Batches, DataError, Images};
 
@@ -30,17 +30,32 @@ pub fn evaluate(
     images: &Arc<Images>,
     done: &mut dyn FnMut(usize),
 ) -> Result<Metrics, EvaluateError> {
-    let Task::ClassifyImage(task) = model.task();
-    let mut metrics = Metrics::new(&task.labels);
-    let classes = task.labels.len();
+    let mut metrics = Metrics::new(model.task().labels());
+    answers(model, images, &mut |_, logits, label| {
+        metrics.add(logits, label)?;
+        done(metrics.n());
+        Ok(())
+    })?;
+    Ok(metrics)
+}
+
+/// Runs all images through `model`; `each` is told the image's number, its logits and its true class.
+///
+/// # Errors
+/// An image that cannot be read; a model that cannot be lowered; what `each` says.
+pub fn answers(
+    model: &mut Model,
+    images: &Arc<Images>,
+    each: &mut dyn FnMut(usize, &[f32], usize) -> Result<(), TaskError>,
+) -> Result<(), EvaluateError> {
+    let classes = model.task().labels().len();
     let mut batches = Batches::eval(Arc::clone(images), BATCH.min(images.len().max(1)), 1);
     while let Some(batch) = batches.next_batch() {
         let batch = batch?;
         let logits = model.infer(&batch.images, batch.labels.len())?.swap_remove(0);
-        for (row, &label) in logits.chunks_exact(classes).zip(&batch.labels) {
-            metrics.add(row, label).map_err(ModelError::from)?;
+        for ((row, &index), &label) in logits.chunks_exact(classes).zip(&batch.indices).zip(&batch.labels) {
+            each(index, row, label).map_err(ModelError::from)?;
         }
-        done(metrics.n());
     }
-    Ok(metrics)
+    Ok(())
 }

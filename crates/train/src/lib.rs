@@ -1,13 +1,15 @@
 //! How weights are learned: data and its loading, networks by name, the training step as a graph, the loop with its
-//! checkpoints.
+//! checkpoints, and what watches it.
 
 pub mod best;
 pub mod checkpoint;
 pub mod data;
+pub mod diagnosis;
 pub mod evaluate;
 pub mod init;
 pub mod layers;
 pub mod networks;
+pub mod observers;
 mod rules;
 pub mod run_folder;
 pub mod schedule;
@@ -15,5 +17,6 @@ pub mod settings;
 pub mod step;
 pub mod trainer;
 
+pub use diagnosis::Verdict;
 pub use settings::{OptimizerName, Overrides, Settings, SettingsError};
-pub use trainer::{CHECKPOINT_EVERY, Event, Outcome, Request, Stopped, UsageError, train};
+pub use trainer::{CHECKPOINT_EVERY, Event, Outcome, Request, Stopped, Times, UsageError, train};

@@ -1,18 +1,29 @@
-//! The folder of a run: run.toml, metrics.csv, best.espalier, the checkpoints, and result.json once it has ended.
+//! The folder of a run: run.toml, best.espalier, the checkpoints, what observers keep, and result.json once it has ended.
 
-use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use espalier_graph::files::{self, FileError};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{self, Epoch};
+use crate::checkpoint;
+use crate::observers::mlflow;
 use crate::settings::Settings;
 
-/// Every file of a run.
-const FILES: [&str; 6] =
-    ["run.toml", "metrics.csv", "best.espalier", "result.json", checkpoint::LAST, checkpoint::PREVIOUS];
+/// Every file of a run that is written whole.
+const FILES: [&str; 8] = [
+    "run.toml",
+    METRICS,
+    REPORT,
+    "best.espalier",
+    "result.json",
+    mlflow::IDENTITY,
+    checkpoint::LAST,
+    checkpoint::PREVIOUS,
+];
+
+const METRICS: &str = "metrics.csv";
+const REPORT: &str = "report.html";
 
 /// A run's folder.
 #[derive(Clone, Debug)]
@@ -78,6 +89,16 @@ impl RunFolder {
         self.0.join("best.espalier")
     }
 
+    /// Where the metrics of every epoch lie.
+    pub fn metrics(&self) -> PathBuf {
+        self.0.join(METRICS)
+    }
+
+    /// Where the report lies.
+    pub fn report(&self) -> PathBuf {
+        self.0.join(REPORT)
+    }
+
     /// Writes run.toml.
     ///
     /// # Errors
@@ -95,26 +116,6 @@ impl RunFolder {
         let path = self.0.join("run.toml");
         let Some(text) = read_if_there(&path)? else { return Ok(None) };
         toml::from_str(&text).map(Some).map_err(|e| fault(&path, e.message()))
-    }
-
-    /// Writes metrics.csv: a row for each epoch.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn write_metrics(&self, history: &[Epoch]) -> Result<(), RunError> {
-        let names: Vec<&String> = history.first().map(|e| e.val.keys().collect()).unwrap_or_default();
-        let mut text = String::from("epoch,lr,train_loss");
-        names.iter().for_each(|name| write!(text, ",val_{name}").expect("writing to a string"));
-        text.push('\n');
-        for row in history {
-            write!(text, "{},{},{}", row.epoch, row.lr, row.train_loss).expect("writing to a string");
-            for name in &names {
-                let value = row.val.get(*name).map(f64::to_string).unwrap_or_default();
-                write!(text, ",{value}").expect("writing to a string");
-            }
-            text.push('\n');
-        }
-        Ok(files::write_atomic(self.0.join("metrics.csv"), |f| f.write_all(text.as_bytes()))?)
     }
 
     /// Writes result.json, which says that the run has ended.

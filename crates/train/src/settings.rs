@@ -260,10 +260,28 @@ impl Settings {
         keys.filter(|(key, value)| b.get(key) != Some(value)).map(|(key, _)| key.clone()).collect()
     }
 
+    /// Names and values for people and for logs, in the order of run.toml; parts of `augment` as `augment.NAME`.
+    pub fn pairs(&self) -> Vec<(String, String)> {
+        let table = toml::Table::try_from(self).expect("settings are plain data");
+        let mut pairs = Vec::new();
+        flatten("", &table, &mut pairs);
+        pairs
+    }
+
     /// SHA-256 of the settings in canonical form.
     pub fn digest(&self) -> String {
         let text = serde_json::to_value(self).expect("settings are plain data").to_string();
         Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+fn flatten(prefix: &str, table: &toml::Table, pairs: &mut Vec<(String, String)>) {
+    for (name, value) in table {
+        match value {
+            toml::Value::Table(inner) => flatten(&format!("{prefix}{name}."), inner, pairs),
+            toml::Value::String(text) => pairs.push((format!("{prefix}{name}"), text.clone())),
+            value => pairs.push((format!("{prefix}{name}"), value.to_string())),
+        }
     }
 }
 

@@ -13,14 +13,17 @@ use anyhow::{Context, bail};
 use espalier_graph::{Bindings, Graph, Role, State, Weights};
 use espalier_passes::Optimizer;
 use espalier_runtime::{Isa, Options, Plan, Pool, lower};
+use espalier_tasks::classification::argmax;
 use espalier_tasks::{ClassifyImage, Image, Limits};
 use serde::{Deserialize, Serialize};
 
 use crate::best;
 use crate::checkpoint::{self, Epoch, Progress};
-use crate::data::{self, CACHE_BYTES, Dataset, Images, Loader, Split, Statistics};
+use crate::data::{self, Batch, CACHE_BYTES, Dataset, Images, Loader, Sample, Split, Statistics};
+use crate::diagnosis::{Evidence, Verdict, diagnose, standard_error};
 use crate::evaluate::evaluate;
 use crate::init::Init;
+use crate::observers::{Observers, mlflow};
 use crate::run_folder::{RunError, RunFolder};
 use crate::schedule::{Schedule, ema_decay};
 use crate::settings::{OptimizerName, Overrides, Settings};
@@ -45,6 +48,8 @@ pub struct Request {
     pub resume: bool,
     /// How far checkpoints are apart at most; it has no influence on the result.
     pub checkpoint_every: Duration,
+    /// An MLflow server that the run is logged to.
+    pub mlflow: Option<mlflow::Server>,
 }
 
 /// Why training ended.
@@ -88,6 +93,27 @@ pub struct Outcome {
     pub init: Option<String>,
     /// The run's folder.
     pub out: PathBuf,
+    /// What happened and what to try.
+    pub verdict: Verdict,
+}
+
+/// Where the time of a run went since it was started or resumed. It has no influence on the result.
+#[derive(Clone, Debug, Default)]
+pub struct Times {
+    /// All of it.
+    pub total: Duration,
+    /// Epochs, validation left out.
+    pub epochs: Duration,
+    /// Training steps.
+    pub steps: Duration,
+    /// Waiting for batches.
+    pub data: Duration,
+    /// Validation, and packing what is the best so far.
+    pub validation: Duration,
+    /// Writing checkpoints.
+    pub checkpoints: Duration,
+    /// How many steps.
+    pub count: usize,
 }
 
 impl Outcome {
@@ -114,6 +140,10 @@ pub enum Event<'a> {
         notes: &'a [String],
         /// Epochs and batches that a checkpoint holds already.
         resumed: Option<(usize, usize)>,
+        /// Steps that it holds.
+        step: usize,
+        /// Epochs that it holds.
+        history: &'a [Epoch],
     },
     /// A step is done.
     Step {
@@ -125,6 +155,10 @@ pub enum Event<'a> {
         batches: usize,
         /// Mean loss of this epoch so far.
         loss: f64,
+        /// Steps done in the run.
+        step: usize,
+        /// Loss of this step.
+        step_loss: f64,
     },
     /// An epoch is done and validated.
     Epoch {
@@ -132,6 +166,28 @@ pub enum Event<'a> {
         row: &'a Epoch,
         /// Whether it is the best so far.
         best: bool,
+        /// All epochs, this one last.
+        history: &'a [Epoch],
+        /// Steps done in the run.
+        step: usize,
+    },
+    /// Something that the user should know and that does not stop the run.
+    Warning {
+        /// One sentence.
+        text: &'a str,
+    },
+    /// Training is over, and the best package written.
+    Ended {
+        /// How.
+        outcome: &'a Outcome,
+        /// All epochs.
+        history: &'a [Epoch],
+        /// Where the time went.
+        times: &'a Times,
+        /// Makes training batches.
+        loader: &'a Loader,
+        /// The images of val.
+        val: &'a Arc<Images>,
     },
     /// The run had ended before; nothing was done.
     AlreadyDone,
@@ -166,19 +222,30 @@ pub fn train(request: &Request, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Re
     }
     let mut run = Run::new(&dataset, &statistics, settings, init.as_ref(), folder, request.checkpoint_every)?;
     notes.append(&mut run.notes);
+    let mut observers = Observers::new(&run.folder, request.mlflow.clone(), notify);
     // Only now, so that what cannot be trained leaves no folder.
     run.folder.create()?;
     run.folder.write_settings(&run.settings)?;
     let resumed = (run.progress.step > 0).then_some((run.progress.epoch, run.progress.batch));
-    notify(Event::Started {
+    observers.tell(Event::Started {
         dataset: &dataset,
         statistics: &statistics,
         settings: &run.settings,
         cost: networks::cost(&run.network),
         notes: &notes,
         resumed,
-    });
-    let outcome = run.train(notify)?;
+        step: run.progress.step,
+        history: &run.progress.history,
+    })?;
+    let outcome = run.train(&mut observers)?;
+    observers.tell(Event::Ended {
+        outcome: &outcome,
+        history: &run.progress.history,
+        times: &run.times(),
+        loader: &run.loader,
+        val: &run.val,
+    })?;
+    // The last of all: with it the run counts as ended, and nothing is done again.
     run.folder.write_result(&outcome)?;
     Ok(outcome)
 }
@@ -255,8 +322,7 @@ struct Run {
     notes: Vec<String>,
     started: Instant,
     saved: Instant,
-    epoch_time: Duration,
-    steps_timed: usize,
+    times: Times,
 }
 
 impl Run {
@@ -332,49 +398,65 @@ impl Run {
             notes,
             started,
             saved,
-            epoch_time: Duration::ZERO,
-            steps_timed: 0,
+            times: Times::default(),
         })
     }
 
-    fn train(&mut self, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Result<Outcome> {
+    fn train(&mut self, observers: &mut Observers<'_>) -> anyhow::Result<Outcome> {
         // A run that was killed between its last checkpoint and its result has nothing left to do.
         let mut stopped = self.stop_reason();
         while stopped.is_none() {
-            let in_time = self.epoch(notify)?;
-            self.validate(notify)?;
+            let in_time = self.epoch(observers)?;
+            self.validate(observers)?;
             stopped = self.stop_reason().or((!in_time).then_some(Stopped::Time));
         }
+        self.outcome(stopped.expect("the loop ends with a reason"))
+    }
+
+    fn outcome(&self, stopped: Stopped) -> anyhow::Result<Outcome> {
         let (_, best_epoch) = self.progress.best.context("no epoch was validated")?;
-        let seconds = self.epoch_time.as_secs_f64();
+        let Times { epochs, count, .. } = self.times;
         Ok(Outcome {
             model: self.settings.model.clone(),
             epochs: self.progress.epoch,
             best_epoch,
-            stopped: stopped.expect("the loop ends with a reason"),
+            stopped,
             metric: METRIC.into(),
             metrics: self.progress.history[best_epoch - 1].val.clone(),
-            images_per_second: (self.steps_timed > 0)
-                .then(|| (self.steps_timed * self.settings.batch) as f64 / seconds),
+            images_per_second: (count > 0)
+                .then(|| (count * self.settings.batch) as f64 / epochs.as_secs_f64()),
             class_counts: self.class_counts.clone(),
             target: self.settings.target,
             init: self.settings.init.clone(),
             out: self.folder.path().into(),
+            verdict: diagnose(&Evidence {
+                history: &self.progress.history,
+                stopped,
+                metric: METRIC,
+                target: self.settings.target,
+                best_epoch,
+                images: self.val.len(),
+                chance: most_frequent(self.val.samples(), self.task.labels.len()),
+            }),
         })
     }
 
+    fn times(&self) -> Times {
+        Times { total: self.started.elapsed(), ..self.times.clone() }
+    }
+
     /// The rest of the current epoch, timed; false where the time was up before its end.
-    fn epoch(&mut self, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Result<bool> {
+    fn epoch(&mut self, observers: &mut Observers<'_>) -> anyhow::Result<bool> {
         let start = Instant::now();
-        let in_time = self.steps(notify);
-        self.epoch_time += start.elapsed();
+        let in_time = self.steps(observers);
+        self.times.epochs += start.elapsed();
         in_time
     }
 
-    fn steps(&mut self, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Result<bool> {
+    fn steps(&mut self, observers: &mut Observers<'_>) -> anyhow::Result<bool> {
         let (epoch, batches) = (self.progress.epoch, self.loader.batches_per_epoch());
         let mut data = self.loader.epoch(epoch as u64, self.progress.batch);
-        while let Some(batch) = data.next_batch() {
+        while let Some(batch) = timed(&mut self.times.data, || data.next_batch()) {
             let batch = batch?;
             let rate = self.schedule.at(scheduled(
                 &self.settings,
@@ -386,8 +468,8 @@ impl Run {
             self.plan.input("target").copy_from_slice(&batch.targets);
             self.plan.input("lr").fill(rate);
             self.set_counters();
-            self.plan.run(&mut self.pool);
-            self.steps_timed += 1;
+            timed(&mut self.times.steps, || self.plan.run(&mut self.pool));
+            self.times.count += 1;
             let loss = f64::from(self.plan.output("loss")[0]);
             if !loss.is_finite() {
                 bail!(
@@ -397,10 +479,13 @@ impl Run {
                 );
             }
             self.progress.loss_sum += loss;
+            self.progress.seen += batch.labels.len();
+            self.progress.right += right(self.plan.output("logits"), batch);
             self.progress.batch += 1;
             self.progress.step += 1;
-            let mean = self.progress.loss_sum / self.progress.batch as f64;
-            notify(Event::Step { epoch, batch: self.progress.batch, batches, loss: mean });
+            let Progress { batch, step, loss_sum, .. } = self.progress;
+            let mean = loss_sum / batch as f64;
+            observers.tell(Event::Step { epoch, batch, batches, loss: mean, step, step_loss: loss })?;
             if time_is_up(&self.settings, &self.started) {
                 return Ok(self.progress.batch == batches);
             }
@@ -425,7 +510,8 @@ impl Run {
         }
     }
 
-    fn validate(&mut self, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Result<()> {
+    fn validate(&mut self, observers: &mut Observers<'_>) -> anyhow::Result<()> {
+        let start = Instant::now();
         let states = self.states();
         let weights = best::model_states(&self.network, &states);
         let mut model = best::model(&self.network, &weights, &self.task, self.settings.threads)?;
@@ -433,6 +519,7 @@ impl Run {
         let row = Epoch {
             epoch: self.progress.epoch + 1,
             train_loss: self.progress.loss_sum / self.progress.batch.max(1) as f64,
+            train_accuracy: self.progress.right as f64 / self.progress.seen.max(1) as f64,
             lr: f64::from(self.schedule.at(self.progress.step.saturating_sub(1))),
             val: metrics.metrics(),
         };
@@ -454,13 +541,14 @@ impl Run {
         self.progress.epoch += 1;
         self.progress.batch = 0;
         self.progress.loss_sum = 0.0;
+        (self.progress.seen, self.progress.right) = (0, 0);
         self.progress.history.push(row);
+        self.times.validation += start.elapsed();
         // The checkpoint comes last: with it the epoch counts as done, and nothing of it is written again.
-        self.folder.write_metrics(&self.progress.history)?;
-        self.save()?;
-        let row = self.progress.history.last().expect("just pushed");
-        notify(Event::Epoch { row, best: is_best });
-        Ok(())
+        let (history, step) = (&self.progress.history, self.progress.step);
+        let row = history.last().expect("just pushed");
+        observers.tell(Event::Epoch { row, best: is_best, history, step })?;
+        self.save()
     }
 
     /// By the one-standard-error rule (Breiman et al. 1984): among the epochs whose metric is within a standard error of
@@ -495,7 +583,8 @@ impl Run {
     }
 
     fn save(&mut self) -> anyhow::Result<()> {
-        checkpoint::save(self.folder.path(), &self.progress, &self.states())?;
+        let states = self.states();
+        timed(&mut self.times.checkpoints, || checkpoint::save(self.folder.path(), &self.progress, &states))?;
         self.saved = Instant::now();
         Ok(())
     }
@@ -504,9 +593,27 @@ impl Run {
 /// The primary metric of the only task that trains so far.
 const METRIC: &str = "accuracy";
 
-/// Of a share that was measured on `n` samples.
-fn standard_error(share: f64, n: usize) -> f64 {
-    (share * (1.0 - share) / n.max(1) as f64).max(0.0).sqrt()
+/// What `work` gives; its time is added to `time`.
+fn timed<T>(time: &mut Duration, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = work();
+    *time += start.elapsed();
+    result
+}
+
+/// How many images of a batch are answered with their most likely class; where two are mixed, with that of the larger
+/// share.
+fn right(logits: &[f32], batch: &Batch) -> usize {
+    let classes = logits.len() / batch.labels.len();
+    let rows = logits.chunks_exact(classes).zip(batch.targets.chunks_exact(classes));
+    rows.filter(|(logits, target)| argmax(logits) == argmax(target)).count()
+}
+
+/// The share of the most frequent class.
+fn most_frequent(samples: &[Sample], classes: usize) -> f64 {
+    let mut counts = vec![0; classes];
+    samples.iter().for_each(|sample| counts[sample.label] += 1);
+    counts.into_iter().max().unwrap_or(0) as f64 / samples.len().max(1) as f64
 }
 
 fn step_options(settings: &Settings) -> StepOptions {
@@ -533,6 +640,8 @@ fn begin(
         epoch: 0,
         batch: 0,
         loss_sum: 0.0,
+        seen: 0,
+        right: 0,
         step: 0,
         best: None,
         history: Vec::new(),

@@ -38,8 +38,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let overrides = Overrides { seed: Some(args.seed), ..Overrides::default() };
     eprintln!("1. Training on {}", args.data);
     let (data, checkpoint_every) = (args.data.clone(), CHECKPOINT_EVERY);
-    let request = Request { data, overrides, out, init: None, resume: false, checkpoint_every };
-    let outcome = train::train(&request)?;
+    let mlflow = train::mlflow();
+    let request = Request { data, overrides, out, init: None, resume: false, checkpoint_every, mlflow };
+    let (outcome, _) = train::train(&request)?;
     let best = outcome.out.join("best.espalier");
 
     let threads = open::threads(None)?;

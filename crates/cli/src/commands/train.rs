@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use espalier_train::data::{Level, Sampling};
+use espalier_train::observers::mlflow::Server;
 use espalier_train::run_folder::RunFolder;
 use espalier_train::schedule::Shape;
 use espalier_train::{Event, OptimizerName, Outcome, Overrides, Request, Stopped, UsageError};
@@ -15,7 +16,7 @@ use crate::exit::{Ending, usage};
 use crate::print;
 use crate::progress::Progress;
 
-/// Train a network on labelled data; writes RUN/best.espalier.
+/// Train a network on labelled data; writes RUN/best.espalier and RUN/report.html.
 #[derive(clap::Args)]
 #[command(after_help = "\
 DATA is a folder with train|val|test/CLASS/PICTURES or CLASS/PICTURES, a folder with IDX files, or builtin:mnist-5k.
@@ -155,10 +156,11 @@ pub(crate) enum ScheduleArg {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let outcome = train(&request(args)?)?;
+    let (outcome, trained) = train(&request(args)?)?;
     let value = serde_json::to_value(&outcome)?;
     print::result(args.json, &value, || summary(&outcome))?;
-    if outcome.missed_target() {
+    // A run that had ended before has nothing to miss any more.
+    if trained && outcome.missed_target() {
         let (target, best) = (outcome.target.unwrap_or(0.0), outcome.metrics[&outcome.metric]);
         let text = format!("the target {}={target} was missed: the best was {best:.4}", outcome.metric);
         return Err(Ending::Missed(text).into());
@@ -166,12 +168,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Trains with progress on stderr.
-pub(crate) fn train(request: &Request) -> anyhow::Result<Outcome> {
+/// Trains with progress on stderr. False where the run had ended before, so that nothing was done.
+pub(crate) fn train(request: &Request) -> anyhow::Result<(Outcome, bool)> {
     let mut shown = Shown::default();
     let result = espalier_train::train(request, &mut |event| shown.tell(&event));
     shown.finish();
-    result.map_err(|error| match error.downcast::<UsageError>() {
+    result.map(|outcome| (outcome, !shown.had_ended)).map_err(|error| match error.downcast::<UsageError>() {
         Ok(wrong) => usage(wrong),
         Err(error) => error,
     })
@@ -234,8 +236,16 @@ fn request(args: &Args) -> anyhow::Result<Request> {
     };
     let out = args.out.clone().unwrap_or_else(|| RunFolder::fresh("train"));
     let checkpoint_every = Duration::from_secs_f64(seconds("--checkpoint-every", &args.checkpoint_every)?);
-    let (data, init, resume) = (args.data.clone(), args.init.clone(), args.resume);
-    Ok(Request { data, overrides, out, init, resume, checkpoint_every })
+    let (data, init, resume, mlflow) = (args.data.clone(), args.init.clone(), args.resume, mlflow());
+    Ok(Request { data, overrides, out, init, resume, checkpoint_every, mlflow })
+}
+
+/// The MLflow server that the environment names.
+pub(crate) fn mlflow() -> Option<Server> {
+    Server::from_environment(&|name| std::env::var(name).ok()).unwrap_or_else(|reason| {
+        eprintln!("warning: {reason}");
+        None
+    })
 }
 
 fn target(text: &str) -> anyhow::Result<f64> {
@@ -275,12 +285,13 @@ fn seconds(flag: &str, text: &str) -> anyhow::Result<f64> {
 struct Shown {
     bar: Option<Progress>,
     epochs: usize,
+    had_ended: bool,
 }
 
 impl Shown {
     fn tell(&mut self, event: &Event<'_>) {
         match event {
-            Event::Started { dataset, statistics, settings, cost, notes, resumed } => {
+            Event::Started { dataset, statistics, settings, cost, notes, resumed, .. } => {
                 let [train, val, test] = statistics.images;
                 let (name, classes) = (&dataset.name, dataset.classes.len());
                 eprintln!("{name}: {train} train, {val} val and {test} test images in {classes} classes");
@@ -302,26 +313,36 @@ impl Shown {
                 }
                 self.epochs = epochs;
             }
-            Event::Step { epoch, batch, batches, loss } => {
+            Event::Step { epoch, batch, batches, loss, .. } => {
                 let (done, all) = ((epoch * batches + batch) as u64, (self.epochs * batches) as u64);
                 let bar = self
                     .bar
                     .get_or_insert_with(|| Progress::new("training", "steps", all, done.saturating_sub(1)));
                 bar.set(done, &format!("epoch {}/{} loss {loss:.3}", epoch + 1, self.epochs));
             }
-            Event::Epoch { row, best } => {
+            Event::Epoch { row, best, .. } => {
                 let (epoch, loss, accuracy) = (row.epoch, row.train_loss, row.val["accuracy"]);
                 let mark = if *best { " *" } else { "" };
                 let line = format!(
                     "epoch {epoch:3}  loss {loss:.4}  val accuracy {accuracy:.4}  val loss {:.4}{mark}",
                     row.val["loss"]
                 );
-                match &self.bar {
-                    Some(bar) => bar.say(&line),
-                    None => eprintln!("{line}"),
-                }
+                self.say(&line);
             }
-            Event::AlreadyDone => eprintln!("this run has ended already; nothing to do"),
+            Event::Warning { text } => self.say(&format!("warning: {text}")),
+            Event::Ended { .. } => {}
+            Event::AlreadyDone => {
+                self.had_ended = true;
+                eprintln!("this run has ended already; nothing to do");
+            }
+        }
+    }
+
+    /// A line that stays.
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.say(line),
+            None => eprintln!("{line}"),
         }
     }
 
@@ -336,25 +357,19 @@ fn millions(n: usize) -> String {
     print::significant(n as f64 / 1e6)
 }
 
-/// The last lines for people: what happened, and what to do next.
+/// The last lines for people: what happened, what to try, and where the results are.
 pub(crate) fn summary(outcome: &Outcome) -> String {
-    let why = match (outcome.stopped, outcome.target) {
-        (Stopped::Target, Some(target)) => {
-            format!("target {}={target} reached at epoch {}", outcome.metric, outcome.epochs)
-        }
-        (Stopped::Patience, _) => format!(
-            "stopped after epoch {}: no improvement on val since epoch {}",
-            outcome.epochs, outcome.best_epoch
-        ),
-        (Stopped::Time, _) => format!("time is up after epoch {}", outcome.epochs),
-        _ => format!("all {} epochs done", outcome.epochs),
+    let Outcome { metric, best_epoch, epochs, verdict, out, .. } = outcome;
+    let why = match outcome.stopped {
+        Stopped::Target => String::new(),
+        Stopped::Patience => format!("no improvement on val for {} epochs; ", epochs - best_epoch),
+        Stopped::Time => format!("time is up after epoch {epochs}; "),
+        Stopped::Epochs => format!("all {epochs} epochs done; "),
     };
-    let best = outcome.out.join("best.espalier");
-    format!(
-        "{why}; best: val {} {:.4} at epoch {}\n{}\n",
-        outcome.metric,
-        outcome.metrics[&outcome.metric],
-        outcome.best_epoch,
-        best.display()
-    )
+    let best = outcome.metrics[metric];
+    let advice: String = verdict.advice.iter().map(|line| format!("  - {line}\n")).collect();
+    let advice = if advice.is_empty() { advice } else { format!("What to try:\n{advice}") };
+    let files =
+        ["report.html", "best.espalier"].map(|name| format!("{}\n", out.join(name).display())).concat();
+    format!("{why}best: val {metric} {best:.4} at epoch {best_epoch}\n{}\n{advice}{files}", verdict.text)
 }

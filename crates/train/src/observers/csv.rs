@@ -1,0 +1,50 @@
+//! metrics.csv: a row for each epoch, without times, so that a resumed run has the same bits.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use espalier_graph::files;
+
+use super::Observer;
+use crate::checkpoint::Epoch;
+use crate::run_folder::RunFolder;
+use crate::trainer::Event;
+
+/// Writes metrics.csv anew after every epoch.
+pub struct MetricsCsv {
+    path: PathBuf,
+}
+
+impl MetricsCsv {
+    /// In `folder`.
+    pub fn new(folder: &RunFolder) -> Self {
+        MetricsCsv { path: folder.metrics() }
+    }
+}
+
+impl Observer for MetricsCsv {
+    fn observe(&mut self, event: &Event<'_>) -> anyhow::Result<()> {
+        if let Event::Epoch { history, .. } = event {
+            files::write_atomic(&self.path, |file| file.write_all(table(history).as_bytes()))?;
+        }
+        Ok(())
+    }
+}
+
+fn table(history: &[Epoch]) -> String {
+    let names: Vec<&String> = history.first().map(|e| e.val.keys().collect()).unwrap_or_default();
+    let mut text = String::from("epoch,lr,train_loss,train_accuracy");
+    names.iter().for_each(|name| write!(text, ",val_{name}").expect("writing to a string"));
+    text.push('\n');
+    for row in history {
+        let Epoch { epoch, lr, train_loss, train_accuracy, .. } = row;
+        write!(text, "{epoch},{lr},{train_loss},{train_accuracy}").expect("writing to a string");
+        for name in &names {
+            let value = row.val.get(*name).map(f64::to_string).unwrap_or_default();
+            write!(text, ",{value}").expect("writing to a string");
+        }
+        text.push('\n');
+    }
+    text
+}

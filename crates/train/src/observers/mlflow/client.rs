@@ -1,0 +1,110 @@
+//! Requests to a tracking server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Body, RequestBuilder, http};
+
+use super::BYTES_PER_SECOND;
+use super::server::Server;
+
+/// Longest answer that is read.
+const ANSWER_MAX: u64 = 4 << 20;
+
+/// Why a request was not answered as it should be.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{reason}")]
+pub(super) struct Fault {
+    /// The HTTP status, where there was one.
+    pub(super) status: Option<u16>,
+    reason: String,
+}
+
+impl Fault {
+    pub(super) fn new(reason: impl Into<String>) -> Fault {
+        Fault { status: None, reason: reason.into() }
+    }
+}
+
+/// Speaks to one server.
+pub(super) struct Client {
+    agent: Agent,
+    server: Server,
+}
+
+impl Client {
+    pub(super) fn new(server: Server) -> Result<Client, Fault> {
+        let config = Agent::config_builder()
+            .timeout_global(Some(server.patience.request))
+            .http_status_as_error(false)
+            .user_agent(concat!("espalier/", env!("CARGO_PKG_VERSION")))
+            .tls_config(tls(&server)?);
+        Ok(Client { agent: config.build().into(), server })
+    }
+
+    /// `GET` of the tracking interface.
+    pub(super) fn get(&self, path: &str, query: (&str, &str)) -> Result<Value, Fault> {
+        let request = self.agent.get(self.endpoint(path)).query(query.0, query.1);
+        self.answer(self.authorized(request).call())
+    }
+
+    /// `POST` of the tracking interface.
+    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, Fault> {
+        let request = self.agent.post(self.endpoint(path)).header("content-type", "application/json");
+        self.answer(self.authorized(request).send(body.to_string()))
+    }
+
+    /// `PUT` of a file.
+    pub(super) fn put(&self, url: &str, bytes: &[u8]) -> Result<(), Fault> {
+        let limit = self.server.patience.request + Duration::from_secs(bytes.len() as u64 / BYTES_PER_SECOND);
+        let request = self.agent.put(url).config().timeout_global(Some(limit)).build();
+        let request = request.header("content-type", "application/octet-stream");
+        self.answer(self.authorized(request).send(bytes)).map(drop)
+    }
+
+    fn endpoint(&self, path: &str) -> String {
+        format!("{}/api/2.0/mlflow/{path}", self.server.url)
+    }
+
+    fn authorized<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        match &self.server.authorization {
+            Some(value) => request.header("authorization", value),
+            None => request,
+        }
+    }
+
+    fn answer(&self, answer: Result<http::Response<Body>, ureq::Error>) -> Result<Value, Fault> {
+        let url = &self.server.url;
+        let mut answer = answer.map_err(|e| Fault::new(format!("{url} does not answer ({e})")))?;
+        let status = answer.status().as_u16();
+        let text = answer.body_mut().with_config().limit(ANSWER_MAX).read_to_string();
+        let text = text.map_err(|e| Fault::new(format!("the answer of {url} breaks off ({e})")))?;
+        let value = serde_json::from_str::<Value>(&text);
+        if (200..300).contains(&status) {
+            return value.map_err(|_| Fault::new(format!("{url} does not answer like an MLflow server")));
+        }
+        let why =
+            value.ok().and_then(|v| Some(v["message"].as_str()?.lines().next()?.chars().take(200).collect()));
+        let why = why.map(|why: String| format!(": {why}")).unwrap_or_default();
+        Err(Fault { status: Some(status), reason: format!("{url} refuses with status {status}{why}") })
+    }
+}
+
+fn tls(server: &Server) -> Result<TlsConfig, Fault> {
+    let mut tls = TlsConfig::builder().disable_verification(server.insecure);
+    if let Some(pem) = &server.certificates {
+        let items: Result<Vec<PemItem<'_>>, _> = parse_pem(pem).collect();
+        let items = items.map_err(|e| Fault::new(format!("MLFLOW_TRACKING_SERVER_CERT_PATH: {e}")))?;
+        let certificates: Vec<_> = items
+            .into_iter()
+            .filter_map(|item| match item {
+                PemItem::Certificate(certificate) => Some(certificate.to_owned()),
+                _ => None,
+            })
+            .collect();
+        tls = tls.root_certs(RootCerts::Specific(Arc::new(certificates)));
+    }
+    Ok(tls.build())
+}
