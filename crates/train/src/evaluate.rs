@@ -39,6 +39,9 @@ pub fn evaluate(
     Ok(metrics)
 }
 
+/// Takes an image's number, its logits and its true class.
+pub type Each<'a> = dyn FnMut(usize, &[f32], usize) -> Result<(), TaskError> + 'a;
+
 /// Runs all images through `model`; `each` is told the image's number, its logits and its true class.
 ///
 /// # Errors
@@ -46,7 +49,7 @@ pub fn evaluate(
 pub fn answers(
     model: &mut Model,
     images: &Arc<Images>,
-    each: &mut dyn FnMut(usize, &[f32], usize) -> Result<(), TaskError>,
+    each: &mut Each<'_>,
 ) -> Result<(), EvaluateError> {
     let classes = model.task().labels().len();
     let mut batches = Batches::eval(Arc::clone(images), BATCH.min(images.len().max(1)), 1);

@@ -55,7 +55,7 @@ fn overfitting_after_a_turn() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let third_wrong = |i: usize, random: &mut Random| {
-        let label = if i % 3 == 0 { random.below(4) } else { i % 4 };
+        let label = if i.is_multiple_of(3) { random.below(4) } else { i % 4 };
         Drawn { shows: i % 4, label }
     };
     split(&data, "train", 96, third_wrong);
