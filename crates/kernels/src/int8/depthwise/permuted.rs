@@ -1,0 +1,243 @@
+//! 3x3 and 5x5 kernels at strides 1 and 2: `vpermb` gathers the taps of a row for sixteen pixels of one channel.
+//!
+//! A *segment* is up to sixteen output pixels of one row, or of two where rows are short. Masked loads read the input
+//! row around it, with the zero point where there is no input; a permutation that is the same for all segments puts the
+//! taps of each output pixel into its lane, and dot products add it to all the output rows that the input row touches.
+
+// SAFETY of every block in the bodies: the plane, its weights and its rows fit the geometry (contract of `Way::run`), and
+// masked lanes touch no memory.
+
+use super::{HEADER, Part, TAPS, Way};
+use crate::conv::ConvGeometry;
+use crate::int8::form::{Form, Step};
+use crate::int8::sums::Sums;
+use crate::int8::sums::avx512::{Avx512, channels_to_quads};
+use crate::lanes::{self, Lanes};
+use std::arch::x86_64::*;
+
+pub(super) struct Permuted {
+    segments: Vec<Segment>,
+    /// For each channel and four kernel columns: which byte goes where.
+    order: Vec<[u8; 64]>,
+    size: [usize; 2],
+    output: [usize; 2],
+    top: usize,
+    zero: u8,
+    body: BodyFn,
+}
+
+/// Neighbouring output pixels.
+struct Segment {
+    /// Where its input begins in a row, and which of 16 (and 16 more, or 16 of the second row) quads exist.
+    from: isize,
+    inside: [u16; 2],
+    /// Where its output begins in a row, and which pixels it has.
+    to: usize,
+    outputs: u16,
+}
+
+type BodyFn = unsafe fn(&Permuted, &Part<'_>);
+
+impl Permuted {
+    /// None where the form or the geometry is another.
+    pub(super) fn new(form: Form, g: &ConvGeometry, zero: u8) -> Option<Permuted> {
+        let w = &g.window;
+        let [k, s] = [w.kernel[0], w.stride[0]];
+        let square = w.kernel[1] == k && w.stride[1] == s && w.dilation == [1, 1];
+        if form.step() != Step::Vbmi || !square {
+            return None;
+        }
+        let paired = g.output[1] <= pair(k, s);
+        let body: BodyFn = match (k, s, paired) {
+            (3, 1, false) => planes::<3, 1, 1, 1>,
+            (3, 1, true) => planes::<3, 1, 1, 2>,
+            (3, 2, false) => planes::<3, 1, 2, 1>,
+            (3, 2, true) => planes::<3, 1, 2, 2>,
+            (5, 1, false) => planes::<5, 2, 1, 1>,
+            (5, 1, true) => planes::<5, 2, 1, 2>,
+            (5, 2, false) => planes::<5, 2, 2, 1>,
+            (5, 2, true) => planes::<5, 2, 2, 2>,
+            _ => return None,
+        };
+        Some(Permuted {
+            segments: segments(g, paired),
+            order: order(k, s, paired),
+            size: g.input,
+            output: g.output,
+            top: w.pad[0],
+            zero,
+            body,
+        })
+    }
+}
+
+/// Most output pixels of a row whose input is 16 pixels, at most 8: two such rows make a segment.
+fn pair(k: usize, s: usize) -> usize {
+    ((16 - k) / s + 1).min(8)
+}
+
+fn segments(g: &ConvGeometry, paired: bool) -> Vec<Segment> {
+    let w = &g.window;
+    let (k, s) = (w.kernel[1], w.stride[1]);
+    let most = match (paired, s) {
+        (true, _) => pair(k, s),
+        (false, 1) => 17 - k,
+        (false, _) => ((32 - k) / s + 1).min(16),
+    };
+    let width = g.output[1];
+    let count = width.div_ceil(most);
+    let segment = |i: usize| {
+        let (first, end) = (width * i / count, width * (i + 1) / count);
+        let from = (first * s) as isize - w.pad[1] as isize;
+        let inside = |start: isize| {
+            (0..16)
+                .filter(|i| (0..g.input[1] as isize).contains(&(from + start + i)))
+                .fold(0u16, |mask, i| mask | 1 << i)
+        };
+        // The second sixteen follow the first in the same row, or lie in the second row.
+        let inside = [inside(0), inside(if paired { 0 } else { 16 })];
+        Segment { from: 4 * from, inside, to: 4 * first, outputs: ((1u32 << (end - first)) - 1) as u16 }
+    };
+    (0..count).map(segment).collect()
+}
+
+/// Lane `i` of channel `c` takes byte `c` of the pixels that output `i` reads, four kernel columns at a time.
+fn order(k: usize, s: usize, paired: bool) -> Vec<[u8; 64]> {
+    let byte = |d: usize, channel: usize, at: usize| {
+        let (lane, column) = (at / 4, 4 * d + at % 4);
+        let first = if paired { lane / 8 * 16 + lane % 8 * s } else { lane * s };
+        // Columns past the kernel have zero weights, lanes past the segment are not stored.
+        (4 * (first + column).min(31) + channel) as u8
+    };
+    (0..k.div_ceil(4)).flat_map(|d| (0..4).map(move |c| std::array::from_fn(|at| byte(d, c, at)))).collect()
+}
+
+impl Way for Permuted {
+    fn scratch(&self) -> usize {
+        0
+    }
+
+    fn run(&self, part: &Part<'_>, _scratch: &mut [u8]) {
+        // SAFETY: the body was chosen for a form that this CPU has; the caller's part fits the geometry.
+        unsafe { (self.body)(self, part) };
+    }
+}
+
+/// `K` kernel rows and columns in `D` quads, stride `S`, `T` rows in a segment.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma")]
+unsafe fn planes<const K: usize, const D: usize, const S: usize, const T: usize>(
+    p: &Permuted,
+    part: &Part<'_>,
+) {
+    let mut row = part.rows.start;
+    while row < part.rows.end {
+        let groups = (part.rows.end - row).div_ceil(T).min(4);
+        for segment in &p.segments {
+            // SAFETY: see the top of the file.
+            unsafe {
+                match groups {
+                    4 => rows::<K, D, S, T, 4>(p, part, segment, row),
+                    3 => rows::<K, D, S, T, 3>(p, part, segment, row),
+                    2 => rows::<K, D, S, T, 2>(p, part, segment, row),
+                    _ => rows::<K, D, S, T, 1>(p, part, segment, row),
+                }
+            }
+        }
+        row += groups * T;
+    }
+}
+
+/// `R` times `T` output rows of a segment.
+#[inline(always)]
+unsafe fn rows<const K: usize, const D: usize, const S: usize, const T: usize, const R: usize>(
+    p: &Permuted,
+    part: &Part<'_>,
+    segment: &Segment,
+    row: usize,
+) {
+    // SAFETY: see the top of the file.
+    unsafe {
+        let order: [[__m512i; 4]; D] = std::array::from_fn(|d| {
+            std::array::from_fn(|c| _mm512_loadu_si512(p.order[4 * d + c].as_ptr().cast()))
+        });
+        let header = part.w.as_ptr().cast::<i32>();
+        let start: [__m512i; 4] = std::array::from_fn(|c| _mm512_set1_epi32(*header.add(c)));
+        let mut sums = [start; R];
+        let first = (row * S) as isize - p.top as isize;
+        for k in 0..(R - 1) * T * S + K {
+            let x = load::<S, T>(p, part, segment, first + k as isize);
+            for d in 0..D {
+                for c in 0..4 {
+                    let taps = match S * T {
+                        1 => _mm512_permutexvar_epi8(order[d][c], x[0]),
+                        _ => _mm512_permutex2var_epi8(x[0], order[d][c], x[1]),
+                    };
+                    for r in 0..R {
+                        if k >= r * T * S && k < r * T * S + K {
+                            let at = ((k - r * T * S) * D + d) * TAPS + 4 * c;
+                            let w = part.w.as_ptr().add(HEADER + at).cast::<i32>().read_unaligned();
+                            sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], taps, _mm512_set1_epi32(w));
+                        }
+                    }
+                }
+            }
+        }
+        for r in 0..R {
+            store::<T>(p, part, segment, row + r * T, sums[r].map(Avx512));
+        }
+    }
+}
+
+/// Quads of input row `at` around a segment, and 16 more of the same row, or those of the row that the segment's second
+/// row reads.
+#[inline(always)]
+unsafe fn load<const S: usize, const T: usize>(
+    p: &Permuted,
+    part: &Part<'_>,
+    segment: &Segment,
+    at: isize,
+) -> [__m512i; 2] {
+    let [height, width] = p.size;
+    let quads = |row: isize, column: isize, inside: u16| {
+        let mask = if (0..height as isize).contains(&row) { inside } else { 0 };
+        let from = part.x.as_ptr().wrapping_offset(row * 4 * width as isize + segment.from + 4 * column);
+        // SAFETY: lanes that are not inside of the plane are masked.
+        unsafe { _mm512_mask_loadu_epi32(_mm512_set1_epi8(p.zero as i8), mask, from.cast()) }
+    };
+    let first = quads(at, 0, segment.inside[0]);
+    match (S, T) {
+        (1, 1) => [first, first],
+        (_, 1) => [first, quads(at, 16, segment.inside[1])],
+        _ => [first, quads(at + S as isize, 0, segment.inside[1])],
+    }
+}
+
+#[inline(always)]
+unsafe fn store<const T: usize>(
+    p: &Permuted,
+    part: &Part<'_>,
+    segment: &Segment,
+    row: usize,
+    sums: [Avx512; 4],
+) {
+    // SAFETY: see the top of the file.
+    unsafe {
+        let header = part.w.as_ptr().cast::<f32>();
+        let splat = |i: usize| lanes::Avx512::splat(header.add(i).read_unaligned());
+        let v = std::array::from_fn(|c| {
+            part.finish.round(Avx512::fused(sums[c].floats(), splat(4 + c), splat(8 + c)))
+        });
+        let quads = channels_to_quads(v, part.finish.limits);
+        let y = part.y.add(4 * row * p.output[1] + segment.to);
+        if T == 1 {
+            _mm512_mask_storeu_epi32(y.cast(), segment.outputs, quads);
+            return;
+        }
+        let outputs = segment.outputs as u8;
+        _mm256_mask_storeu_epi32(y.cast(), outputs, _mm512_castsi512_si256(quads));
+        if row + 1 < part.rows.end {
+            let next = y.add(4 * p.output[1]).cast();
+            _mm256_mask_storeu_epi32(next, outputs, _mm512_extracti64x4_epi64::<1>(quads));
+        }
+    }
+}
