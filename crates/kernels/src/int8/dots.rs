@@ -148,7 +148,10 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn bytes(p: *const u8) -> Self::Bytes {
-            unsafe { [0, 32].map(|at| unsigned_ymm(_mm256_loadu_si256(p.add(at).cast()))) }
+            unsafe {
+                let (low, high) = (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast()));
+                [unsigned_ymm(low), unsigned_ymm(high)]
+            }
         }
         #[inline(always)]
         unsafe fn splat_bytes(p: *const u8) -> Self::Bytes {
@@ -156,7 +159,10 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn weights(p: *const i8) -> Self::Weights {
-            unsafe { [0, 32].map(|at| signed_ymm(_mm256_loadu_si256(p.add(at).cast()))) }
+            unsafe {
+                let (low, high) = (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast()));
+                [signed_ymm(low), signed_ymm(high)]
+            }
         }
         #[inline(always)]
         unsafe fn splat_weights(p: *const i8) -> Self::Weights {

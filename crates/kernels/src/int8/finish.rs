@@ -34,4 +34,14 @@ impl Finish {
         // SAFETY: the caller's contract. 256 is beyond every limit.
         unsafe { S::round(if self.wide { v.min(S::Floats::splat(256.0)) } else { v }) }
     }
+
+    /// [`Finish::round`] of four.
+    ///
+    /// # Safety
+    /// Inside of a function made by `per_form!`.
+    #[inline(always)]
+    pub(super) unsafe fn round4<S: Sums>(&self, v: [S::Floats; 4]) -> [S; 4] {
+        // SAFETY: the caller's contract.
+        unsafe { [self.round(v[0]), self.round(v[1]), self.round(v[2]), self.round(v[3])] }
+    }
 }

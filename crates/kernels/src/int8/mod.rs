@@ -17,11 +17,11 @@
 
 pub mod conv;
 pub mod depthwise;
-mod dots;
+pub(crate) mod dots;
 mod finish;
 pub(crate) mod form;
 mod share;
-mod sums;
+pub(crate) mod sums;
 mod table;
 #[cfg(test)]
 mod testing;

@@ -64,8 +64,10 @@ unsafe fn channels<D: Dots, const P: usize, const N: usize>(c: &Call<'_>) {
         for &tap in c.taps {
             let mut x = c.x.add(tap);
             for _ in 0..c.quads {
-                let weights: [D::Weights; N] =
-                    std::array::from_fn(|n| D::weights(w.add(n * c.w_block).cast()));
+                let mut weights = [D::weights(w.cast()); N];
+                for n in 1..N {
+                    weights[n] = D::weights(w.add(n * c.w_block).cast());
+                }
                 for p in 0..P {
                     let quad = D::splat_bytes(x.add(p * c.step));
                     for n in 0..N {
@@ -76,45 +78,65 @@ unsafe fn channels<D: Dots, const P: usize, const N: usize>(c: &Call<'_>) {
                 w = w.add(QUADS);
             }
         }
-        for n in 0..N {
-            finish_channels::<D::Sums, P, N>(c, &sums, n);
-        }
+        finish_block::<D::Sums, P, N, 0>(c, &sums);
+        finish_block::<D::Sums, P, N, 1>(c, &sums);
+        finish_block::<D::Sums, P, N, 2>(c, &sums);
+        finish_block::<D::Sums, P, N, 3>(c, &sums);
     }
 }
 
-/// The epilogue of block `n`: four pixels at a time are four quads of four planes.
+/// The epilogue of block `B`. Indices of sums are constants throughout: others would keep the sums in memory.
 #[inline(always)]
-unsafe fn finish_channels<S: Sums, const P: usize, const N: usize>(
+unsafe fn finish_block<S: Sums, const P: usize, const N: usize, const B: usize>(
     c: &Call<'_>,
     sums: &[[S; N]; P],
-    n: usize,
 ) {
+    if B >= N {
+        return;
+    }
     // SAFETY: as in `channels`.
     unsafe {
-        let header = c.w.add(n * c.w_block).cast::<f32>();
+        finish_four::<S, P, N, B, 0>(c, sums);
+        finish_four::<S, P, N, B, 4>(c, sums);
+        finish_four::<S, P, N, B, 8>(c, sums);
+        finish_four::<S, P, N, B, 12>(c, sums);
+    }
+}
+
+/// Four pixels from `FIRST` on are four quads of four planes. The last four overlap those before, which get the same
+/// values again.
+#[inline(always)]
+unsafe fn finish_four<S: Sums, const P: usize, const N: usize, const B: usize, const FIRST: usize>(
+    c: &Call<'_>,
+    sums: &[[S; N]; P],
+) {
+    if FIRST >= P {
+        return;
+    }
+    let at = if P >= 4 { FIRST.min(P - 4) } else { 0 };
+    // SAFETY: as in `channels`.
+    unsafe {
+        let header = c.w.add(B * c.w_block).cast::<f32>();
         let (scale, bias) = (S::Floats::load(header.add(LANES)), S::Floats::load(header.add(2 * LANES)));
-        let planes = c.planes.saturating_sub(4 * n).min(4);
-        let mut first = 0;
-        while first < P {
-            // The last four overlap those before, which get the same values again.
-            let at = if P >= 4 { first.min(P - 4) } else { 0 };
-            let mut v: [S::Floats; 4] =
-                std::array::from_fn(|i| S::fused(sums[(at + i).min(P - 1)][n].floats(), scale, bias));
-            if !c.residual.is_null() {
-                let from = c.residual.wrapping_add(4 * n * c.r_plane + 4 * at);
-                let residual = S::load_pixels(from, c.r_plane, planes, P.min(4));
-                v = std::array::from_fn(|i| c.finish.add(v[i], residual[i]));
+        let planes = c.planes.saturating_sub(4 * B).min(4);
+        let mut v = [scale; 4];
+        for i in 0..4 {
+            v[i] = S::fused(sums[(at + i).min(P - 1)][B].floats(), scale, bias);
+        }
+        if !c.residual.is_null() {
+            let from = c.residual.wrapping_add(4 * B * c.r_plane + 4 * at);
+            let residual = S::load_pixels(from, c.r_plane, planes, P.min(4));
+            for i in 0..4 {
+                v[i] = c.finish.add(v[i], residual[i]);
             }
-            if c.float {
-                for i in 0..P.min(4) {
-                    v[i].store(c.y.add(n * c.y_plane).cast::<f32>().add((at + i) * LANES));
-                }
-            } else {
-                let to = c.y.wrapping_add(4 * n * c.y_plane + 4 * at);
-                let v = v.map(|v| c.finish.round(v));
-                S::store_pixels(v, c.finish.limits, to, c.y_plane, planes, P.min(4));
+        }
+        if c.float {
+            for i in 0..P.min(4) {
+                v[i].store(c.y.add(B * c.y_plane).cast::<f32>().add((at + i) * LANES));
             }
-            first += 4;
+        } else {
+            let to = c.y.wrapping_add(4 * B * c.y_plane + 4 * at);
+            S::store_pixels(c.finish.round4(v), c.finish.limits, to, c.y_plane, planes, P.min(4));
         }
     }
 }
@@ -135,7 +157,10 @@ unsafe fn pixels<D: Dots, const B: usize, const V: usize>(c: &Call<'_>) {
         for &tap in c.taps {
             let mut x = c.x.add(tap);
             for _ in 0..c.quads {
-                let quads: [D::Bytes; V] = std::array::from_fn(|v| D::bytes(x.add(64 * v)));
+                let mut quads = [D::bytes(x); V];
+                for v in 1..V {
+                    quads[v] = D::bytes(x.add(64 * v));
+                }
                 for b in 0..B {
                     let weights = D::splat_weights(w.add(4 * b).cast());
                     for v in 0..V {
@@ -146,32 +171,54 @@ unsafe fn pixels<D: Dots, const B: usize, const V: usize>(c: &Call<'_>) {
                 w = w.add(QUADS);
             }
         }
-        for q in 0..B / 4 {
-            finish_pixels::<D::Sums, V>(c, q, &std::array::from_fn(|i| sums[4 * q + i]));
-        }
+        finish_plane::<D::Sums, B, V, 0>(c, &sums);
+        finish_plane::<D::Sums, B, V, 1>(c, &sums);
     }
 }
 
-/// The epilogue of plane `q`: sums of four channels are sixteen quads.
+/// The epilogue of plane `Q`.
 #[inline(always)]
-unsafe fn finish_pixels<S: Sums, const V: usize>(c: &Call<'_>, q: usize, sums: &[[S; V]; 4]) {
+unsafe fn finish_plane<S: Sums, const B: usize, const V: usize, const Q: usize>(
+    c: &Call<'_>,
+    sums: &[[S; V]; B],
+) {
+    if 4 * Q >= B {
+        return;
+    }
     // SAFETY: as in `pixels`.
     unsafe {
-        let header = c.w.cast::<f32>().add(4 * (c.plane + q));
-        let splat4 = |at: usize| -> [S::Floats; 4] {
-            std::array::from_fn(|i| S::Floats::splat(*header.add(at * LANES + i)))
-        };
-        let (scale, bias) = (splat4(1), splat4(2));
-        for vector in 0..V {
-            let (at, r_at) = (q * c.y_plane + 64 * vector, q * c.r_plane + 64 * vector);
-            let mut v: [S::Floats; 4] =
-                std::array::from_fn(|i| S::fused(sums[i][vector].floats(), scale[i], bias[i]));
-            if !c.residual.is_null() {
-                let residual = S::load_channels(c.residual.add(r_at));
-                v = std::array::from_fn(|i| c.finish.add(v[i], residual[i]));
-            }
-            S::store_channels(v.map(|v| c.finish.round(v)), c.finish.limits, c.y.add(at));
+        finish_vector::<S, B, V, Q, 0>(c, sums);
+        finish_vector::<S, B, V, Q, 1>(c, sums);
+        finish_vector::<S, B, V, Q, 2>(c, sums);
+    }
+}
+
+/// Sums of four channels are sixteen quads.
+#[inline(always)]
+unsafe fn finish_vector<S: Sums, const B: usize, const V: usize, const Q: usize, const I: usize>(
+    c: &Call<'_>,
+    sums: &[[S; V]; B],
+) {
+    if I >= V {
+        return;
+    }
+    // SAFETY: as in `pixels`.
+    unsafe {
+        let header = c.w.cast::<f32>().add(4 * (c.plane + Q));
+        let mut v = [S::Floats::zero(); 4];
+        for i in 0..4 {
+            let scale = S::Floats::splat(*header.add(LANES + i));
+            let bias = S::Floats::splat(*header.add(2 * LANES + i));
+            v[i] = S::fused(sums[4 * Q + i][I].floats(), scale, bias);
         }
+        if !c.residual.is_null() {
+            let residual = S::load_channels(c.residual.add(Q * c.r_plane + 64 * I));
+            for i in 0..4 {
+                v[i] = c.finish.add(v[i], residual[i]);
+            }
+        }
+        let y = c.y.add(Q * c.y_plane + 64 * I);
+        S::store_channels(c.finish.round4(v), c.finish.limits, y);
     }
 }
 

@@ -157,11 +157,17 @@ unsafe fn rows<const K: usize, const D: usize, const S: usize, const T: usize, c
 ) {
     // SAFETY: see the top of the file.
     unsafe {
-        let order: [[__m512i; 4]; D] = std::array::from_fn(|d| {
-            std::array::from_fn(|c| _mm512_loadu_si512(p.order[4 * d + c].as_ptr().cast()))
-        });
+        let mut order = [[_mm512_setzero_si512(); 4]; D];
+        for d in 0..D {
+            for c in 0..4 {
+                order[d][c] = _mm512_loadu_si512(p.order[4 * d + c].as_ptr().cast());
+            }
+        }
         let header = part.w.as_ptr().cast::<i32>();
-        let start: [__m512i; 4] = std::array::from_fn(|c| _mm512_set1_epi32(*header.add(c)));
+        let mut start = [_mm512_set1_epi32(*header); 4];
+        for c in 1..4 {
+            start[c] = _mm512_set1_epi32(*header.add(c));
+        }
         let mut sums = [start; R];
         let first = (row * S) as isize - p.top as isize;
         for k in 0..(R - 1) * T * S + K {
@@ -183,7 +189,7 @@ unsafe fn rows<const K: usize, const D: usize, const S: usize, const T: usize, c
             }
         }
         for r in 0..R {
-            store::<T>(p, part, segment, row + r * T, sums[r].map(Avx512));
+            store::<T>(p, part, segment, row + r * T, sums[r]);
         }
     }
 }
@@ -197,19 +203,25 @@ unsafe fn load<const S: usize, const T: usize>(
     segment: &Segment,
     at: isize,
 ) -> [__m512i; 2] {
-    let [height, width] = p.size;
-    let quads = |row: isize, column: isize, inside: u16| {
-        let mask = if (0..height as isize).contains(&row) { inside } else { 0 };
-        let from = part.x.as_ptr().wrapping_offset(row * 4 * width as isize + segment.from + 4 * column);
-        // SAFETY: lanes that are not inside of the plane are masked.
-        unsafe { _mm512_mask_loadu_epi32(_mm512_set1_epi8(p.zero as i8), mask, from.cast()) }
-    };
-    let first = quads(at, 0, segment.inside[0]);
-    match (S, T) {
-        (1, 1) => [first, first],
-        (_, 1) => [first, quads(at, 16, segment.inside[1])],
-        _ => [first, quads(at + S as isize, 0, segment.inside[1])],
+    // SAFETY: see the top of the file.
+    unsafe {
+        let first = quads(p, part, segment.from, at, segment.inside[0]);
+        match (S, T) {
+            (1, 1) => [first, first],
+            (_, 1) => [first, quads(p, part, segment.from + 64, at, segment.inside[1])],
+            _ => [first, quads(p, part, segment.from, at + S as isize, segment.inside[1])],
+        }
     }
+}
+
+/// Sixteen quads of an input row from byte `from` of the row on, those that are `inside`.
+#[inline(always)]
+unsafe fn quads(p: &Permuted, part: &Part<'_>, from: isize, row: isize, inside: u16) -> __m512i {
+    let [height, width] = p.size;
+    let mask = if (0..height as isize).contains(&row) { inside } else { 0 };
+    let from = part.x.as_ptr().wrapping_offset(row * 4 * width as isize + from);
+    // SAFETY: lanes that are not inside of the plane are masked.
+    unsafe { _mm512_mask_loadu_epi32(_mm512_set1_epi8(p.zero as i8), mask, from.cast()) }
 }
 
 #[inline(always)]
@@ -218,15 +230,17 @@ unsafe fn store<const T: usize>(
     part: &Part<'_>,
     segment: &Segment,
     row: usize,
-    sums: [Avx512; 4],
+    sums: [__m512i; 4],
 ) {
     // SAFETY: see the top of the file.
     unsafe {
         let header = part.w.as_ptr().cast::<f32>();
-        let splat = |i: usize| lanes::Avx512::splat(header.add(i).read_unaligned());
-        let v = std::array::from_fn(|c| {
-            part.finish.round(Avx512::fused(sums[c].floats(), splat(4 + c), splat(8 + c)))
-        });
+        let mut v = [Avx512(sums[0]); 4];
+        for c in 0..4 {
+            let scale = lanes::Avx512::splat(header.add(4 + c).read_unaligned());
+            let bias = lanes::Avx512::splat(header.add(8 + c).read_unaligned());
+            v[c] = part.finish.round(Avx512::fused(Avx512(sums[c]).floats(), scale, bias));
+        }
         let quads = channels_to_quads(v, part.finish.limits);
         let y = part.y.add(4 * row * p.output[1] + segment.to);
         if T == 1 {

@@ -132,11 +132,8 @@ unsafe fn pixels<S: Sums, const U: usize>(c: &Call<'_>, at: usize, count: usize)
                 sums[u] = sums[u].mul_add(load::<S>(x, c.step, count), w);
             }
         }
-        let field = |i: usize| {
-            let four = c.header.add(16 * i).cast::<[f32; 4]>().read_unaligned();
-            S::Floats::from_array(std::array::from_fn(|lane| four[lane % 4]))
-        };
-        let (scale, bias, finish) = (field(1), field(2), &c.part.finish);
+        let (scale, bias) = (repeat4::<S>(c.header.add(16)), repeat4::<S>(c.header.add(32)));
+        let finish = &c.part.finish;
         for u in 0..U {
             let mut v = S::fused(sums[u].floats(), scale, bias);
             let pixel = 4 * (at + 4 * u);
@@ -168,5 +165,19 @@ unsafe fn load<S: Sums>(x: *const u8, step: usize, count: usize) -> S {
             quads[i] = x.add(i * step).cast::<[u8; 4]>().read();
         }
         S::widen(quads.as_ptr().cast())
+    }
+}
+
+/// Four f32, four times.
+#[inline(always)]
+unsafe fn repeat4<S: Sums>(p: *const u8) -> S::Floats {
+    // SAFETY: the caller gives four f32.
+    unsafe {
+        let four = p.cast::<[f32; 4]>().read_unaligned();
+        let mut all = [0.0; LANES];
+        for (i, lane) in all.iter_mut().enumerate() {
+            *lane = four[i % 4];
+        }
+        S::Floats::from_array(all)
     }
 }

@@ -72,8 +72,8 @@ impl Sums for Avx2 {
     #[inline(always)]
     unsafe fn widen(p: *const u8) -> Self {
         unsafe {
-            let half = |at: usize| _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(at).cast()));
-            Avx2(half(0), half(8))
+            let (low, high) = (_mm_loadl_epi64(p.cast()), _mm_loadl_epi64(p.add(8).cast()));
+            Avx2(_mm256_cvtepu8_epi32(low), _mm256_cvtepu8_epi32(high))
         }
     }
     #[inline(always)]
@@ -104,30 +104,38 @@ impl Sums for Avx2 {
     unsafe fn load_channels(p: *const u8) -> [Self; 4] {
         unsafe {
             let (low, high) = (channels(p), channels(p.add(32)));
-            [0, 1, 2, 3].map(|c| Avx2(low[c], high[c]))
+            let [a, b, c, d] = low;
+            let [e, f, g, h] = high;
+            [Avx2(a, e), Avx2(b, f), Avx2(c, g), Avx2(d, h)]
         }
     }
     #[inline(always)]
     unsafe fn load_pixels(p: *const u8, plane: usize, planes: usize, pixels: usize) -> [Self; 4] {
         unsafe {
             let [low, high] = if planes == 4 && pixels == 4 {
-                let at = |q: usize| _mm_loadu_si128(p.add(q * plane).cast());
-                [_mm256_set_m128i(at(1), at(0)), _mm256_set_m128i(at(3), at(2))]
+                let low = _mm_loadu_si128(p.cast());
+                let low = _mm256_set_m128i(_mm_loadu_si128(p.add(plane).cast()), low);
+                let high = _mm_loadu_si128(p.add(2 * plane).cast());
+                [low, _mm256_set_m128i(_mm_loadu_si128(p.add(3 * plane).cast()), high)]
             } else {
                 let quads = collect_pixels(p, plane, planes, pixels);
-                [0, 32].map(|at| _mm256_loadu_si256(quads.as_ptr().add(at).cast()))
+                let p = quads.as_ptr();
+                [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())]
             };
             let first = _mm256_broadcastsi128_si256(_mm_setr_epi32(!0xff, !0xff | 1, !0xff | 2, !0xff | 3));
-            [0, 1, 2, 3].map(|i| {
-                let pixel = _mm256_add_epi32(first, _mm256_set1_epi32(4 * i));
-                Avx2(_mm256_shuffle_epi8(low, pixel), _mm256_shuffle_epi8(high, pixel))
-            })
+            let mut pixels = [Avx2(low, high); 4];
+            for i in 0..4 {
+                let order = _mm256_add_epi32(first, _mm256_set1_epi32(4 * i as i32));
+                pixels[i] = Avx2(_mm256_shuffle_epi8(low, order), _mm256_shuffle_epi8(high, order));
+            }
+            pixels
         }
     }
     #[inline(always)]
     unsafe fn store_channels(sums: [Self; 4], limits: Limits, p: *mut u8) {
         unsafe {
-            let (low, high) = (pack(sums.map(|s| s.0)), pack(sums.map(|s| s.1)));
+            let [a, b, c, d] = sums;
+            let (low, high) = (pack([a.0, b.0, c.0, d.0]), pack([a.1, b.1, c.1, d.1]));
             _mm256_storeu_si256(p.cast(), limit(transpose_halves(low), limits));
             _mm256_storeu_si256(p.add(32).cast(), limit(transpose_halves(high), limits));
         }
@@ -142,7 +150,8 @@ impl Sums for Avx2 {
         pixels: usize,
     ) {
         unsafe {
-            let (low, high) = (pack(sums.map(|s| s.0)), pack(sums.map(|s| s.1)));
+            let [a, b, c, d] = sums;
+            let (low, high) = (pack([a.0, b.0, c.0, d.0]), pack([a.1, b.1, c.1, d.1]));
             let (low, high) = (limit(low, limits), limit(high, limits));
             if planes == 4 && pixels == 4 {
                 _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(low));

@@ -105,15 +105,20 @@ impl Sums for Avx512 {
     unsafe fn load_pixels(p: *const u8, plane: usize, planes: usize, pixels: usize) -> [Self; 4] {
         unsafe {
             let quads = if planes == 4 && pixels == 4 {
-                let at = |q: usize| _mm_loadu_si128(p.add(q * plane).cast());
-                let quads = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(at(0)), at(1));
-                _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(quads, at(2)), at(3))
+                let quads = _mm512_castsi128_si512(_mm_loadu_si128(p.cast()));
+                let quads = _mm512_inserti32x4::<1>(quads, _mm_loadu_si128(p.add(plane).cast()));
+                let quads = _mm512_inserti32x4::<2>(quads, _mm_loadu_si128(p.add(2 * plane).cast()));
+                _mm512_inserti32x4::<3>(quads, _mm_loadu_si128(p.add(3 * plane).cast()))
             } else {
                 _mm512_loadu_si512(collect_pixels(p, plane, planes, pixels).as_ptr().cast())
             };
             let first = _mm512_broadcast_i32x4(_mm_setr_epi32(!0xff, !0xff | 1, !0xff | 2, !0xff | 3));
-            let pixel = |i: i32| _mm512_add_epi32(first, _mm512_set1_epi32(4 * i));
-            [0, 1, 2, 3].map(|i| Avx512(_mm512_shuffle_epi8(quads, pixel(i))))
+            let mut pixels = [Avx512(_mm512_shuffle_epi8(quads, first)); 4];
+            for i in 1..4 {
+                let order = _mm512_add_epi32(first, _mm512_set1_epi32(4 * i as i32));
+                pixels[i] = Avx512(_mm512_shuffle_epi8(quads, order));
+            }
+            pixels
         }
     }
     #[inline(always)]
