@@ -20,13 +20,21 @@ pub mod depthwise;
 pub(crate) mod dots;
 mod finish;
 pub(crate) mod form;
+mod movement;
+mod pairs;
+mod pool;
+mod quantize;
 mod share;
 pub(crate) mod sums;
 mod table;
 #[cfg(test)]
 mod testing;
 
-pub use conv::{Epilogue, Input, Output, Prepared, Residual, Weights, conv};
+pub use conv::{Epilogue, Input, Operand, Output, Prepared, Weights, conv};
+pub use movement::{Part, concat, from_quads, resize_nearest, to_quads};
+pub use pairs::{add, gate, multiply};
+pub use pool::{Average, PoolGeometry, avg_pool, max_pool};
+pub use quantize::{dequantize, quantize};
 pub use table::{Table, table};
 
 /// Planes of quads that hold `channels`.

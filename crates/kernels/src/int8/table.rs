@@ -53,6 +53,11 @@ impl Lookup {
         Lookup { table, body }
     }
 
+    /// Its value at `x`.
+    pub(super) fn get(&self, x: u8) -> u8 {
+        self.table.get(x)
+    }
+
     /// Replaces every byte by its value.
     pub(super) fn apply(&self, bytes: &mut [u8]) {
         // SAFETY: the body was picked for this CPU, and the bytes are read and written once each.
@@ -65,6 +70,11 @@ impl Lookup {
         // SAFETY: the body was picked for this CPU, and both hold the same number of bytes.
         unsafe { (self.body)(&self.table.0, from.as_ptr(), to.as_mut_ptr(), from.len()) };
     }
+}
+
+/// The lookup in a table that changes something.
+pub(super) fn lookup_of(form: Form, table: Option<&Table>) -> Option<Lookup> {
+    table.filter(|table| !table.is_identity()).map(|table| Lookup::new(form, table.clone()))
 }
 
 unsafe fn one_by_one(table: &[u8; 256], from: *const u8, to: *mut u8, len: usize) {

@@ -32,7 +32,7 @@ use super::depthwise;
 use super::finish::Finish;
 use super::form::Form;
 use super::sums::Limits;
-use super::table::{Lookup, Table};
+use super::table::{Lookup, Table, lookup_of};
 use crate::conv::ConvGeometry;
 use crate::{Isa, Kernel, LANES};
 use engine::Engine;
@@ -80,14 +80,14 @@ pub struct Weights<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Epilogue {
     /// Another tensor in quads, of the output's shape, is added.
-    pub residual: Option<Residual>,
+    pub residual: Option<Operand>,
     /// The form of the result.
     pub result: Output,
 }
 
 /// A tensor that is added before the result is rounded.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Residual {
+pub struct Operand {
     /// Its zero point.
     pub zero: u8,
     /// Real size of its unit, in units of the output.
@@ -203,8 +203,8 @@ fn check(g: &ConvGeometry, input: &Input, weights: &Weights<'_>, e: &Epilogue) {
 
 pub(super) fn lookup(form: Form, output: &Output) -> Option<Lookup> {
     match output {
-        Output::Quads { table: Some(table), .. } => Some(Lookup::new(form, table.clone())),
-        Output::Quads { table: None, .. } | Output::Float => None,
+        Output::Quads { table, .. } => lookup_of(form, table.as_ref()),
+        Output::Float => None,
     }
 }
 

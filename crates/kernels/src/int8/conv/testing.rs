@@ -45,7 +45,7 @@ impl Problem {
     }
 
     pub(crate) fn residual(self, zero: u8, scale: f32) -> Problem {
-        let e = Epilogue { residual: Some(Residual { zero, scale }), ..self.e };
+        let e = Epilogue { residual: Some(Operand { zero, scale }), ..self.e };
         Problem { e, ..self }
     }
 
@@ -88,7 +88,7 @@ impl Problem {
             }
             let v = (i32::try_from(sum).unwrap() as f32).mul_add(self.scale[output], self.bias[output]);
             match self.e.residual {
-                Some(Residual { zero, scale }) => {
+                Some(Operand { zero, scale }) => {
                     ((i32::from(self.residual[i]) - i32::from(zero)) as f32).mul_add(scale, v)
                 }
                 None => v,
