@@ -121,12 +121,15 @@ impl Engine {
             let alike = starts[block..item.outputs.end].iter().take_while(|&&s| s == starts[block]).count();
             let count = self.tiles.blocks(pixels, alike);
             let cuts = self.tiles.cuts(pixels, count);
-            for cut in 0..cuts {
-                let (start, end) = (pixels * cut / cuts, pixels * (cut + 1) / cuts);
-                let call = self.call(item, block, 0, run, start);
+            let mut call = self.call(item, block, run, 0);
+            let mut start = 0;
+            for cut in 1..=cuts {
+                let take = pixels * cut / cuts - start;
                 // SAFETY: the tile reads what `Source` located and what was packed, and writes pixels of this item and
                 // these output blocks, which no other worker has; all lengths were checked at the start.
-                unsafe { self.tiles.channels(end - start, count)(&call) };
+                unsafe { self.tiles.channels(take, count)(&call) };
+                call.advance(take * call.step, take * self.y_sizes().0, 4 * take);
+                start += take;
             }
             block += count;
         }
@@ -141,22 +144,25 @@ impl Engine {
             let (first, last) = (vectors * tile / tiles, vectors * (tile + 1) / tiles);
             // The last vector is full too: it begins among pixels that come out a second time.
             let start = (first * LANES).min(pixels - (last - first) * LANES);
+            let mut call = self.call(item, item.outputs.start, run, start);
             let mut plane = 4 * item.outputs.start;
             while plane < end {
                 let count = self.tiles.most_planes().min(end - plane);
-                let call = self.call(item, plane / 4, plane % 4, run, start);
                 // SAFETY: as in `run_channels`; 16 pixels from `start` on for each vector lie in the run.
                 unsafe { self.tiles.pixels(count, last - first)(&call) };
                 plane += count;
+                call.plane = plane % 4;
+                call.w = call.w.wrapping_add(if call.plane == 0 { call.w_block } else { 0 });
+                call.advance(0, count * call.y_plane, count * call.r_plane);
             }
         }
     }
 
-    /// Arguments for the tile that begins at output block `block` (and there at plane `plane`) and pixel `start` of a run.
-    fn call(&self, item: &Item<'_>, block: usize, plane: usize, run: usize, start: usize) -> Call<'_> {
+    /// Arguments for the tile that begins at output block `block` and pixel `start` of a run.
+    fn call(&self, item: &Item<'_>, block: usize, run: usize, start: usize) -> Call<'_> {
         let (unit, y_plane, y_planes) = self.y_sizes();
         let (source, [height, width]) = (&self.source, self.g.output);
-        let first = 4 * block + plane;
+        let first = 4 * block;
         let pixel = (item.rows.start + run) * width + start;
         let at = (item.image * y_planes + if self.float { block } else { first }) * y_plane + pixel * unit;
         let (r_plane, planes) = (4 * height * width, quads(self.g.channels_out));
@@ -170,7 +176,7 @@ impl Engine {
             quads: self.arrangement.quads,
             w: item.tensors.w[block * self.arrangement.block()..].as_ptr(),
             w_block: self.arrangement.block(),
-            plane,
+            plane: 0,
             y: item.tensors.y.wrapping_add(at),
             y_plane,
             planes: planes - first,

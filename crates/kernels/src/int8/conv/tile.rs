@@ -40,6 +40,17 @@ pub(super) struct Call<'a> {
     pub(super) finish: Finish,
 }
 
+impl Call<'_> {
+    /// Moves on by so many bytes of input, output and residual.
+    pub(super) fn advance(&mut self, x: usize, y: usize, residual: usize) {
+        self.x = self.x.wrapping_add(x);
+        self.y = self.y.wrapping_add(y);
+        if !self.residual.is_null() {
+            self.residual = self.residual.wrapping_add(residual);
+        }
+    }
+}
+
 /// A tile of some shape.
 pub(super) type TileFn = for<'a, 'b> unsafe fn(&'a Call<'b>);
 
@@ -229,7 +240,10 @@ pub(super) struct Tiles {
     four: [TileFn; 6],
     /// By pairs of planes and vectors.
     pixels: [[TileFn; 3]; 2],
-    fits: fn(usize, usize, usize) -> bool,
+    /// Most pixels of one, two and four blocks; most planes and vectors with pixels in lanes.
+    most: [usize; 3],
+    most_planes: usize,
+    most_vectors: usize,
 }
 
 macro_rules! by_pixels {
@@ -255,8 +269,15 @@ fn fits(form: Form) -> fn(usize, usize, usize) -> bool {
     }
 }
 
+/// Most pixels of a tile of `blocks` blocks; 0 where there is none.
+fn most_pixels(fits: fn(usize, usize, usize) -> bool, blocks: usize, all: usize) -> usize {
+    (1..=all).rev().find(|&p| fits(p * blocks, 1, blocks)).unwrap_or(0)
+}
+
 impl Tiles {
     pub(super) fn new(form: Form) -> Tiles {
+        let fits = fits(form);
+        let most_planes = if fits(8, 1, 1) { 2 } else { 1 };
         Tiles {
             channels: [
                 by_pixels!(form, 1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
@@ -264,27 +285,23 @@ impl Tiles {
             ],
             four: by_pixels!(form, 4: 1 2 3 4 5 6),
             pixels: [by_vectors!(form, 4), by_vectors!(form, 8)],
-            fits: fits(form),
+            most: [most_pixels(fits, 1, PIXELS), most_pixels(fits, 2, PIXELS), most_pixels(fits, 4, 6)],
+            most_planes,
+            most_vectors: (1..=3).rev().find(|&v| fits(4 * most_planes * v, v, 1)).unwrap_or(1),
         }
-    }
-
-    /// Most pixels of a tile with `blocks` blocks of channels in lanes; 0 where there is no such tile.
-    fn most_pixels(&self, blocks: usize) -> usize {
-        let all = if blocks == 4 { self.four.len() } else { PIXELS };
-        (1..=all).take_while(|&p| (self.fits)(p * blocks, 1, blocks)).last().unwrap_or(0)
     }
 
     /// Blocks of the next tile with channels in lanes, for a run of `pixels` with `left` blocks to go.
     pub(super) fn blocks(&self, pixels: usize, left: usize) -> usize {
-        if left >= 4 && pixels <= self.most_pixels(4) {
+        if left >= 4 && pixels <= self.most[2] {
             return 4;
         }
-        if left >= 2 && self.most_pixels(2) > 1 { 2 } else { 1 }
+        if left >= 2 && self.most[1] > 1 { 2 } else { 1 }
     }
 
     /// Into how many tiles of `blocks` blocks a run of `pixels` is cut; their sizes differ by one at most.
     pub(super) fn cuts(&self, pixels: usize, blocks: usize) -> usize {
-        pixels.div_ceil(self.most_pixels(blocks))
+        pixels.div_ceil(self.most[blocks / 2])
     }
 
     /// The tile with channels in lanes.
@@ -297,13 +314,12 @@ impl Tiles {
 
     /// Most planes of quads of a tile with pixels in lanes: one or two.
     pub(super) fn most_planes(&self) -> usize {
-        if (self.fits)(8, 1, 1) { 2 } else { 1 }
+        self.most_planes
     }
 
     /// Most vectors of such a tile.
     pub(super) fn most_vectors(&self) -> usize {
-        let channels = 4 * self.most_planes();
-        (1..=3).take_while(|&v| (self.fits)(channels * v, v, 1)).last().unwrap_or(1)
+        self.most_vectors
     }
 
     /// The tile with pixels in lanes.

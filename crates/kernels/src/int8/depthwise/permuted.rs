@@ -131,7 +131,9 @@ unsafe fn planes<const K: usize, const D: usize, const S: usize, const T: usize>
 ) {
     let mut row = part.rows.start;
     while row < part.rows.end {
-        let groups = (part.rows.end - row).div_ceil(T).min(4);
+        // Twice the permutations leave room for fewer sums.
+        let most = if D == 1 { 4 } else { 3 };
+        let groups = (part.rows.end - row).div_ceil(T).min(most);
         for segment in &p.segments {
             // SAFETY: see the top of the file.
             unsafe {
@@ -163,33 +165,66 @@ unsafe fn rows<const K: usize, const D: usize, const S: usize, const T: usize, c
                 order[d][c] = _mm512_loadu_si512(p.order[4 * d + c].as_ptr().cast());
             }
         }
-        let header = part.w.as_ptr().cast::<i32>();
+        // Weights are broadcast from memory for free: kept across segments they would only be spilled.
+        let w = std::hint::black_box(part.w.as_ptr());
+        let header = w.cast::<i32>();
         let mut start = [_mm512_set1_epi32(*header); 4];
         for c in 1..4 {
             start[c] = _mm512_set1_epi32(*header.add(c));
         }
         let mut sums = [start; R];
         let first = (row * S) as isize - p.top as isize;
-        for k in 0..(R - 1) * T * S + K {
-            let x = load::<S, T>(p, part, segment, first + k as isize);
-            for d in 0..D {
-                for c in 0..4 {
-                    let taps = match S * T {
-                        1 => _mm512_permutexvar_epi8(order[d][c], x[0]),
-                        _ => _mm512_permutex2var_epi8(x[0], order[d][c], x[1]),
-                    };
-                    for r in 0..R {
-                        if k >= r * T * S && k < r * T * S + K {
-                            let at = ((k - r * T * S) * D + d) * TAPS + 4 * c;
-                            let w = part.w.as_ptr().add(HEADER + at).cast::<i32>().read_unaligned();
-                            sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], taps, _mm512_set1_epi32(w));
-                        }
+        macro_rules! steps {
+            ($($k:literal)*) => {
+                $(step::<K, D, S, T, R, $k>(p, part, segment, w, first, &order, &mut sums);)*
+            };
+        }
+        // As many as the largest R and K have.
+        steps!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+        for r in 0..R {
+            store::<T>(p, part, segment, w, row + r * T, sums[r]);
+        }
+    }
+}
+
+/// What input row `I`, counted from `first`, adds to the sums. It is a constant, or sums would be kept in memory.
+#[inline(always)]
+unsafe fn step<
+    const K: usize,
+    const D: usize,
+    const S: usize,
+    const T: usize,
+    const R: usize,
+    const I: usize,
+>(
+    p: &Permuted,
+    part: &Part<'_>,
+    segment: &Segment,
+    w: *const u8,
+    first: isize,
+    order: &[[__m512i; 4]; D],
+    sums: &mut [[__m512i; 4]; R],
+) {
+    if I >= (R - 1) * T * S + K {
+        return;
+    }
+    // SAFETY: see the top of the file.
+    unsafe {
+        let x = load::<S, T>(p, part, segment, first + I as isize);
+        for d in 0..D {
+            for c in 0..4 {
+                let taps = match S * T {
+                    1 => _mm512_permutexvar_epi8(order[d][c], x[0]),
+                    _ => _mm512_permutex2var_epi8(x[0], order[d][c], x[1]),
+                };
+                for r in 0..R {
+                    if I >= r * T * S && I < r * T * S + K {
+                        let at = ((I - r * T * S) * D + d) * TAPS + 4 * c;
+                        let w = w.add(HEADER + at).cast::<i32>().read_unaligned();
+                        sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], taps, _mm512_set1_epi32(w));
                     }
                 }
             }
-        }
-        for r in 0..R {
-            store::<T>(p, part, segment, row + r * T, sums[r]);
         }
     }
 }
@@ -229,12 +264,13 @@ unsafe fn store<const T: usize>(
     p: &Permuted,
     part: &Part<'_>,
     segment: &Segment,
+    w: *const u8,
     row: usize,
     sums: [__m512i; 4],
 ) {
     // SAFETY: see the top of the file.
     unsafe {
-        let header = part.w.as_ptr().cast::<f32>();
+        let header = w.cast::<f32>();
         let mut v = [Avx512(sums[0]); 4];
         for c in 0..4 {
             let scale = lanes::Avx512::splat(header.add(4 + c).read_unaligned());
