@@ -165,8 +165,7 @@ unsafe fn rows<const K: usize, const D: usize, const S: usize, const T: usize, c
                 order[d][c] = _mm512_loadu_si512(p.order[4 * d + c].as_ptr().cast());
             }
         }
-        // Weights are broadcast from memory for free: kept across segments they would only be spilled.
-        let w = std::hint::black_box(part.w.as_ptr());
+        let w = part.w.as_ptr();
         let header = w.cast::<i32>();
         let mut start = [_mm512_set1_epi32(*header); 4];
         for c in 1..4 {
@@ -185,6 +184,16 @@ unsafe fn rows<const K: usize, const D: usize, const S: usize, const T: usize, c
             store::<T>(p, part, segment, w, row + r * T, sums[r]);
         }
     }
+}
+
+/// The same address, unknown to the compiler: a weight is broadcast from memory by the product that takes it, for free,
+/// where the compiler would keep it in a register for the next row, and then spill that.
+#[inline(always)]
+fn opaque(w: *const u8) -> *const u8 {
+    let mut w = w;
+    // SAFETY: no instruction.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) w, options(nomem, nostack, preserves_flags)) };
+    w
 }
 
 /// What input row `I`, counted from `first`, adds to the sums. It is a constant, or sums would be kept in memory.
@@ -208,6 +217,7 @@ unsafe fn step<
     if I >= (R - 1) * T * S + K {
         return;
     }
+    let w = opaque(w);
     // SAFETY: see the top of the file.
     unsafe {
         let x = load::<S, T>(p, part, segment, first + I as isize);
