@@ -31,6 +31,8 @@ pub unsafe trait Element: Copy + Send + Sync + 'static {}
 unsafe impl Element for f32 {}
 // SAFETY: plain numbers.
 unsafe impl Element for i32 {}
+// SAFETY: plain numbers.
+unsafe impl Element for u8 {}
 
 /// An address range that outlives the kernel call, aligned to 64 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -152,4 +154,10 @@ pub trait Kernel: Send + Sync {
     /// Does this worker's share. All workers are called with the same `io`, and outputs are complete when all have
     /// returned; there is no barrier inside. Results do not depend on the number of workers. Must not allocate.
     fn run(&self, io: &Io<'_>, worker: Worker, scratch: &mut [f32]);
+}
+
+/// Scratch as bytes, for kernels that do not compute in f32.
+pub(crate) fn as_bytes(scratch: &mut [f32]) -> &mut [u8] {
+    // SAFETY: the same memory; bytes need no alignment, and any bits are a valid f32 afterwards.
+    unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast(), size_of_val(scratch)) }
 }

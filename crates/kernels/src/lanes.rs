@@ -203,7 +203,7 @@ mod x86 {
 
     /// Two ymm registers.
     #[derive(Clone, Copy)]
-    pub(crate) struct Avx2(__m256, __m256);
+    pub(crate) struct Avx2(pub(crate) __m256, pub(crate) __m256);
 
     impl Lanes for Avx2 {
         #[inline(always)]
@@ -391,7 +391,7 @@ mod x86 {
 
     /// One zmm register.
     #[derive(Clone, Copy)]
-    pub(crate) struct Avx512(__m512);
+    pub(crate) struct Avx512(pub(crate) __m512);
 
     impl Lanes for Avx512 {
         #[inline(always)]

@@ -5,6 +5,7 @@ pub mod conv;
 pub(crate) mod depthwise;
 pub mod elementwise;
 mod functions;
+pub mod int8;
 pub mod isa;
 pub mod kernel;
 mod lanes;

@@ -3,6 +3,9 @@
 use std::time::Instant;
 
 use crate::Isa;
+use crate::int8::dots::Dots;
+use crate::int8::form::{Form, Step, per_form};
+use crate::int8::sums::Sums;
 use crate::isa::multiversion;
 use crate::lanes::{LANES, Lanes};
 
@@ -11,6 +14,8 @@ use crate::lanes::{LANES, Lanes};
 pub struct Peak {
     /// f32 multiply-accumulates per second, from registers.
     pub macs_per_second: f64,
+    /// Multiply-accumulates of u8 with s8 per second, from registers.
+    pub int8_macs_per_second: f64,
     /// Bytes read per second from memory beyond the second-level cache.
     pub bytes_per_second: f64,
 }
@@ -22,6 +27,7 @@ const FLOATS: usize = 4 << 20;
 const REPEATS: usize = 5;
 
 multiversion!(fn pick_arithmetic(start: f32, out: &mut f32) = arithmetic);
+per_form!(fn pick_products<; const P: usize, const N: usize>(x: &[u8; 512], out: &mut f32) = products);
 multiversion!(fn pick_reading(data: &[f32], out: &mut f32) = reading);
 
 #[inline(always)]
@@ -35,6 +41,31 @@ unsafe fn arithmetic<V: Lanes>(start: f32, out: &mut f32) {
             }
         }
         *out = add_all(sums).sum();
+    }
+}
+
+/// P times N sums of products; all operands are fetched anew in each round, or products would be kept.
+#[inline(always)]
+unsafe fn products<D: Dots, const P: usize, const N: usize>(data: &[u8; 512], out: &mut f32) {
+    // SAFETY: inside of a function made by `per_form!`; P and N are at most 7.
+    unsafe {
+        let mut sums = [[D::Sums::splat(0); N]; P];
+        for _ in 0..ROUNDS {
+            let data = std::hint::black_box(data).as_ptr();
+            let mut weights = [D::weights(data.cast()); N];
+            for n in 1..N {
+                weights[n] = D::weights(data.add(64 * n).cast());
+            }
+            for p in 0..P {
+                let x = D::splat_bytes(data.add(4 * p));
+                for n in 0..N {
+                    sums[p][n] = D::dot(sums[p][n], x, weights[n]);
+                }
+            }
+        }
+        for sum in sums.as_flattened() {
+            *out += sum.floats().sum();
+        }
     }
 }
 
@@ -70,6 +101,7 @@ pub fn measure(isa: Isa, threads: usize) -> Peak {
     });
     Peak {
         macs_per_second: each.iter().map(|p| p.macs_per_second).sum(),
+        int8_macs_per_second: each.iter().map(|p| p.int8_macs_per_second).sum(),
         bytes_per_second: each.iter().map(|p| p.bytes_per_second).sum(),
     }
 }
@@ -79,11 +111,26 @@ fn measure_one(isa: Isa) -> Peak {
     let data = vec![1.0f32; FLOATS];
     // SAFETY: `isa` exists on this machine, which is all that both functions ask for.
     let arithmetic = best(|out| unsafe { arithmetic(std::hint::black_box(1.0), out) });
+    let (products, tile) = tile(Form::of(isa));
+    // SAFETY: as above.
+    let products = best(|out| unsafe { products(std::hint::black_box(&[1; 512]), out) });
     // SAFETY: as above.
     let reading = best(|out| unsafe { reading(std::hint::black_box(&data), out) });
     Peak {
         macs_per_second: (CHAINS * ROUNDS * LANES) as f64 / arithmetic,
+        int8_macs_per_second: (tile * ROUNDS * LANES * 4) as f64 / products,
         bytes_per_second: size_of_val(&data[..]) as f64 / reading,
+    }
+}
+
+/// Products in a tile that fits the registers, and how many they are.
+fn tile(form: Form) -> (unsafe fn(&[u8; 512], &mut f32), usize) {
+    match form.step() {
+        #[cfg(target_arch = "x86_64")]
+        Step::Vnni | Step::Vbmi => (pick_products::<7, 4>(form), 28),
+        #[cfg(target_arch = "x86_64")]
+        Step::Avx512 => (pick_products::<6, 3>(form), 18),
+        _ => (pick_products::<4, 1>(form), 4),
     }
 }
 
@@ -104,7 +151,8 @@ mod tests {
     fn limits_are_positive() {
         for isa in crate::Isa::available() {
             let peak = super::measure(isa, 1);
-            assert!(peak.macs_per_second > 1e7 && peak.bytes_per_second > 1e7, "{isa}: {peak:?}");
+            let all = [peak.macs_per_second, peak.int8_macs_per_second, peak.bytes_per_second];
+            assert!(all.iter().all(|&rate| rate > 1e7), "{isa}: {peak:?}");
         }
     }
 }

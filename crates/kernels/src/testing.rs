@@ -6,23 +6,24 @@ use crate::{Buffer, Element, Io, Kernel, Worker};
 const GUARD: usize = 64;
 const POISON: u32 = 0x7fc0_dead;
 
-/// Memory of 4-byte elements, aligned to 64 bytes between two guards.
+/// Memory aligned to 64 bytes between two guards.
 pub(crate) struct Memory {
     words: Vec<u32>,
+    /// First word, and bytes from there on.
     start: usize,
-    len: usize,
+    bytes: usize,
 }
 
 impl Memory {
-    fn poisoned(len: usize) -> Self {
-        let words = vec![POISON; len + 2 * GUARD + 16];
+    fn poisoned(bytes: usize) -> Self {
+        let words = vec![POISON; bytes.div_ceil(4) + 2 * GUARD + 16];
         let start = GUARD + words[GUARD..].as_ptr().align_offset(64);
-        Memory { words, start, len }
+        Memory { words, start, bytes }
     }
 
     fn filled<T: Element>(values: &[T]) -> Self {
-        let mut memory = Memory::poisoned(values.len());
-        // SAFETY: T is 4 bytes of plain data (f32 or i32), and the range is inside `words`.
+        let mut memory = Memory::poisoned(size_of_val(values));
+        // SAFETY: T is plain data, and the range is inside `words`.
         unsafe {
             let target = memory.words.as_mut_ptr().add(memory.start).cast::<T>();
             std::ptr::copy_nonoverlapping(values.as_ptr(), target, values.len());
@@ -31,16 +32,29 @@ impl Memory {
     }
 
     fn buffer(&mut self) -> Buffer {
-        Buffer::new(self.words[self.start..].as_mut_ptr().cast(), self.len * 4)
+        Buffer::new(self.words[self.start..].as_mut_ptr().cast(), self.bytes)
     }
 
-    fn f32(&self) -> Vec<f32> {
-        self.words[self.start..self.start + self.len].iter().map(|&w| f32::from_bits(w)).collect()
+    fn scratch(&mut self) -> &mut [f32] {
+        let range = self.start..self.start + self.bytes / 4;
+        let words = &mut self.words[range];
+        // SAFETY: f32 and u32 have the same layout, and any bits are valid.
+        unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
+    }
+
+    fn all_bytes(&self) -> impl Iterator<Item = u8> {
+        self.words.iter().flat_map(|w| w.to_ne_bytes())
+    }
+
+    fn content(&self) -> Vec<u8> {
+        self.all_bytes().skip(4 * self.start).take(self.bytes).collect()
     }
 
     fn check_guards(&self, what: &str) {
-        let outside = self.words[..self.start].iter().chain(&self.words[self.start + self.len..]);
-        assert!(outside.copied().all(|w| w == POISON), "{what}: written outside of the buffer");
+        let poison = POISON.to_ne_bytes();
+        let inside = 4 * self.start..4 * self.start + self.bytes;
+        let kept = |(i, byte): (usize, u8)| inside.contains(&i) || byte == poison[i % 4];
+        assert!(self.all_bytes().enumerate().all(kept), "{what}: written outside of the buffer");
     }
 }
 
@@ -48,60 +62,65 @@ impl Memory {
 pub(crate) enum Input<'a> {
     F32(&'a [f32]),
     I32(&'a [i32]),
+    U8(&'a [u8]),
 }
 
-/// One output: its length (poisoned), or its initial content for what is updated in place.
+/// One output: its number of f32 or of bytes (poisoned), or its initial content for what is updated in place.
 pub(crate) enum Out<'a> {
     Len(usize),
+    Bytes(usize),
     InPlace(&'a [f32]),
 }
 
 /// Runs `kernel` with each number of workers, one worker after the other, and returns the outputs after checking that
 /// all worker counts agree bit for bit.
 pub(crate) fn run(kernel: &dyn Kernel, inputs: &[Input<'_>], outputs: &[Out<'_>]) -> Vec<Vec<f32>> {
-    let results: Vec<Vec<Vec<f32>>> =
+    let f32s =
+        |bytes: Vec<u8>| bytes.chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).collect();
+    run_bytes(kernel, inputs, outputs).into_iter().map(f32s).collect()
+}
+
+/// As [`run`]; the outputs as bytes.
+pub(crate) fn run_bytes(kernel: &dyn Kernel, inputs: &[Input<'_>], outputs: &[Out<'_>]) -> Vec<Vec<u8>> {
+    let results: Vec<Vec<Vec<u8>>> =
         [1, 2, 3].map(|workers| run_with(kernel, inputs, outputs, workers)).into();
     for (other, workers) in results[1..].iter().zip([2, 3]) {
         for (i, (a, b)) in results[0].iter().zip(other).enumerate() {
-            let same = a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits());
-            assert!(same, "{}: output {i} differs between 1 and {workers} workers", kernel.name());
+            assert!(a == b, "{}: output {i} differs between 1 and {workers} workers", kernel.name());
         }
     }
     results.into_iter().next().unwrap()
 }
 
-fn run_with(kernel: &dyn Kernel, inputs: &[Input<'_>], outputs: &[Out<'_>], workers: usize) -> Vec<Vec<f32>> {
+fn run_with(kernel: &dyn Kernel, inputs: &[Input<'_>], outputs: &[Out<'_>], workers: usize) -> Vec<Vec<u8>> {
     let mut ins: Vec<Memory> = inputs
         .iter()
         .map(|input| match input {
             Input::F32(v) => Memory::filled(v),
             Input::I32(v) => Memory::filled(v),
+            Input::U8(v) => Memory::filled(v),
         })
         .collect();
     let mut outs: Vec<Memory> = outputs
         .iter()
         .map(|output| match output {
-            Out::Len(len) => Memory::poisoned(*len),
+            Out::Len(len) => Memory::poisoned(4 * len),
+            Out::Bytes(bytes) => Memory::poisoned(*bytes),
             Out::InPlace(v) => Memory::filled(v),
         })
         .collect();
     let in_buffers: Vec<Buffer> = ins.iter_mut().map(Memory::buffer).collect();
     let out_buffers: Vec<Buffer> = outs.iter_mut().map(Memory::buffer).collect();
     for index in 0..workers {
-        let mut scratch = Memory::poisoned(kernel.scratch_len(workers));
-        let range = scratch.start..scratch.start + scratch.len;
-        // SAFETY: f32 and u32 have the same layout; `scratch` lives through the call.
-        let scratch_slice = unsafe {
-            std::slice::from_raw_parts_mut(scratch.words[range].as_mut_ptr().cast::<f32>(), scratch.len)
-        };
+        let mut scratch = Memory::poisoned(4 * kernel.scratch_len(workers));
         // SAFETY: all buffers are distinct live vectors, and this thread alone uses them.
         let io = unsafe { Io::new(&in_buffers, &out_buffers) };
-        kernel.run(&io, Worker { index, count: workers }, scratch_slice);
+        kernel.run(&io, Worker { index, count: workers }, scratch.scratch());
         scratch.check_guards(&format!("{} scratch", kernel.name()));
     }
     ins.iter().for_each(|m| m.check_guards(&kernel.name()));
     outs.iter().for_each(|m| m.check_guards(&kernel.name()));
-    outs.iter().map(Memory::f32).collect()
+    outs.iter().map(Memory::content).collect()
 }
 
 /// Fails where an element of `got` is further from `want` than `tolerance * (1 + |want|)`, or only one is NaN.

@@ -83,7 +83,7 @@ impl ConvGeometry {
         g
     }
 
-    fn check(&self) {
+    pub(crate) fn check(&self) {
         assert!(self.groups > 0, "groups of {self:?}");
         assert!(self.channels_in.is_multiple_of(self.groups), "input channels of {self:?}");
         assert!(self.channels_out.is_multiple_of(self.groups), "output channels of {self:?}");

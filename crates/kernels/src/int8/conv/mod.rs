@@ -1,0 +1,228 @@
+//! Dense and grouped convolution of bytes, and with it the fully connected layer (a 1x1 convolution of 1x1 maps).
+//!
+//! `acc = sum of w * (x - zero)` over channels and taps, exactly, where padding contributes nothing; then
+//! `v = fma(acc, scale, bias)` with one rounding, for a residual `v = fma(r - zero_r, scale_r, v)`, and
+//! `y = clamp(round_ties_even(v), lo, hi)`, so `bias` holds the zero point of the output and `lo` and `hi` say ReLU, ReLU6
+//! or nothing. A [`Table`] may follow. Or `y` is `v` itself, in f32.
+//!
+//! Two register tiles (`tile`) read the same packed weights (`pack`) from the input itself or from padded rows in scratch
+//! (`source`); `engine` walks them over the output. Depthwise convolution has kernels of its own
+//! ([`depthwise`](crate::int8::depthwise)).
+//!
+//! # Pictures
+//!
+//! [`Input::Picture`] reads rows of interleaved bytes (HWC, RGB from a camera or decoder), where the kernel columns of a
+//! pixel are neighbours in memory and fill the quads: no conversion comes before. What the caller makes of the byte `p`,
+//! say `(p / 255 - mean) / std`, goes into weights, scales and biases: `w * a * (p - b)` for `a = 1 / (255 std)` and
+//! `b = 255 mean` for each channel. Padding is then the byte nearest to `b`, the zero point of the channel; where `b` is no
+//! integer, the border is off by the rounding of `b` (at most half a step of the 256), the rest is exact. Where a graph
+//! quantizes the normalised picture itself, `q = clamp(round(..(p)..))`, three tables ([`table`](fn@crate::int8::table)
+//! for one) give its bytes exactly, border and all, and their zero point is the padding.
+
+mod engine;
+pub(super) mod pack;
+pub(super) mod source;
+#[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+use super::depthwise;
+use super::finish::Finish;
+use super::form::Form;
+use super::sums::Limits;
+use super::table::{Lookup, Table, lookup_of};
+use crate::conv::ConvGeometry;
+use crate::{Isa, Kernel, LANES};
+use engine::Engine;
+use pack::Arrangement;
+use source::Source;
+use tile::Tiles;
+
+/// Order and zero point of a convolution's input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Quads with one zero point.
+    Quads {
+        /// The byte that stands for 0.
+        zero: u8,
+    },
+    /// `[N][H][W][C]` bytes; for convolutions without groups.
+    Picture {
+        /// The byte that stands for 0 in each channel.
+        zero: Vec<u8>,
+    },
+}
+
+impl Input {
+    /// The zero point of `channel`.
+    fn zero(&self, channel: usize) -> u8 {
+        match self {
+            Input::Quads { zero } => *zero,
+            Input::Picture { zero } => zero[channel],
+        }
+    }
+}
+
+/// Weights, and what makes results of sums; one scale and bias for each output channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights<'a> {
+    /// OIHW, where I is the channels of one group.
+    pub values: &'a [i8],
+    /// Real size of a unit of the sum, in units of the output.
+    pub scale: &'a [f32],
+    /// In units of the output; holds its zero point.
+    pub bias: &'a [f32],
+}
+
+/// What follows a convolution in the same pass.
+#[derive(Clone, Debug, Default)]
+pub struct Epilogue {
+    /// Another tensor in quads, of the output's shape, is added.
+    pub residual: Option<Operand>,
+    /// The form of the result.
+    pub result: Output,
+}
+
+/// A tensor that is added before the result is rounded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Operand {
+    /// Its zero point.
+    pub zero: u8,
+    /// Real size of its unit, in units of the output.
+    pub scale: f32,
+}
+
+/// The form of a result.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Quads of bytes in `lo..=hi`, then through a table if there is one.
+    Quads {
+        /// Least byte.
+        lo: u8,
+        /// Greatest byte.
+        hi: u8,
+        /// Applied last.
+        table: Option<Table>,
+    },
+    /// f32 in blocks of 16 channels ([`Layout::Blocked`](crate::Layout)).
+    Float,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Output::Quads { lo: 0, hi: 255, table: None }
+    }
+}
+
+/// A kernel, and the packed weights that it reads as input 1 (64-byte aligned, like every buffer).
+pub struct Prepared {
+    /// `x`, packed weights, residual if there is one `-> y`.
+    pub kernel: Box<dyn Kernel>,
+    /// The same for every instruction set.
+    pub packed: Vec<u8>,
+}
+
+/// Prepares the convolution `x`, packed weights, residual in quads if there is one `-> y`.
+///
+/// Panics where shapes do not fit, where a scale or bias is not finite, or where the sum over channels and taps could
+/// leave i32 (more than 65,793 terms).
+pub fn conv(isa: Isa, g: &ConvGeometry, input: &Input, weights: &Weights<'_>, e: &Epilogue) -> Prepared {
+    with_form(Form::of(isa), g, input, weights, e)
+}
+
+pub(super) fn with_form(
+    form: Form,
+    g: &ConvGeometry,
+    input: &Input,
+    weights: &Weights<'_>,
+    e: &Epilogue,
+) -> Prepared {
+    check(g, input, weights, e);
+    if let (true, Input::Quads { zero }, Output::Quads { .. }) = (g.is_depthwise(), input, &e.result) {
+        return depthwise::prepare(form, g, *zero, weights, e);
+    }
+    let arrangement = Arrangement::new(g, input);
+    let source = Source::new(g, input, &arrangement);
+    let tiles = Tiles::new(form);
+    let pixels = prefers_pixels(g, &source, &arrangement, e);
+    let [kh, kw] = g.window.kernel;
+    let what = if g.groups > 1 { " grouped" } else { "" };
+    let from = if matches!(input, Input::Picture { .. }) { " of picture" } else { "" };
+    let lanes = if pixels { "pixels" } else { "channels" };
+    Prepared {
+        packed: pack::pack(g, input, weights, &arrangement),
+        kernel: Box::new(Engine {
+            name: format!("conv {kh}x{kw}{what} int8{from}, {lanes} in lanes, {form}"),
+            g: g.clone(),
+            arrangement,
+            source,
+            tiles,
+            pixels,
+            finish: finish(g, weights, e),
+            float: e.result == Output::Float,
+            residual: e.residual.is_some(),
+            table: lookup(form, &e.result),
+        }),
+    }
+}
+
+/// Whether pixels lie in lanes. They can where a run of output pixels is a run of input pixels, as in a 1x1 convolution
+/// at stride 1. Measured on Zen 4 (`examples/int8_speed.rs`): from 28 x 28 pixels on they are as fast or faster than
+/// channels in lanes; on smaller maps 5 to 7 % slower, but they compute channels by 4 and not by 16, which counts for
+/// more where the last block is mostly empty.
+fn prefers_pixels(g: &ConvGeometry, source: &Source, a: &Arrangement, e: &Epilogue) -> bool {
+    let whole = a.starts.iter().all(|&s| s == 0);
+    if e.result == Output::Float || source.step != 4 || !engine::rows_join(g, source) || !whole {
+        return false;
+    }
+    let pixels = g.output[0] * g.output[1];
+    let by_pixels = pixels.next_multiple_of(LANES) * g.channels_out.next_multiple_of(4);
+    let by_channels = pixels * g.channels_out.next_multiple_of(LANES);
+    pixels >= 28 * 28 || (pixels >= 2 * LANES && by_pixels as f64 * 1.07 < by_channels as f64)
+}
+
+fn check(g: &ConvGeometry, input: &Input, weights: &Weights<'_>, e: &Epilogue) {
+    g.check();
+    let terms = g.channels_in / g.groups * g.window.kernel[0] * g.window.kernel[1];
+    assert_eq!(weights.values.len(), g.channels_out * terms, "weights of {g:?}");
+    assert_eq!([weights.scale.len(), weights.bias.len()], [g.channels_out; 2], "scales and biases of {g:?}");
+    assert!(terms as i64 * 255 * 128 <= i64::from(i32::MAX), "{terms} products may leave i32: {g:?}");
+    let residual = e.residual.map_or(0.0, |r| r.scale);
+    let finite = weights.scale.iter().chain(weights.bias).chain([&residual]).all(|v| v.is_finite());
+    assert!(finite, "scales and biases must be finite: {g:?}");
+    if let Input::Picture { zero } = input {
+        assert_eq!(zero.len(), g.channels_in, "zero points of a picture: {g:?}");
+        assert_eq!(g.groups, 1, "a picture is convolved without groups: {g:?}");
+    }
+    if let Output::Quads { lo, hi, .. } = e.result {
+        assert!(lo <= hi, "limits {lo} and {hi}");
+    }
+}
+
+pub(super) fn lookup(form: Form, output: &Output) -> Option<Lookup> {
+    match output {
+        Output::Quads { table, .. } => lookup_of(form, table.as_ref()),
+        Output::Float => None,
+    }
+}
+
+pub(super) fn finish(g: &ConvGeometry, weights: &Weights<'_>, e: &Epilogue) -> Finish {
+    let limits = match e.result {
+        Output::Quads { lo, hi, .. } => Limits { lo, hi },
+        Output::Float => Limits::NONE,
+    };
+    let residual = e.residual.map_or((0, 0.0), |r| (i32::from(r.zero), r.scale));
+    Finish { residual, limits, wide: wide(g, weights, residual.1) }
+}
+
+/// Whether some result could lie beyond i32 before it is limited: half of that range is left for roundings.
+fn wide(g: &ConvGeometry, weights: &Weights<'_>, residual: f32) -> bool {
+    let terms = g.channels_in / g.groups * g.window.kernel[0] * g.window.kernel[1];
+    let residual = 255.0 * f64::from(residual.abs());
+    let most = (terms * 255 * 128) as f64;
+    let bound =
+        |(&scale, &bias): (&f32, &f32)| most * f64::from(scale.abs()) + f64::from(bias.abs()) + residual;
+    !weights.scale.iter().zip(weights.bias).all(|pair| bound(pair) < f64::from(1 << 30))
+}

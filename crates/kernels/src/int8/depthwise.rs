@@ -1,0 +1,162 @@
+//! Depthwise convolution of bytes: every channel by itself, so a dot product's four bytes are four taps of a row.
+//!
+//! Where bytes can be moved anywhere within a register (`permuted`), 3x3 and 5x5 kernels at strides 1 and 2 gather those
+//! taps for sixteen pixels of a channel with one instruction, and each gathered row serves all output rows that it
+//! touches: 48 useful multiply-adds for each dot product with a 3x3 kernel, against 16 of the simple way. Everything
+//! else, and every other CPU, goes the simple way (`simple`): a lane for each channel of four pixels, one tap at a time.
+//!
+//! Packed weights are the same for both: for each plane of quads a header of 4 starting sums (i32), 4 scales and 4
+//! biases (f32), then for each kernel row and four of its columns a quad of taps for each of the four channels.
+
+#[cfg(target_arch = "x86_64")]
+mod permuted;
+mod simple;
+#[cfg(test)]
+mod tests;
+
+use super::conv::{Epilogue, Prepared, Weights, finish, lookup};
+use super::finish::Finish;
+use super::form::Form;
+use super::quads;
+use super::share::Share;
+use super::table::Lookup;
+use crate::conv::ConvGeometry;
+use crate::kernel::as_bytes;
+use crate::{Io, Kernel, Worker};
+use std::ops::Range;
+
+/// Bytes of a plane's header, and of a quad of taps for four channels.
+const HEADER: usize = 3 * 16;
+const TAPS: usize = 16;
+
+/// Part of one plane: what a way of computing it needs to know.
+struct Part<'a> {
+    /// One plane of the input and its packed weights.
+    x: &'a [u8],
+    w: &'a [u8],
+    /// The same plane of the residual.
+    residual: Option<&'a [u8]>,
+    /// One plane of the output, of which `rows` are to be written.
+    y: *mut u8,
+    rows: Range<usize>,
+    finish: Finish,
+}
+
+/// A way of computing a part.
+trait Way: Send + Sync {
+    /// Bytes of scratch.
+    fn scratch(&self) -> usize;
+    /// Computes a part. The plane, its weights and rows must fit the geometry that the way was made for.
+    fn run(&self, part: &Part<'_>, scratch: &mut [u8]);
+}
+
+/// Prepares `x`, packed weights, residual if there is one `-> y`, all in quads.
+pub(super) fn prepare(
+    form: Form,
+    g: &ConvGeometry,
+    zero: u8,
+    weights: &Weights<'_>,
+    e: &Epilogue,
+) -> Prepared {
+    let [kh, kw] = g.window.kernel;
+    let (way, how) = choose(form, g, zero, e);
+    Prepared {
+        packed: pack(g, zero, weights),
+        kernel: Box::new(Depthwise {
+            name: format!("depthwise {kh}x{kw} int8, {how}, {form}"),
+            g: g.clone(),
+            way,
+            finish: finish(g, weights, e),
+            residual: e.residual.is_some(),
+            table: lookup(form, &e.result),
+        }),
+    }
+}
+
+fn choose(form: Form, g: &ConvGeometry, zero: u8, e: &Epilogue) -> (Box<dyn Way>, &'static str) {
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(way), None) = (permuted::Permuted::new(form, g, zero), e.residual) {
+        return (Box::new(way), "taps gathered");
+    }
+    (Box::new(simple::Simple::new(form, g, zero)), "tap by tap")
+}
+
+/// Bytes of one plane's packed weights.
+fn packed_plane(g: &ConvGeometry) -> usize {
+    HEADER + g.window.kernel[0] * g.window.kernel[1].div_ceil(4) * TAPS
+}
+
+fn pack(g: &ConvGeometry, zero: u8, weights: &Weights<'_>) -> Vec<u8> {
+    let [kh, kw] = g.window.kernel;
+    let mut packed = vec![0; quads(g.channels_out) * packed_plane(g)];
+    for channel in 0..g.channels_out {
+        let plane = &mut packed[channel / 4 * packed_plane(g)..][..packed_plane(g)];
+        let w = &weights.values[channel * kh * kw..(channel + 1) * kh * kw];
+        let sum: i64 = w.iter().map(|&w| i64::from(w)).sum();
+        let start = (-sum * i64::from(zero)) as i32;
+        let lane = channel % 4;
+        let mut field = |i: usize, bytes: [u8; 4]| plane[16 * i + 4 * lane..][..4].copy_from_slice(&bytes);
+        field(0, start.to_le_bytes());
+        field(1, weights.scale[channel].to_le_bytes());
+        field(2, weights.bias[channel].to_le_bytes());
+        for (i, &w) in w.iter().enumerate() {
+            let (row, column) = (i / kw, i % kw);
+            let quad = row * kw.div_ceil(4) + column / 4;
+            plane[HEADER + quad * TAPS + 4 * lane + column % 4] = w as u8;
+        }
+    }
+    packed
+}
+
+struct Depthwise {
+    name: String,
+    g: ConvGeometry,
+    way: Box<dyn Way>,
+    finish: Finish,
+    residual: bool,
+    table: Option<Lookup>,
+}
+
+impl Kernel for Depthwise {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn scratch_len(&self, _workers: usize) -> usize {
+        self.way.scratch().div_ceil(size_of::<f32>())
+    }
+
+    fn run(&self, io: &Io<'_>, worker: Worker, scratch: &mut [f32]) {
+        let planes = quads(self.g.channels_in);
+        let [x_plane, y_plane] = [self.g.input, self.g.output].map(|[h, w]| 4 * h * w);
+        let w_plane = packed_plane(&self.g);
+        let all = self.g.batch * planes;
+        let (x, w, y) = (io.input::<u8>(0), io.input::<u8>(1), io.output::<u8>(0));
+        let residual: Option<&[u8]> = self.residual.then(|| io.input(2));
+        assert_eq!([x.len(), y.len()], [all * x_plane, all * y_plane], "{}: input and output", self.name);
+        assert_eq!(w.len(), planes * w_plane, "{}: weights", self.name);
+        assert!(residual.is_none_or(|r| r.len() == y.len()), "{}: residual", self.name);
+        let share = Share { rows: self.g.output[0], planes: all, planes_weigh: false };
+        let (rows, share) = share.of(worker);
+        if rows.is_empty() || y_plane == 0 {
+            return;
+        }
+        for plane in share {
+            let part = Part {
+                x: &x[plane * x_plane..(plane + 1) * x_plane],
+                w: &w[plane % planes * w_plane..][..w_plane],
+                residual: residual.map(|r| &r[plane * y_plane..(plane + 1) * y_plane]),
+                y: y.as_mut_ptr().wrapping_add(plane * y_plane),
+                rows: rows.clone(),
+                finish: self.finish,
+            };
+            self.way.run(&part, as_bytes(scratch));
+            if let Some(table) = &self.table {
+                let row = 4 * self.g.output[1];
+                let at = plane * y_plane;
+                // SAFETY: rows of a plane that this worker alone writes.
+                table.apply(unsafe { y.slice_mut(at + rows.start * row..at + rows.end * row) });
+            }
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! From sums to results: what every convolution does at its end.
+
+use super::sums::{Limits, Sums};
+use crate::lanes::Lanes;
+
+/// What becomes of a sum once scale and bias are applied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Finish {
+    /// Zero point and scale of the residual.
+    pub(super) residual: (i32, f32),
+    pub(super) limits: Limits,
+    /// Whether results may lie beyond i32 before they are limited.
+    pub(super) wide: bool,
+}
+
+impl Finish {
+    /// `v + scale * (residual - zero)`, fused.
+    ///
+    /// # Safety
+    /// Inside of a function made by `per_form!`.
+    #[inline(always)]
+    pub(super) unsafe fn add<S: Sums>(&self, v: S::Floats, residual: S) -> S::Floats {
+        let (zero, scale) = self.residual;
+        // SAFETY: the caller's contract.
+        unsafe { S::fused(residual.sub(S::splat(zero)).floats(), S::Floats::splat(scale), v) }
+    }
+
+    /// The nearest integers, ties to even, or others beyond the same limit.
+    ///
+    /// # Safety
+    /// Inside of a function made by `per_form!`.
+    #[inline(always)]
+    pub(super) unsafe fn round<S: Sums>(&self, v: S::Floats) -> S {
+        // SAFETY: the caller's contract. 256 is beyond every limit.
+        unsafe { S::round(if self.wide { v.min(S::Floats::splat(256.0)) } else { v }) }
+    }
+
+    /// [`Finish::round`] of four.
+    ///
+    /// # Safety
+    /// Inside of a function made by `per_form!`.
+    #[inline(always)]
+    pub(super) unsafe fn round4<S: Sums>(&self, v: [S::Floats; 4]) -> [S; 4] {
+        // SAFETY: the caller's contract.
+        unsafe { [self.round(v[0]), self.round(v[1]), self.round(v[2]), self.round(v[3])] }
+    }
+}

@@ -1,0 +1,276 @@
+//! Sums and products of two tensors of bytes.
+
+use super::conv::Operand;
+use super::dots::Dots;
+use super::finish::Finish;
+use super::form::{Form, per_form};
+use super::sums::{Limits, Sums};
+use super::{quads, quads_len};
+use crate::lanes::{LANES, Lanes};
+use crate::{Io, Isa, Kernel, Worker};
+
+/// Kernel `a, b -> y`, all `len` bytes in one layout: `v = fma(a - zero_a, scale_a, bias)`, then
+/// `v = fma(b - zero_b, scale_b, v)`, and `y = clamp(round_ties_even(v), lo, hi)`. Scales are in units of the output, the
+/// bias is its zero point. Panics where a scale or the bias is not finite.
+pub fn add(isa: Isa, len: usize, operands: [Operand; 2], bias: f32, limits: [u8; 2]) -> Box<dyn Kernel> {
+    add_with(Form::of(isa), len, operands, bias, limits)
+}
+
+fn add_with(form: Form, len: usize, [a, b]: [Operand; 2], bias: f32, limits: [u8; 2]) -> Box<dyn Kernel> {
+    let bound = 255.0 * (f64::from(a.scale.abs()) + f64::from(b.scale.abs())) + f64::from(bias.abs());
+    let parameters = Parameters::new([a.zero, b.zero], [a.scale, b.scale], bias, bound, limits);
+    Box::new(Pairs {
+        name: format!("add int8 {form}"),
+        body: pick_body::<SUM>(form),
+        parameters,
+        parts: len.div_ceil(PART),
+        part: PART,
+        gated: false,
+        lens: [len, len, len],
+    })
+}
+
+/// Kernel `x, gate -> y`: `x` and `y` are quads of `[n, c, spatial]`, `gate` of `[n, c]`, as in squeeze and excitation.
+/// `y = clamp(round_ties_even(fma((x - zero_x) * (gate - zero_gate), scale, bias)), lo, hi)` with the exact product.
+/// Panics where scale or bias is not finite.
+pub fn gate(
+    isa: Isa,
+    [n, c, spatial]: [usize; 3],
+    zeros: [u8; 2],
+    scale: f32,
+    bias: f32,
+    limits: [u8; 2],
+) -> Box<dyn Kernel> {
+    gate_with(Form::of(isa), [n, c, spatial], zeros, scale, bias, limits)
+}
+
+fn gate_with(
+    form: Form,
+    [n, c, spatial]: [usize; 3],
+    zeros: [u8; 2],
+    scale: f32,
+    bias: f32,
+    limits: [u8; 2],
+) -> Box<dyn Kernel> {
+    let len = quads_len(n, c, spatial);
+    Box::new(Pairs {
+        name: format!("gate int8 {form}"),
+        body: pick_body::<GATE>(form),
+        parameters: Parameters::of_product(zeros, scale, bias, limits),
+        parts: n * quads(c),
+        part: 4 * spatial,
+        gated: true,
+        lens: [len, quads_len(n, c, 1), len],
+    })
+}
+
+/// Kernel `a, b -> y`, all `len` bytes in one layout: as [`gate`], element by element.
+pub fn multiply(
+    isa: Isa,
+    len: usize,
+    zeros: [u8; 2],
+    scale: f32,
+    bias: f32,
+    limits: [u8; 2],
+) -> Box<dyn Kernel> {
+    multiply_with(Form::of(isa), len, zeros, scale, bias, limits)
+}
+
+fn multiply_with(
+    form: Form,
+    len: usize,
+    zeros: [u8; 2],
+    scale: f32,
+    bias: f32,
+    limits: [u8; 2],
+) -> Box<dyn Kernel> {
+    Box::new(Pairs {
+        name: format!("multiply int8 {form}"),
+        body: pick_body::<PRODUCT>(form),
+        parameters: Parameters::of_product(zeros, scale, bias, limits),
+        parts: len.div_ceil(PART),
+        part: PART,
+        gated: false,
+        lens: [len, len, len],
+    })
+}
+
+/// Bytes that are handed out at once.
+const PART: usize = 1024;
+/// What [`body`] does: a sum, a product, or a product with the same four factors for every pixel.
+const SUM: u8 = 0;
+const PRODUCT: u8 = 1;
+const GATE: u8 = 2;
+
+struct Parameters {
+    zeros: [i32; 2],
+    scales: [f32; 2],
+    bias: f32,
+    finish: Finish,
+}
+
+impl Parameters {
+    fn new(zeros: [u8; 2], scales: [f32; 2], bias: f32, bound: f64, [lo, hi]: [u8; 2]) -> Parameters {
+        let finite = scales.iter().chain([&bias]).all(|v| v.is_finite());
+        assert!(finite, "scales {scales:?} and bias {bias} must be finite");
+        assert!(lo <= hi, "limits {lo} and {hi}");
+        let wide = bound >= f64::from(1 << 30);
+        let finish = Finish { residual: (0, 0.0), limits: Limits { lo, hi }, wide };
+        Parameters { zeros: zeros.map(i32::from), scales, bias, finish }
+    }
+
+    fn of_product(zeros: [u8; 2], scale: f32, bias: f32, limits: [u8; 2]) -> Parameters {
+        let bound = 255.0 * 255.0 * f64::from(scale.abs()) + f64::from(bias.abs());
+        Parameters::new(zeros, [scale, 0.0], bias, bound, limits)
+    }
+}
+
+type Body = unsafe fn(&Parameters, *const u8, *const u8, *mut u8, usize);
+
+struct Pairs {
+    name: String,
+    body: Body,
+    parameters: Parameters,
+    /// Parts that are shared out, and the bytes of each in the output.
+    parts: usize,
+    part: usize,
+    /// Whether b has four bytes for each part.
+    gated: bool,
+    /// Of a, b and y.
+    lens: [usize; 3],
+}
+
+impl Kernel for Pairs {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
+        let (a, b, y) = (io.input::<u8>(0), io.input::<u8>(1), io.output::<u8>(0));
+        assert_eq!([a.len(), b.len(), y.len()], self.lens, "{}: bytes", self.name);
+        for part in worker.share(self.parts) {
+            let range = part * self.part..((part + 1) * self.part).min(self.lens[2]);
+            let b = if self.gated { &b[4 * part..][..4] } else { &b[range.clone()] };
+            // SAFETY: parts are disjoint; the body was picked for this CPU, and reads and writes as many bytes as the
+            // range has, but four factors of a gate.
+            unsafe {
+                let y = y.slice_mut(range.clone());
+                (self.body)(&self.parameters, a[range].as_ptr(), b.as_ptr(), y.as_mut_ptr(), y.len());
+            }
+        }
+    }
+}
+
+per_form!(fn pick_body<; const WHAT: u8>(p: &Parameters, a: *const u8, b: *const u8, y: *mut u8, len: usize) = body);
+
+#[inline(always)]
+unsafe fn body<D: Dots, const WHAT: u8>(p: &Parameters, a: *const u8, b: *const u8, y: *mut u8, len: usize) {
+    // SAFETY: the caller gives `len` bytes, and 4 of a gate.
+    unsafe {
+        let mut factors = [0u8; LANES];
+        if WHAT == GATE {
+            for i in 0..LANES {
+                factors[i] = *b.add(i % 4);
+            }
+        }
+        for at in (0..len).step_by(LANES) {
+            let count = (len - at).min(LANES);
+            let b = if WHAT == GATE { factors.as_ptr() } else { b.add(at) };
+            if count == LANES {
+                sixteen::<D::Sums, WHAT>(p, a.add(at), b, y.add(at));
+                continue;
+            }
+            let (mut a_rest, mut b_rest, mut y_rest) = ([0u8; LANES], [0u8; LANES], [0u8; LANES]);
+            std::ptr::copy_nonoverlapping(a.add(at), a_rest.as_mut_ptr(), count);
+            std::ptr::copy_nonoverlapping(b, b_rest.as_mut_ptr(), count);
+            sixteen::<D::Sums, WHAT>(p, a_rest.as_ptr(), b_rest.as_ptr(), y_rest.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(y_rest.as_ptr(), y.add(at), count);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn sixteen<S: Sums, const WHAT: u8>(p: &Parameters, a: *const u8, b: *const u8, y: *mut u8) {
+    // SAFETY: the caller gives 16 bytes each.
+    unsafe {
+        let [zero_a, zero_b] = [S::splat(p.zeros[0]), S::splat(p.zeros[1])];
+        let (scale, bias) = (S::Floats::splat(p.scales[0]), S::Floats::splat(p.bias));
+        let (a, b) = (S::widen(a), S::widen(b).sub(zero_b));
+        let v = if WHAT == SUM {
+            let v = S::fused(a.sub(zero_a).floats(), scale, bias);
+            S::fused(b.floats(), S::Floats::splat(p.scales[1]), v)
+        } else {
+            // (a - zero) b in two products, since the first factor of each must not be negative.
+            let nothing = S::splat(0);
+            let product = nothing.mul_add(a, b).sub(nothing.mul_add(zero_a, b));
+            S::fused(product.floats(), scale, bias)
+        };
+        p.finish.round::<S>(v).store_bytes(p.finish.limits, y);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::int8::testing::{bytes, from_quads, run, to_quads};
+
+    fn limited(v: f32, [lo, hi]: [u8; 2]) -> u8 {
+        v.round_ties_even().clamp(f32::from(lo), f32::from(hi)) as u8
+    }
+
+    fn minus(x: u8, zero: u8) -> i32 {
+        i32::from(x) - i32::from(zero)
+    }
+
+    #[test]
+    fn sums_have_the_bits_of_the_definition() {
+        let operand = |zero, scale| Operand { zero, scale };
+        for (len, a, b, bias, limits) in [
+            (0, operand(0, 1.0), operand(0, 1.0), 0.0, [0, 255]),
+            (5, operand(0, 0.5), operand(255, 0.5), 128.0, [0, 255]),
+            (2500, operand(7, 0.31), operand(200, -1.7), 100.0, [3, 250]),
+            (64, operand(0, 1e30), operand(0, -1e30), 10.0, [0, 255]),
+            (4096, operand(255, f32::MAX), operand(0, f32::MAX), 10.0, [1, 254]),
+        ] {
+            let (x, z) = (bytes(1, len), bytes(2, len));
+            let value = |i: usize| {
+                let v = (minus(x[i], a.zero) as f32).mul_add(a.scale, bias);
+                (minus(z[i], b.zero) as f32).mul_add(b.scale, v)
+            };
+            let want: Vec<u8> = (0..len).map(|i| limited(value(i), limits)).collect();
+            for form in Form::available() {
+                let kernel = add_with(form, len, [a, b], bias, limits);
+                assert_eq!(run(&*kernel, &[&x, &z], len), want, "{} {len} {a:?} {b:?}", kernel.name());
+            }
+        }
+    }
+
+    #[test]
+    fn products_have_the_bits_of_the_definition() {
+        for (zeros, scale, bias, limits) in [
+            ([0, 0], 0.004, 0.0, [0, 255]),
+            ([128, 255], 0.01, 128.0, [2, 240]),
+            ([255, 0], -0.5, 12.5, [0, 255]),
+            ([0, 128], 1e35, 0.0, [0, 255]),
+        ] {
+            let value = |x: u8, g: u8| {
+                limited(((minus(x, zeros[0]) * minus(g, zeros[1])) as f32).mul_add(scale, bias), limits)
+            };
+            for (n, c, spatial) in [(1, 1, 1), (2, 5, 3), (1, 17, 256), (2, 4, 300), (1, 3, 0)] {
+                let (x, g) = (bytes(1, n * c * spatial), bytes(2, n * c));
+                let want: Vec<u8> = (0..x.len()).map(|i| value(x[i], g[i / spatial])).collect();
+                let (xq, gq) = (to_quads(&x, c, spatial), to_quads(&g, c, 1));
+                let other = bytes(3, xq.len());
+                let products: Vec<u8> = xq.iter().zip(&other).map(|(&x, &g)| value(x, g)).collect();
+                for form in Form::available() {
+                    let kernel = gate_with(form, [n, c, spatial], zeros, scale, bias, limits);
+                    let y = run(&*kernel, &[&xq, &gq], xq.len());
+                    let what = format!("{} {n} {c} {spatial} {zeros:?}", kernel.name());
+                    assert_eq!(from_quads(&y, n, c, spatial), want, "{what}");
+                    let kernel = multiply_with(form, xq.len(), zeros, scale, bias, limits);
+                    assert_eq!(run(&*kernel, &[&xq, &other], xq.len()), products, "{}", kernel.name());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! How workers divide a kernel that fills rows of planes.
+
+use crate::Worker;
+use std::ops::Range;
+
+/// What there is to share out.
+pub(super) struct Share {
+    /// Rows of all images.
+    pub(super) rows: usize,
+    /// Planes, or blocks of them.
+    pub(super) planes: usize,
+    /// Whether planes are shared out where both ways divide equally well: each may have weights of its own to read.
+    pub(super) planes_weigh: bool,
+}
+
+impl Share {
+    /// This worker's part: some planes of some rows. Rows are preferred, so that a worker finds in its cache what it
+    /// wrote in the kernel before.
+    pub(super) fn of(&self, worker: Worker) -> (Range<usize>, Range<usize>) {
+        let longest = |items: usize| items.div_ceil(worker.count);
+        let by_rows = longest(self.rows) * self.planes;
+        let by_planes = longest(self.planes) * self.rows;
+        if by_planes < by_rows || (by_planes == by_rows && self.planes_weigh) {
+            (0..self.rows, worker.share(self.planes))
+        } else {
+            (worker.share(self.rows), 0..self.planes)
+        }
+    }
+}

@@ -1,0 +1,48 @@
+use crate::int8::dots::Dots;
+use crate::int8::form::{Form, per_form};
+use crate::int8::sums::{Limits, Sums};
+use crate::int8::testing::bytes;
+
+/// A quad plane's 64 bytes through load and store, by channels, by pixels and lane by lane.
+struct Case<'a> {
+    x: &'a [u8],
+    planes: usize,
+    pixels: usize,
+    channels: [u8; 64],
+    pixels_out: [u8; 64],
+    lanes: [u8; 16],
+}
+
+per_form!(fn pick_copies(case: &mut Case<'_>) = copies);
+
+#[inline(always)]
+unsafe fn copies<D: Dots>(c: &mut Case<'_>) {
+    let limits = Limits { lo: 3, hi: 240 };
+    // SAFETY: all hold 64 bytes; planes are 16 bytes apart.
+    unsafe {
+        D::Sums::store_channels(D::Sums::load_channels(c.x.as_ptr()), limits, c.channels.as_mut_ptr());
+        let pixels = D::Sums::load_pixels(c.x.as_ptr(), 16, c.planes, c.pixels);
+        D::Sums::store_pixels(pixels, limits, c.pixels_out.as_mut_ptr(), 16, c.planes, c.pixels);
+        D::Sums::widen(c.x.as_ptr()).store_bytes(limits, c.lanes.as_mut_ptr());
+    }
+}
+
+#[test]
+fn loads_and_stores_are_inverse() {
+    let x = bytes(1, 64);
+    let want: Vec<u8> = x.iter().map(|&x| x.clamp(3, 240)).collect();
+    for form in Form::available() {
+        for (planes, pixels) in [(4, 4), (1, 4), (3, 2), (4, 1), (0, 4)] {
+            let mut case =
+                Case { x: &x, planes, pixels, channels: [0; 64], pixels_out: [0; 64], lanes: [0; 16] };
+            // SAFETY: the form exists here.
+            unsafe { pick_copies(form)(&mut case) };
+            assert_eq!(case.channels[..], want[..], "{form}");
+            assert_eq!(case.lanes[..], want[..16], "{form}");
+            for (i, &byte) in case.pixels_out.iter().enumerate() {
+                let inside = i / 16 < planes && i % 16 < 4 * pixels;
+                assert_eq!(byte, if inside { want[i] } else { 0 }, "{form} {planes} {pixels} {i}");
+            }
+        }
+    }
+}
