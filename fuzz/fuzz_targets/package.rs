@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! Any bytes as a package, and as foreign weights. A package that is accepted is written again, and both we and the
 //! safetensors crate read that; weights are finite and not more than the bytes can hold.
 //! A header is rarely hit by chance, so the bytes are also tried as header and data behind a length that is right.
@@ -39,3 +40,8 @@ fuzz_target!(|bytes: &[u8]| {
         check(&bytes);
     }
 });
+=======
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| espalier_fuzz::package(bytes));
+>>>>>>> e217f54 (espalier data: copies, leaks, conflicts and suspicious labels; readers hardened)

@@ -509,7 +509,7 @@ fn standard_error(share: f64, n: usize) -> f64 {
     (share * (1.0 - share) / n.max(1) as f64).max(0.0).sqrt()
 }
 
-fn step_options(settings: &Settings) -> StepOptions {
+pub(crate) fn step_options(settings: &Settings) -> StepOptions {
     let optimizer = match settings.optimizer {
         OptimizerName::Sgd => Optimizer::Sgd { momentum: 0.9, nesterov: true },
         OptimizerName::Adamw => Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 },

@@ -1,15 +1,12 @@
-//! Reading every image once: what is unreadable is set aside, the rest is measured.
+//! What a dataset looks like, from what is known of each image.
 
-use std::collections::HashMap;
-
-use espalier_tasks::{Image, Limits};
+use espalier_tasks::Image;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{DataError, Dataset, Sample, Skipped, Split, parallel};
-
-/// Mean and deviation are taken over at most this many images, evenly spaced over train.
-const SAMPLE_MAX: usize = 2048;
+use super::duplicates::{exact, leaks};
+use super::survey::Facts;
+use super::{Dataset, Sample};
 
 /// Classes of train that differ by more than this factor are reported.
 const IMBALANCE: f64 = 1.5;
@@ -80,25 +77,16 @@ impl Statistics {
     }
 }
 
-/// What is remembered of one readable image.
-struct Facts {
-    width: usize,
-    height: usize,
-    grey: bool,
-    digest: [u8; 32],
-    moments: Option<Moments>,
-}
-
 /// Sums over pixels, in integers so that their order does not matter.
-#[derive(Clone, Copy, Default)]
-struct Moments {
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moments {
     pixels: u64,
     sum: [u64; 3],
     squares: [u64; 3],
 }
 
 impl Moments {
-    fn of(image: &Image) -> Moments {
+    pub(super) fn of(image: &Image) -> Moments {
         let mut moments = Moments { pixels: (image.width * image.height) as u64, ..Moments::default() };
         for pixel in image.pixels.chunks_exact(image.channels) {
             for c in 0..3 {
@@ -126,9 +114,8 @@ impl Moments {
     }
 }
 
-type Surveyed = Vec<Result<Facts, DataError>>;
-
 impl Dataset {
+<<<<<<< HEAD
     /// Reads every image once on `threads` threads. Unreadable ones move to `skipped`; more than one and more than
     /// 1 % of a split is an error, and so is a class of train without any readable image. Images that occur in two
     /// splits become a warning.
@@ -208,15 +195,18 @@ impl Dataset {
     }
 
     fn statistics(&self, facts: &[Vec<Facts>; 3], unreadable: [usize; 3], leaked: usize) -> Statistics {
+=======
+    pub(super) fn statistics(&self, facts: &[Vec<Facts>; 3], unreadable: [usize; 3]) -> Statistics {
+>>>>>>> e217f54 (espalier data: copies, leaks, conflicts and suspicious labels; readers hardened)
         let all = || facts.iter().flatten();
         let grey = all().all(|f| f.grey);
-        let moments = all().filter_map(|f| f.moments.as_ref()).fold(Moments::default(), Moments::add);
+        let moments = all().filter_map(|f| f.moments.as_deref()).fold(Moments::default(), Moments::add);
         let (mean, std) = (0..if grey { 1 } else { 3 }).map(|c| moments.channel(c)).unzip();
         Statistics {
             images: facts.each_ref().map(Vec::len),
             per_class: self.counts(Split::Train),
             unreadable,
-            leaked,
+            leaked: leaks(&exact(facts)).iter().sum(),
             width: Range::of(all().map(|f| f.width).collect()),
             height: Range::of(all().map(|f| f.height).collect()),
             grey,
@@ -244,34 +234,3 @@ impl Dataset {
     }
 }
 
-fn survey(samples: &[Sample], limits: &Limits, threads: usize, measured: bool) -> Surveyed {
-    let stride = samples.len().div_ceil(SAMPLE_MAX).max(1);
-    let numbered: Vec<(usize, &Sample)> = samples.iter().enumerate().collect();
-    parallel::map(threads, &numbered, |(i, sample)| examine(sample, limits, measured && i % stride == 0))
-}
-
-fn examine(sample: &Sample, limits: &Limits, measure: bool) -> Result<Facts, DataError> {
-    let content = sample.content(limits)?;
-    let digest = Sha256::digest(&content).into();
-    let image = sample.decode(content, limits)?;
-    let moments = measure.then(|| Moments::of(&image));
-    Ok(Facts { width: image.width, height: image.height, grey: image.is_grey(), digest, moments })
-}
-
-fn check_unreadable(split: Split, results: &Surveyed) -> Result<(), DataError> {
-    let errors: Vec<&DataError> = results.iter().filter_map(|result| result.as_ref().err()).collect();
-    let (bad, n) = (errors.len(), results.len());
-    if bad <= 1.max(n / 100) {
-        return Ok(());
-    }
-    let first = errors.iter().take(3).map(|error| error.to_string()).collect::<Vec<_>>().join("; ");
-    Err(DataError::Unreadable { split, bad, n, first })
-}
-
-fn skipped(sample: &Sample, error: &DataError) -> Skipped {
-    let reason = match error {
-        DataError::Read { reason, .. } => reason.clone(),
-        other => other.to_string(),
-    };
-    Skipped { name: sample.name(), reason }
-}
