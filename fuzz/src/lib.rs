@@ -3,6 +3,7 @@
 
 use std::io::Read;
 
+use espalier_graph::package::floats;
 use espalier_graph::{Graph, Package, Stage, verify};
 use espalier_tasks::image::{Limits, decode};
 use espalier_train::data::read_idx;
@@ -53,7 +54,8 @@ pub fn image(bytes: &[u8]) {
     assert!(!image.pixels.is_empty());
 }
 
-/// Any bytes as a package. What is accepted is written again, and both we and the safetensors crate read that.
+/// Any bytes as a package, and as foreign weights. A package that is accepted is written again, and both we and the
+/// safetensors crate read that; weights are finite and not more than the bytes can hold.
 /// A header is rarely hit by chance, so the bytes are also tried as header and data behind a length that is right.
 pub fn package(bytes: &[u8]) {
     check_package(bytes);
@@ -62,7 +64,16 @@ pub fn package(bytes: &[u8]) {
     }
 }
 
+fn check_weights(bytes: &[u8]) {
+    let Ok(weights) = floats(bytes) else { return };
+    let values: Vec<&[f32]> = weights.values().filter_map(|tensor| tensor.as_f32()).collect();
+    assert_eq!(values.len(), weights.len(), "all are floats");
+    assert!(values.concat().iter().all(|v| v.is_finite()), "finite");
+    assert!(values.iter().map(|v| v.len()).sum::<usize>() <= bytes.len() / 2, "two bytes at least for each");
+}
+
 fn check_package(bytes: &[u8]) {
+    check_weights(bytes);
     let Ok(package) = Package::from_bytes(bytes) else { return };
     let again = package.to_bytes().expect("what was read can be written");
     SafeTensors::deserialize(&again).expect("any safetensors reader takes it");

@@ -14,7 +14,7 @@ use espalier_tasks::{ClassifyImage, Limits};
 
 use crate::best;
 use crate::data::duplicates::Member;
-use crate::data::{self, Batches, CACHE_BYTES, Dataset, Images, Loader, Sample, Split, Statistics};
+use crate::data::{self, Batches, CACHE_BYTES, Dataset, Images, Level, Loader, Sample, Split, Statistics};
 use crate::evaluate::BATCH;
 use crate::networks;
 use crate::schedule::Schedule;
@@ -132,6 +132,8 @@ impl Trial {
             width: Some(width),
             imgsz: Some(imgsz),
             epochs: Some(1),
+            augment: Some(Level::Light),
+            ema: Some(0.0),
             seed: Some(seed),
             threads: Some(threads),
             ..Overrides::default()
@@ -167,7 +169,9 @@ impl Trial {
         let mut plan = lower(&self.step, &weights, options)?;
         let options = data::Options {
             batch: settings.batch,
+            size: self.task.size,
             seed,
+            sampling: settings.sampling,
             augment: settings.augment.clone(),
             smoothing: settings.smoothing,
             threads: 1,

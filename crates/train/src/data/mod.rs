@@ -33,7 +33,7 @@ pub use idx::samples as read_idx;
 pub use images::{CACHE_BYTES, Images};
 pub use loader::{Batch, Batches, Loader, Options, Sampling};
 pub use statistics::{Range, Statistics};
-pub use survey::{Options as SurveyOptions, Survey};
+pub use survey::{IMBALANCE, Options as SurveyOptions, Survey};
 
 /// The forms of DATA, for error messages.
 const FORMS: &str = "a folder with train|val|test/CLASS/IMAGES or CLASS/IMAGES, a folder with IDX files \

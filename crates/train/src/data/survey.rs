@@ -13,6 +13,12 @@ use super::{DataError, Dataset, Sample, Skipped, Split, parallel};
 /// Mean and deviation are taken over at most this many images, evenly spaced over train.
 const SAMPLE_MAX: usize = 2048;
 
+/// Classes that differ in size by more than this factor are reported.
+pub const IMBALANCE: f64 = 1.5;
+
+/// At most so many of them are named.
+const CLASSES_SHOWN: usize = 10;
+
 /// What is known of a dataset after every image was read.
 #[derive(Debug)]
 pub struct Survey {
@@ -58,6 +64,7 @@ impl Dataset {
         self.warn_of_leaks(&copies);
         self.warn_of_conflicts(&copies);
         *self = std::mem::take(self).checked()?;
+        self.warn_of_imbalance();
         Ok(statistics)
     }
 
@@ -134,6 +141,27 @@ impl Dataset {
         };
         let (n, one, other) = (conflicts.len(), text(one), text(*other));
         self.warn(format!("{n} images have several labels, such as {one} = {other}"));
+    }
+
+    /// Says how many images each class of train has, where they differ much.
+    fn warn_of_imbalance(&mut self) {
+        let counts = self.counts(Split::Train);
+        let extremes = counts.iter().max().zip(counts.iter().min());
+        if extremes.is_some_and(|(&most, &least)| most as f64 > IMBALANCE * least as f64) {
+            let mut classes: Vec<(usize, &String)> = counts.into_iter().zip(&self.classes).collect();
+            classes.sort_by_key(|&(count, _)| std::cmp::Reverse(count));
+            let figures: Vec<String> =
+                classes.iter().map(|(count, class)| format!("{class} {count}")).collect();
+            let figures = match &figures[..] {
+                [first @ .., last] if first.len() >= CLASSES_SHOWN => {
+                    format!("{}, .. {last}", first[..CLASSES_SHOWN - 1].join(", "))
+                }
+                all => all.join(", "),
+            };
+            self.warn(format!(
+                "classes of train differ in size: {figures}; --sampling balanced draws them equally often"
+            ));
+        }
     }
 }
 

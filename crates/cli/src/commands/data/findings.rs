@@ -1,12 +1,10 @@
 //! What is wrong with a dataset, and what to do about it: one function for each kind of finding.
 
+use espalier_train::data::IMBALANCE;
 use serde::Serialize;
 
 use super::report::{Copies, Labelled, Report};
 use crate::print;
-
-/// A class this many times as large as another is worth a word.
-const IMBALANCE: f64 = 1.5;
 
 /// Examples in the text.
 const EXAMPLES: usize = 5;
@@ -146,7 +144,7 @@ fn imbalance(report: &Report) -> Option<Finding> {
         kind: "imbalance",
         n: report.classes.len(),
         text: format!("The largest class has {} times as many images as the smallest.", print::significant(ratio)),
-        advice: "Collect more of the small classes, or read per-class figures rather than accuracy.",
+        advice: "Collect more of the small classes, or train with --sampling balanced; look at per-class figures.",
         examples: Vec::new(),
     })
 }

@@ -1,13 +1,14 @@
 //! What `espalier data` found, as a page with pictures.
 
 use espalier_pages::{
-    Markup, Picture, Table, bar, callout, facts, gallery, html, number, page as shell, percent, section,
+    Picture, Table, bar, callout, facts, gallery, number, page as shell, percent, section,
 };
 use espalier_tasks::resize::resize;
 use espalier_tasks::{Image, Limits};
 use espalier_train::data::duplicates::{Group, Likeness, Member};
 use espalier_train::data::{Dataset, Range, Split};
 use espalier_train::suspects::Suspect;
+use maud::{Markup, html};
 
 use super::report::{BadFile, Report};
 
