@@ -195,3 +195,78 @@ fn products(a: &[i16], b: &[i16], (ay, ax): (usize, usize), (by, bx): (usize, us
     };
     (0..COMPARED).map(|i| i64::from(dot(row(a, ay + i, ax), row(b, by + i, bx)))).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use espalier_graph::random::Random;
+    use espalier_tasks::Image;
+
+    use super::*;
+
+    /// Blocks of random grey values, with a little noise of another seed.
+    fn picture(seed: u64, noise: u64) -> Image {
+        let (mut blocks, mut grain) = (Random::new(seed, 0), Random::new(noise, 1));
+        let values: Vec<f32> = (0..64).map(|_| blocks.range(40.0, 200.0)).collect();
+        let pixel = |i: usize| values[i / 4 / SIDE * 8 + i % SIDE / 4] + grain.range(-3.0, 3.0);
+        Image::new(SIDE, SIDE, 1, (0..SIDE * SIDE).map(pixel).map(|v| v as u8).collect()).unwrap()
+    }
+
+    fn mirrored(image: &Image) -> Image {
+        let pixels = image.pixels.chunks_exact(SIDE).flat_map(|row| row.iter().rev().copied()).collect();
+        Image { pixels, ..*image }
+    }
+
+    fn check(images: &[Image], expected: &[(usize, usize, bool)]) {
+        let fingerprints: Vec<Option<Fingerprint>> = images.iter().map(Fingerprint::of).collect();
+        let fingerprints: Vec<Option<&Fingerprint>> = fingerprints.iter().map(Option::as_ref).collect();
+        for threads in [1, 3] {
+            let found: Vec<_> = pairs(&fingerprints, threads).iter().map(|p| (p.a, p.b, p.mirrored)).collect();
+            assert_eq!(found, expected, "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn copies_and_mirror_images_are_told_from_others() {
+        let mut images: Vec<Image> = (0..30).map(|seed| picture(seed, seed)).collect();
+        check(&images, &[]);
+        images.extend([picture(3, 99), mirrored(&picture(7, 98))]);
+        check(&images, &[(3, 30, false), (7, 31, true)]);
+    }
+
+    #[test]
+    fn among_pictures_of_one_kind_only_a_clear_copy_counts() {
+        let kind = |noise| {
+            let mut image = picture(1, noise);
+            // Each differs from the others in some blocks.
+            let mut random = Random::new(noise, 2);
+            for _ in 0..6 {
+                let at = random.below(64);
+                let value = random.range(40.0, 200.0) as u8;
+                for i in (0..SIDE * SIDE).filter(|i| i / 4 / SIDE * 8 + i % SIDE / 4 == at) {
+                    image.pixels[i] = value;
+                }
+            }
+            image
+        };
+        let mut images: Vec<Image> = (0..40).map(kind).collect();
+        check(&images, &[]);
+        images.push(images[5].clone());
+        check(&images, &[(5, 40, false)]);
+    }
+
+    #[test]
+    fn one_shade_has_no_fingerprint() {
+        let plain = || Image::new(9, 9, 3, vec![77; 243]).unwrap();
+        assert!(Fingerprint::of(&plain()).is_none());
+        check(&[plain(), plain()], &[]);
+    }
+
+    #[test]
+    fn mirroring_flips_known_bits() {
+        for seed in 0..20 {
+            let (one, other) = (Fingerprint::of(&picture(seed, 0)), Fingerprint::of(&mirrored(&picture(seed, 0))));
+            let (one, other) = (one.unwrap(), other.unwrap());
+            assert_eq!((one.mirrored_hash(), one.mirrored()), (other.hash, other.thumbnail));
+        }
+    }
+}
