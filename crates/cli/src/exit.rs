@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::print;
+
 /// A failure whose status is not 1.
 #[derive(Debug)]
 pub(crate) enum Ending {
@@ -32,7 +34,7 @@ pub(crate) fn status(result: anyhow::Result<()>) -> ExitCode {
     if is_broken_pipe(&error) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("espalier: {}", sentence(&error));
+    eprintln!("espalier: {}", print::line(&sentence(&error)));
     match error.downcast_ref() {
         Some(Ending::Usage(_)) => ExitCode::from(2),
         Some(Ending::Missed(_)) => ExitCode::from(3),

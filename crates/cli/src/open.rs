@@ -7,6 +7,7 @@ use espalier_graph::{Graph, Package, Weights};
 use espalier_passes::fold_batch_norm;
 use espalier_runtime::Isa;
 use espalier_tasks::{Model, Task};
+use espalier_train::data::{DataError, Dataset};
 
 use crate::exit::usage;
 
@@ -19,6 +20,16 @@ pub(crate) fn package(path: &Path) -> anyhow::Result<Package> {
         )));
     }
     Ok(Package::read(path)?)
+}
+
+/// The dataset that `data` names; one that is not there is wrong usage.
+pub(crate) fn dataset(data: &str) -> anyhow::Result<Dataset> {
+    Dataset::open(data).map_err(data_error)
+}
+
+/// With the status that it stands for.
+pub(crate) fn data_error(error: DataError) -> anyhow::Error {
+    if error.is_usage() { usage(error) } else { error.into() }
 }
 
 /// The graph and weights to run: batch normalisation goes into the convolutions before it.

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use espalier_train::data::Skipped;
 use serde_json::Value;
 
 /// Prints `value` as one line of JSON, or what `text` makes.
@@ -46,14 +47,38 @@ pub(crate) fn columns(rows: &[Value], keys: &[&str]) -> String {
     grid(&std::iter::once(head).chain(cells).collect::<Vec<_>>())
 }
 
-/// Lines with as many cells each, aligned.
+/// Lines with as many cells each, aligned to the left.
 pub(crate) fn grid(lines: &[Vec<String>]) -> String {
+    aligned(lines, |_, cell, width| format!("{cell:width$}"))
+}
+
+/// Names in the first column, numbers in the others, which are aligned to the right.
+pub(crate) fn numbers(lines: &[Vec<String>]) -> String {
+    aligned(lines, |c, cell, width| if c == 0 { format!("{cell:width$}") } else { format!("{cell:>width$}") })
+}
+
+fn aligned(lines: &[Vec<String>], pad: impl Fn(usize, &str, usize) -> String) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     let width = |c: usize| lines.iter().map(|line| line[c].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
-    let pad = |line: &Vec<String>| {
-        let cells = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+    let row = |line: &Vec<String>| {
+        let cells = line.iter().zip(&widths).enumerate().map(|(c, (cell, &width))| pad(c, cell, width));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
-    lines.iter().map(pad).collect()
+    lines.iter().map(row).collect()
+}
+
+/// Says on stderr which files take no part, and why: the first few, and how many more.
+pub(crate) fn skipped(skipped: &[Skipped]) {
+    const MOST: usize = 5;
+    skipped.iter().take(MOST).for_each(|s| eprintln!("skipped {}", line(&format!("{}: {}", s.name, s.reason))));
+    if skipped.len() > MOST {
+        eprintln!("skipped {} more files", skipped.len() - MOST);
+    }
+}
+
+/// Text of others (file names, labels) as part of one line: what would move the cursor is escaped.
+pub(crate) fn line(text: &str) -> String {
+    let visible = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(visible).collect()
 }

@@ -357,7 +357,7 @@ fn with_gradients(graph: &Graph) -> Graph {
 
 /// `count` graphs for the best instruction set.
 fn check_many(count: u64, tolerance: f64, graph: impl Fn(u64) -> Graph) {
-    let heavy = std::env::var("ESPALIER_HEAVY").is_ok_and(|v| v == "1");
+    let heavy = espalier_testing::heavy("ten times as many graphs, for every instruction set");
     let (count, isas) = if heavy { (10 * count, Isa::available()) } else { (count, vec![Isa::best()]) };
     (0..count).for_each(|seed| check_for(&isas, &graph(seed), tolerance));
 }

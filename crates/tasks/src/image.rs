@@ -3,15 +3,15 @@
 //! Every limit is checked on the header, before memory is taken. Decoders are strict: a truncated or corrupt file is
 //! an error, never a half grey picture that a network would learn from.
 
+mod chunks;
+mod jpeg;
+
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ::image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use ::image::metadata::Orientation;
-use ::image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, RgbImage};
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
+use ::image::{DynamicImage, ImageDecoder, ImageFormat};
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 /// 8-bit pixels, row by row, the channels of a pixel side by side (HWC).
@@ -32,7 +32,7 @@ pub struct Image {
 pub struct Limits {
     /// Largest width times height.
     pub pixels: u64,
-    /// Largest sum of what decoding and conversion allocate, in bytes, as far as the header tells.
+    /// Most memory in bytes that the file, its decoder and the picture may take together.
     pub bytes: u64,
 }
 
@@ -42,6 +42,9 @@ impl Default for Limits {
         Limits { pixels: 64_000_000, bytes: 256 << 20 }
     }
 }
+
+/// This part of [`Limits::bytes`] is left to what decoders take besides the picture.
+const SPARE: u64 = 8;
 
 /// Why bytes did not become an image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,9 +86,6 @@ pub enum ImageError {
         /// The decoder's words.
         reason: String,
     },
-    /// The format allows it, this decoder does not.
-    #[error("{0} is not supported")]
-    Unsupported(&'static str),
     /// Pixels of another number than width, height and channels say, or a number of channels other than 1 or 3.
     #[error("{found} values cannot be {width}x{height} pixels of {channels} channels")]
     Shape {
@@ -133,7 +133,7 @@ fn luma(rgb: &[u8]) -> u8 {
     ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16) as u8
 }
 
-/// Decodes JPEG, PNG, BMP, WebP or the first frame of a GIF, told apart by content.
+/// Decodes JPEG, PNG, BMP, WebP or GIF, told apart by content; of an animation, the first frame.
 ///
 /// Grey stays one channel, everything else becomes RGB; 16 bits become 8, transparency is laid over white, and the
 /// EXIF orientation is applied. A panic inside a decoder is an error like any other.
@@ -145,19 +145,21 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Image, ImageError> {
 }
 
 fn decode_as(format: ImageFormat, bytes: &[u8], limits: &Limits) -> Result<DynamicImage, ImageError> {
-    let failed = foreign(format);
-    let limits_inside = limits_inside(limits);
+    let (failed, file) = (corrupt(name(format)), Cursor::new(bytes));
+    let reader = Reader { format, bytes, limits };
     match format {
-        ImageFormat::Jpeg => decode_jpeg(DecoderOptions::default(), bytes, limits),
+        ImageFormat::Jpeg => jpeg::decode(DecoderOptions::default(), bytes, limits),
         ImageFormat::Png => {
-            let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits_inside).map_err(failed)?;
-            read(decoder, format, limits)
+            let decoder = PngDecoder::with_limits(file, spare(limits)).map_err(failed)?;
+            reader.read(decoder, chunks::png_exif(bytes), 0)
         }
-        ImageFormat::Bmp => read(BmpDecoder::new(Cursor::new(bytes)).map_err(failed)?, format, limits),
-        ImageFormat::Gif => read(GifDecoder::new(Cursor::new(bytes)).map_err(failed)?, format, limits),
+        ImageFormat::Bmp => reader.read(BmpDecoder::new(file).map_err(failed)?, None, 0),
+        // One byte for the number of its colour.
+        ImageFormat::Gif => reader.read(GifDecoder::new(file).map_err(failed)?, None, 1),
         ImageFormat::WebP => {
-            check_webp(bytes, limits)?;
-            read(WebPDecoder::new(Cursor::new(bytes)).map_err(failed)?, format, limits)
+            let found = chunks::webp(bytes, limits)?;
+            let planes = if found.layered { 8 } else { 5 };
+            reader.read(WebPDecoder::new(file).map_err(failed)?, found.exif, planes)
         }
         _ => Err(ImageError::UnknownFormat),
     }
@@ -180,38 +182,58 @@ fn name(format: ImageFormat) -> &'static str {
     }
 }
 
-fn corrupt<E: ToString>(format: &'static str) -> impl Fn(E) -> ImageError {
+fn corrupt<E: ToString>(format: &'static str) -> impl Fn(E) -> ImageError + Copy {
     move |error| ImageError::Corrupt { format, reason: error.to_string() }
 }
 
-fn foreign(format: ImageFormat) -> impl Fn(::image::ImageError) -> ImageError {
-    corrupt(name(format))
+/// What a decoder may take besides its picture: rows, tables, a colour profile, a frame that does not fill the canvas.
+fn spare(limits: &Limits) -> ::image::Limits {
+    let mut spare = ::image::Limits::no_limits();
+    spare.max_alloc = Some(limits.bytes / SPARE);
+    spare
 }
 
-fn limits_inside(limits: &Limits) -> ::image::Limits {
-    let mut inside = ::image::Limits::no_limits();
-    inside.max_alloc = Some(limits.bytes);
-    inside
-}
-
-/// Checks the header, reads the pixels, turns them upright.
-fn read(
-    mut decoder: impl ImageDecoder,
+/// A file whose format is known.
+struct Reader<'a> {
     format: ImageFormat,
-    limits: &Limits,
-) -> Result<DynamicImage, ImageError> {
-    let (width, height) = decoder.dimensions();
-    let pixels = check_pixels(width.into(), height.into(), limits)?;
-    let orientation = decoder.orientation().map_err(foreign(format))?;
-    // Turning, and bringing 16 bits to 8, takes a copy.
-    let color = decoder.color_type();
-    let wide = color.bytes_per_pixel() > color.channel_count();
-    let copies = u64::from(orientation != Orientation::NoTransforms) + u64::from(wide);
-    check_bytes(pixels * u64::from(color.bytes_per_pixel()) * (1 + copies), limits)?;
-    decoder.set_limits(limits_inside(limits)).map_err(foreign(format))?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(foreign(format))?;
-    image.apply_orientation(orientation);
-    Ok(image)
+    bytes: &'a [u8],
+    limits: &'a Limits,
+}
+
+impl Reader<'_> {
+    /// Checks the header, reads the pixels, turns them upright. `planes` is the bytes a pixel that the decoder takes for
+    /// itself.
+    fn read(
+        &self,
+        mut decoder: impl ImageDecoder,
+        exif: Option<&[u8]>,
+        planes: u64,
+    ) -> Result<DynamicImage, ImageError> {
+        let (limits, failed) = (self.limits, corrupt(name(self.format)));
+        let (width, height) = decoder.dimensions();
+        let pixels = check_pixels(width.into(), height.into(), limits)?;
+        let orientation = orientation(exif);
+        let color = decoder.color_type();
+        let bytes = u64::from(color.bytes_per_pixel());
+        // Turning, and bringing 16 bits to 8, takes a copy.
+        let wide = color.bytes_per_pixel() > color.channel_count();
+        let copy = if wide || is_turned(orientation) { bytes } else { 0 };
+        check_bytes(self.bytes.len() as u64 + pixels * (bytes + planes.max(copy)), limits)?;
+        decoder.set_limits(spare(limits)).map_err(failed)?;
+        let mut image = DynamicImage::from_decoder(decoder).map_err(failed)?;
+        image.apply_orientation(orientation);
+        Ok(image)
+    }
+}
+
+/// How the picture is to be turned (EXIF 2.32, tag 0x0112); some writers keep the marker of JPEG before the data.
+fn orientation(exif: Option<&[u8]>) -> Orientation {
+    let exif = exif.map(|exif| exif.strip_prefix(b"Exif\0\0").unwrap_or(exif));
+    exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms)
+}
+
+fn is_turned(orientation: Orientation) -> bool {
+    orientation != Orientation::NoTransforms
 }
 
 fn check_pixels(width: u64, height: u64, limits: &Limits) -> Result<u64, ImageError> {
@@ -224,95 +246,10 @@ fn check_pixels(width: u64, height: u64, limits: &Limits) -> Result<u64, ImageEr
     }
 }
 
+/// `needed` is for the file and the picture; a decoder's own room stays free.
 fn check_bytes(needed: u64, limits: &Limits) -> Result<(), ImageError> {
-    let limit = limits.bytes;
+    let limit = limits.bytes - limits.bytes / SPARE;
     if needed > limit { Err(ImageError::TooLarge { needed, limit }) } else { Ok(()) }
-}
-
-fn decode_jpeg(options: DecoderOptions, bytes: &[u8], limits: &Limits) -> Result<DynamicImage, ImageError> {
-    let options = options.set_strict_mode(true).set_max_width(65535).set_max_height(65535);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(corrupt("JPEG"))?;
-    let info = decoder.info().ok_or_else(|| corrupt("JPEG")("no header"))?;
-    let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
-    check_jpeg(bytes, &info, limits)?;
-    let space = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
-    decoder.set_options(options.jpeg_set_out_colorspace(space));
-    let pixels = decoder.decode().map_err(corrupt("JPEG"))?;
-    let (width, height) = (u32::from(info.width), u32::from(info.height));
-    let image = if grey {
-        GrayImage::from_raw(width, height, pixels).map(DynamicImage::from)
-    } else {
-        RgbImage::from_raw(width, height, pixels).map(DynamicImage::from)
-    };
-    let mut image = image.ok_or_else(|| corrupt("JPEG")("the pixels do not fill the image"))?;
-    image.apply_orientation(jpeg_orientation(decoder.exif()));
-    Ok(image)
-}
-
-fn jpeg_orientation(exif: Option<&Vec<u8>>) -> Orientation {
-    exif.and_then(|exif| Orientation::from_exif_chunk(exif)).unwrap_or(Orientation::NoTransforms)
-}
-
-/// Checks sizes, and that the file goes on to its end marker: the decoder itself overlooks a cut in the last rows.
-fn check_jpeg(bytes: &[u8], info: &zune_jpeg::ImageInfo, limits: &Limits) -> Result<(), ImageError> {
-    let pixels = check_pixels(info.width.into(), info.height.into(), limits)?;
-    let values = pixels * u64::from(info.components.max(1));
-    // Every block of 8x8 pixels takes at least one bit; the decoder would paint what is missing grey.
-    if (bytes.len() as u64) * 8 < pixels / 64 {
-        return Err(corrupt("JPEG")("less data than the image has blocks"));
-    }
-    let scans = jpeg_scans(bytes).ok_or_else(|| corrupt("JPEG")("the file ends early"))?;
-    // Pixels are final after the one scan of an interleaved sequential image; all others keep every coefficient
-    // (16 bits) until the last scan.
-    let one_scan =
-        info.sof.is_sequential_dct() && scans.iter().all(|&components| components == info.components);
-    let coefficients = if one_scan { 0 } else { 2 * values };
-    let upright = jpeg_orientation(info.exif_data.as_ref()) == Orientation::NoTransforms;
-    let turned = if upright { 0 } else { values };
-    check_bytes(values + coefficients + turned, limits)
-}
-
-/// The number of components in each scan; `None` where the end marker is missing (ITU-T T.81, annex B).
-fn jpeg_scans(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut scans = Vec::new();
-    let mut rest = bytes.get(2..)?;
-    loop {
-        let at = rest
-            .windows(2)
-            .position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 1 | 0xff | 0xd0..=0xd7))?;
-        rest = &rest[at..];
-        match rest[1] {
-            0xd9 => return Some(scans),
-            0xda => scans.push(*rest.get(4)?),
-            _ => {}
-        }
-        let length = u16::from_be_bytes([*rest.get(2)?, *rest.get(3)?]);
-        rest = rest.get(2 + usize::from(length)..)?;
-    }
-}
-
-/// Walks the RIFF chunks, since the decoder trusts their lengths, and a picture inside may be larger than its canvas.
-fn check_webp(bytes: &[u8], limits: &Limits) -> Result<(), ImageError> {
-    let early = || corrupt("WebP")("the file ends early");
-    let mut rest = bytes.get(12..).ok_or_else(early)?;
-    while !rest.is_empty() {
-        let (head, body) = rest.split_at_checked(8).ok_or_else(early)?;
-        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        let (data, after) = body.split_at_checked(length).ok_or_else(early)?;
-        match &head[..4] {
-            b"ANIM" | b"ANMF" => return Err(ImageError::Unsupported("animated WebP")),
-            b"VP8 " => check_vp8(data.get(6..10).ok_or_else(early)?, limits)?,
-            _ => {}
-        }
-        rest = after.get(length % 2..).unwrap_or_default();
-    }
-    Ok(())
-}
-
-fn check_vp8(size: &[u8], limits: &Limits) -> Result<(), ImageError> {
-    let side = |low, high| u64::from(u16::from_le_bytes([low, high]) & 0x3fff);
-    check_pixels(side(size[0], size[1]), side(size[2], size[3]), limits).map(|_| ())
 }
 
 /// Brings any pixel layout to grey or RGB of 8 bits.

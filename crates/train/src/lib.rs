@@ -15,6 +15,7 @@ pub mod run_folder;
 pub mod schedule;
 pub mod settings;
 pub mod step;
+pub mod suspects;
 pub mod trainer;
 
 pub use diagnosis::Verdict;

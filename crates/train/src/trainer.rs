@@ -616,7 +616,7 @@ fn most_frequent(samples: &[Sample], classes: usize) -> f64 {
     counts.into_iter().max().unwrap_or(0) as f64 / samples.len().max(1) as f64
 }
 
-fn step_options(settings: &Settings) -> StepOptions {
+pub(crate) fn step_options(settings: &Settings) -> StepOptions {
     let optimizer = match settings.optimizer {
         OptimizerName::Sgd => Optimizer::Sgd { momentum: 0.9, nesterov: true },
         OptimizerName::Adamw => Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 },

@@ -221,12 +221,10 @@ fn check_losses(what: &str, losses: &[f64], network: &Network) {
 
 /// With the best instruction set, and with others where it takes seconds.
 fn check_all(name: &str, quick: &[&str]) {
-    let heavy = std::env::var("ESPALIER_HEAVY").is_ok_and(|v| v == "1");
     for isa in Isa::available() {
-        if heavy || isa == Isa::best() || quick.contains(&isa.to_string().as_str()) {
+        let is_quick = isa == Isa::best() || quick.contains(&isa.to_string().as_str());
+        if is_quick || espalier_testing::heavy(&format!("{name} with {isa}")) {
             check(name, isa);
-        } else {
-            println!("skipped: {name} with {isa} (ESPALIER_HEAVY=1 runs it)");
         }
     }
 }

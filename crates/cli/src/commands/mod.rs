@@ -2,6 +2,7 @@
 
 mod benchmark;
 mod completions;
+mod data;
 mod demo;
 mod inspect;
 mod man;
@@ -15,6 +16,7 @@ mod val;
 pub(crate) enum Command {
     Train(Box<train::Args>),
     Val(val::Args),
+    Data(data::Args),
     Predict(predict::Args),
     Run(run::Args),
     Inspect(inspect::Args),
@@ -29,6 +31,7 @@ impl Command {
         match self {
             Command::Train(args) => train::run(args),
             Command::Val(args) => val::run(args),
+            Command::Data(args) => data::run(args),
             Command::Predict(args) => predict::run(args),
             Command::Run(args) => run::run(args),
             Command::Inspect(args) => inspect::run(args),

@@ -295,12 +295,8 @@ impl Shown {
                 let [train, val, test] = statistics.images;
                 let (name, classes) = (&dataset.name, dataset.classes.len());
                 eprintln!("{name}: {train} train, {val} val and {test} test images in {classes} classes");
-                dataset.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
-                let skipped = &dataset.skipped;
-                skipped.iter().take(5).for_each(|s| eprintln!("skipped {}: {}", s.name, s.reason));
-                if skipped.len() > 5 {
-                    eprintln!("skipped {} more files", skipped.len() - 5);
-                }
+                dataset.warnings.iter().for_each(|w| eprintln!("warning: {}", print::line(w)));
+                print::skipped(&dataset.skipped);
                 let (model, size, epochs) = (&settings.model, settings.imgsz, settings.epochs);
                 let (parameters, macs) = (millions(cost.parameters), millions(cost.macs));
                 eprintln!(

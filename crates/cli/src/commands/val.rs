@@ -6,11 +6,10 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use espalier_tasks::classification::Metrics;
 use espalier_tasks::{Limits, Task};
-use espalier_train::data::{CACHE_BYTES, Dataset, Images, Split};
+use espalier_train::data::{CACHE_BYTES, Images, Split};
 use espalier_train::evaluate::evaluate;
 use serde_json::{Value, json};
 
-use crate::exit::usage;
 use crate::progress::Progress;
 use crate::{open, print};
 
@@ -72,12 +71,11 @@ pub(crate) fn images(
     task: &espalier_tasks::ClassifyImage,
     threads: usize,
 ) -> anyhow::Result<Arc<Images>> {
-    let or_usage = |e: espalier_train::data::DataError| if e.is_usage() { usage(e) } else { e.into() };
-    let mut dataset = Dataset::open(data).map_err(or_usage)?;
-    dataset.require(split).map_err(or_usage)?;
+    let mut dataset = open::dataset(data)?;
+    dataset.require(split).map_err(open::data_error)?;
     dataset.survey(&Limits::default(), threads)?;
     dataset.match_labels(&task.labels)?;
-    dataset.skipped.iter().take(5).for_each(|s| eprintln!("skipped {}: {}", s.name, s.reason));
+    print::skipped(&dataset.skipped);
     Ok(Arc::new(Images::load(dataset.split(split), task, &Limits::default(), CACHE_BYTES, threads)?))
 }
 

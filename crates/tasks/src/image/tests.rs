@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ::image::codecs::jpeg::JpegEncoder;
@@ -71,19 +72,88 @@ fn sixteen_bits_and_alpha() {
     check(ExtendedColorType::Rgba8, &[1, 2, 3, 255], &[1, 2, 3]);
 }
 
+/// EXIF data with nothing but an orientation.
+fn exif(orientation: u8) -> Vec<u8> {
+    let mut exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+    exif.extend([orientation, 0, 0, 0, 0, 0, 0]);
+    exif
+}
+
+/// The picture as EXIF's orientations (1 to 8) want it shown.
+fn upright(image: &Image, orientation: u8) -> Image {
+    let (w, h, c) = (image.width, image.height, image.channels);
+    let (width, height) = if orientation > 4 { (h, w) } else { (w, h) };
+    let source = |x: usize, y: usize| match orientation {
+        1 => (x, y),
+        2 => (w - 1 - x, y),
+        3 => (w - 1 - x, h - 1 - y),
+        4 => (x, h - 1 - y),
+        5 => (y, x),
+        6 => (y, h - 1 - x),
+        7 => (w - 1 - y, h - 1 - x),
+        _ => (w - 1 - y, x),
+    };
+    let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+    let pixels = places.flat_map(|(x, y)| {
+        let (x, y) = source(x, y);
+        image.pixels[(y * w + x) * c..][..c].to_vec()
+    });
+    Image { width, height, channels: c, pixels: pixels.collect() }
+}
+
+fn jpeg_with(mut bytes: Vec<u8>, exif: &[u8]) -> Vec<u8> {
+    let data = [b"Exif\0\0", exif].concat();
+    let length = (data.len() as u16 + 2).to_be_bytes();
+    bytes.splice(2..2, [&[0xff, 0xe1][..], &length, &data].concat());
+    bytes
+}
+
+fn png_chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let body = [name, data].concat();
+    let crc = !body.iter().fold(!0u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+    });
+    [&(data.len() as u32).to_be_bytes()[..], &body, &crc.to_be_bytes()].concat()
+}
+
+/// Behind the header, or before the end.
+fn png_with(mut bytes: Vec<u8>, exif: &[u8], early: bool) -> Vec<u8> {
+    let at = if early { 33 } else { bytes.len() - 12 };
+    bytes.splice(at..at, png_chunk(b"eXIf", exif));
+    bytes
+}
+
+/// The simple file in an extended one, whose flags announce EXIF data.
+fn webp_with(bytes: &[u8], exif: &[u8]) -> Vec<u8> {
+    let chunk = |name: &[u8; 4], data: &[u8]| {
+        let padding = vec![0; data.len() % 2];
+        [name, &(data.len() as u32).to_le_bytes()[..], data, &padding].concat()
+    };
+    let extended = chunk(b"VP8X", &[8, 0, 0, 0, 19, 0, 0, 11, 0, 0]);
+    let body = [b"WEBP", &extended[..], &bytes[12..], &chunk(b"EXIF", exif)].concat();
+    chunk(b"RIFF", &body)
+}
+
 #[test]
 fn exif_orientation_is_applied() {
-    let upright = decode(&jpeg(16, 8, ExtendedColorType::L8), &Limits::default()).unwrap();
-    let mut bytes = jpeg(16, 8, ExtendedColorType::L8);
-    let exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
-    let mut segment = vec![0xff, 0xe1, 0, exif.len() as u8 + 2];
-    segment.extend(exif);
-    bytes.splice(2..2, segment);
-    let turned = decode(&bytes, &Limits::default()).unwrap();
-    assert_eq!((turned.width, turned.height), (8, 16));
-    // 6: rotated by 90 degrees clockwise, so the left column becomes the top row, bottom first.
-    let left: Vec<u8> = (0..8).rev().map(|y| upright.pixels[y * 16]).collect();
-    assert_eq!(turned.pixels[..8], left);
+    let plain: BTreeMap<_, _> = files().into_iter().collect();
+    for orientation in 1..=8 {
+        let exif = exif(orientation);
+        let prefixed = [b"Exif\0\0", &exif[..]].concat();
+        let check = |name: &str, bytes: Vec<u8>| {
+            let original = decode(&plain[name], &Limits::default()).unwrap();
+            let found = decode(&bytes, &Limits::default()).unwrap();
+            assert!(found == upright(&original, orientation), "{name}, orientation {orientation}");
+        };
+        check("jpeg", jpeg_with(plain["jpeg"].clone(), &exif));
+        check("grey jpeg", jpeg_with(plain["grey jpeg"].clone(), &exif));
+        check("png", png_with(plain["png"].clone(), &exif, true));
+        check("png", png_with(plain["png"].clone(), &exif, false));
+        check("webp", webp_with(&plain["webp"], &exif));
+        check("webp", webp_with(&plain["webp"], &prefixed));
+    }
+    let nonsense = decode(&jpeg_with(plain["jpeg"].clone(), &exif(9)), &Limits::default());
+    assert_eq!(nonsense, decode(&plain["jpeg"], &Limits::default()), "no such orientation");
 }
 
 #[test]
@@ -101,17 +171,10 @@ fn every_truncation_is_an_error() {
     }
 }
 
-/// The first 33 bytes of a PNG of this size, checksum included.
+/// The beginning of a PNG of this size.
 fn png_header(width: u32, height: u32) -> Vec<u8> {
-    let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
-    bytes.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
-    bytes.extend([8, 2, 0, 0, 0]);
-    let crc = !bytes[12..].iter().fold(!0u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
-    });
-    bytes.extend(crc.to_be_bytes());
-    bytes.extend(b"\0\0\0\0IDAT\x35\xaf\x06\x1e");
-    bytes
+    let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
+    [b"\x89PNG\r\n\x1a\n", &png_chunk(b"IHDR", &header)[..], &png_chunk(b"IDAT", b"")].concat()
 }
 
 #[test]
@@ -146,11 +209,40 @@ fn a_jpeg_without_pixels_and_one_with_too_many() {
 }
 
 #[test]
+fn pictures_without_pixels() {
+    let files: BTreeMap<_, _> = files().into_iter().collect();
+    // Where width and height stand, and how wide they are.
+    for (name, at, bytes) in [("bmp", 18, 4), ("gif", 6, 2)] {
+        for side in [0, 1] {
+            let mut file = files[name].clone();
+            file[at + side * bytes..][..bytes].fill(0);
+            let result = decode(&file, &Limits::default());
+            assert!(matches!(&result, Err(ImageError::Empty { .. } | ImageError::Corrupt { .. })), "{name}: {result:?}");
+        }
+    }
+}
+
+#[test]
 fn lying_webp_lengths() {
     let mut bytes = files().swap_remove(3).1;
     bytes[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
     let error = decode(&bytes, &Limits::default()).unwrap_err();
     assert_eq!(error, ImageError::Corrupt { format: "WebP", reason: "the file ends early".into() });
+}
+
+#[test]
+fn a_large_picture_in_a_small_webp_canvas() {
+    // A lossy picture's header says 16383x16383; around it stand one or sixty thousand frames, or none.
+    let lossy = b"\x30\x01\x00\x9d\x01\x2a\xff\x3f\xff\x3f";
+    let chunk = |name: &[u8; 4], data: &[u8]| [name, &(data.len() as u32).to_le_bytes()[..], data].concat();
+    let picture = chunk(b"VP8 ", lossy);
+    let frame = chunk(b"ANMF", &[&[0; 16][..], &picture].concat());
+    let small = chunk(b"VP8X", &[2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    for body in [picture, frame.clone(), frame.repeat(60_000)] {
+        let file = chunk(b"RIFF", &[&b"WEBP"[..], &small, &body].concat());
+        let error = decode(&file, &Limits::default()).unwrap_err();
+        assert!(matches!(error, ImageError::TooManyPixels { width: 16383, .. }), "{error}");
+    }
 }
 
 #[test]
@@ -168,18 +260,6 @@ fn wrong_shapes_are_refused() {
     }
 }
 
-/// The folder of larger data sets, if this machine has one.
-fn data() -> Option<PathBuf> {
-    let found = std::env::var_os("ESPALIER_DATA").map(PathBuf::from).or_else(|| {
-        let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
-        above.map(|folder| folder.join("../shared/data")).find(|folder| folder.is_dir())
-    });
-    if found.is_none() {
-        eprintln!("skipped: neither ESPALIER_DATA nor ../shared/data is there");
-    }
-    found
-}
-
 /// The JPEG files below `folder`, at most `max` of each folder.
 fn jpegs(folder: &Path, max: usize) -> Vec<PathBuf> {
     let mut entries: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -193,15 +273,15 @@ fn jpegs(folder: &Path, max: usize) -> Vec<PathBuf> {
 
 #[test]
 fn photographs_are_the_same_with_and_without_simd() {
-    let Some(data) = data() else { return };
     for set in ["coco128", "dogs-cars-bicycles", "camvid-street"] {
-        let files = jpegs(&data.join(set), 20);
+        let Some(folder) = espalier_testing::data(set) else { continue };
+        let files = jpegs(&folder, 20);
         assert!(files.len() >= 20, "{set} has {} photographs", files.len());
         for file in files {
             let bytes = std::fs::read(&file).unwrap();
             let plain = DecoderOptions::default().set_use_unsafe(false);
             let fast = decode(&bytes, &Limits::default());
-            let slow = decode_jpeg(plain, &bytes, &Limits::default()).map(flatten);
+            let slow = jpeg::decode(plain, &bytes, &Limits::default()).map(flatten);
             assert!(fast == slow && fast.is_ok(), "{}: {:?}", file.display(), fast.err());
         }
     }

@@ -1,6 +1,7 @@
 //! ImageFolder: `train|val|test/CLASS/IMAGES`, or `CLASS/IMAGES`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -74,11 +75,9 @@ fn classes_in(folder: &Path, dataset: &mut Dataset) -> Result<Classes, DataError
             dataset.skip(&path, "not in a class folder");
             continue;
         }
-        let class = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let files = images_in(&path, dataset)?;
-        if classes.insert(class.clone(), files).is_some() {
-            return Err(unreadable(&path, format!("two class folders are both called {class:?}")));
-        }
+        let class = path.file_name().and_then(OsStr::to_str);
+        let class = class.ok_or_else(|| unreadable(&path, "a label is text: rename this folder in UTF-8"))?;
+        classes.insert(class.to_owned(), images_in(&path, dataset)?);
     }
     Ok(classes)
 }
@@ -94,9 +93,13 @@ fn images_in(folder: &Path, dataset: &mut Dataset) -> Result<Vec<PathBuf>, DataE
     Ok(files)
 }
 
-/// `Ok` where the file is called like an image or begins like one, else what it is.
+/// `Ok` where the file is called like an image or begins like one, else what it is. What is called like an image and is
+/// not there (a link that leads nowhere) counts as one, so that reading it says what is wrong.
 fn kind(path: &Path) -> Result<(), String> {
-    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
+    let metadata = match fs::metadata(path) {
+        Err(_) if has_image_extension(path) => return Ok(()),
+        metadata => metadata.map_err(|error| error.to_string())?,
+    };
     if metadata.is_dir() {
         return Err("a folder inside a class folder".into());
     }
@@ -124,7 +127,7 @@ fn head(path: &Path) -> std::io::Result<Vec<u8>> {
 fn list(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let entries = fs::read_dir(folder).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
     let entries = entries.map_err(|error| unreadable(folder, error))?;
-    let hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
+    let hidden = |name: &OsStr| name.as_encoded_bytes().starts_with(b".");
     let mut paths: Vec<_> =
         entries.iter().filter(|entry| !hidden(&entry.file_name())).map(|entry| entry.path()).collect();
     paths.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
@@ -133,7 +136,8 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 
 impl Dataset {
     fn skip(&mut self, path: &Path, reason: &str) {
-        self.skipped.push(Skipped { name: path.display().to_string(), reason: reason.to_owned() });
+        let (name, reason) = (path.display().to_string(), reason.to_owned());
+        self.skipped.push(Skipped { name, split: None, reason });
     }
 
     /// Numbers the classes: train's where there is a train split, else all that occur.
@@ -141,13 +145,25 @@ impl Dataset {
         let named_by = if splits[0].is_empty() { &splits[..] } else { &splits[..1] };
         let names: std::collections::BTreeSet<_> = named_by.iter().flat_map(Classes::keys).cloned().collect();
         self.classes = names.into_iter().collect();
+        self.warn_of_similar_classes();
         for (split, classes) in Split::ALL.into_iter().zip(splits) {
             for (class, files) in classes {
                 let label = index_of(&class, &self.classes, split.name())?;
-                let sample = |path| Sample { source: Source::File(path), label };
+                let sample = |path: PathBuf| Sample { source: Source::File(path.into()), label };
                 self.splits[split as usize].extend(files.into_iter().map(sample));
             }
         }
         Ok(())
+    }
+
+    /// `Dog` and `dog` may well be meant as one class; a file system that knows no case would make them one.
+    fn warn_of_similar_classes(&mut self) {
+        let mut by_key: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for class in &self.classes {
+            by_key.entry(class.trim().to_lowercase()).or_default().push(class.clone());
+        }
+        for classes in by_key.into_values().filter(|classes| classes.len() > 1) {
+            self.warn(format!("the classes {classes:?} differ in nothing but case or spaces"));
+        }
     }
 }

@@ -12,8 +12,11 @@ use flate2::read::MultiGzDecoder;
 use super::split::{VAL_ONLY, WHOLE, by_order};
 use super::{DataError, Dataset, Rows, Sample, Source, Split, name_of, unreadable, unrecognised};
 
-/// Most values that one file may hold.
-const VALUES_MAX: u64 = 4 << 30;
+/// Most values that one file may hold, since they stay in memory: 1 GiB, a million and a third pictures of 28x28.
+const VALUES_MAX: u64 = 1 << 30;
+
+/// Most images of one file: each takes some hundred bytes besides its pixels.
+const IMAGES_MAX: usize = 4 << 20;
 
 const BUILTIN: &str = "mnist-5k";
 const BUILTIN_IMAGES: &[u8] = include_bytes!("../../assets/mnist-5k-images-idx3-ubyte.gz");
@@ -103,10 +106,16 @@ fn reader(path: &Path) -> std::io::Result<Box<dyn Read>> {
     Ok(if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) })
 }
 
-/// One sample an image, all sharing the pixels.
-pub(super) fn samples(name: &str, images: impl Read, labels: impl Read) -> Result<Vec<Sample>, String> {
+/// Reads a pair of IDX files, unpacked already: one sample an image, all sharing the pixels.
+///
+/// # Errors
+/// In words: what is wrong with which of them.
+pub fn samples(name: &str, images: impl Read, labels: impl Read) -> Result<Vec<Sample>, String> {
     let ([n, height, width], pixels) = read(images).map_err(|reason| format!("images: {reason}"))?;
     let ([m], labels) = read(labels).map_err(|reason| format!("labels: {reason}"))?;
+    if n > IMAGES_MAX {
+        return Err(format!("{n} images are more than {IMAGES_MAX}"));
+    }
     if n != m {
         return Err(format!("{n} images but {m} labels"));
     }

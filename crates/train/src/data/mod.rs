@@ -1,17 +1,22 @@
 //! Data: finding it, checking it, augmenting it, and feeding it to the step.
 //!
 //! [`Dataset::open`] recognises what DATA is and lists its splits; [`Dataset::survey`] reads every image once, sets
-//! the unreadable ones aside and measures the rest; [`Images::load`] brings one split to a task's input size; and
+//! the unreadable ones aside and measures the rest ([`Dataset::examine`] looks for near-duplicates too);
+//! [`Images::load`] brings one split to a task's input size; and
 //! [`Loader`] makes batches of it, ahead of the step, so that any batch can be made again from (seed, epoch, number).
 
 mod augment;
+pub mod duplicates;
+mod fingerprint;
 mod folder;
 mod idx;
 mod images;
 mod loader;
+mod near;
 mod parallel;
 mod split;
 mod statistics;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -24,9 +29,11 @@ use espalier_tasks::{Image, ImageError, Limits, TaskError, decode};
 use serde::{Deserialize, Serialize};
 
 pub use augment::{Augment, Edge, Geometric, Jitter, Level};
+pub use idx::samples as read_idx;
 pub use images::{CACHE_BYTES, Images};
 pub use loader::{Batch, Batches, Loader, Options, Sampling};
 pub use statistics::{Range, Statistics};
+pub use survey::{IMBALANCE, Options as SurveyOptions, Survey};
 
 /// The forms of DATA, for error messages.
 const FORMS: &str = "a folder with train|val|test/CLASS/IMAGES or CLASS/IMAGES, a folder with IDX files \
@@ -88,7 +95,7 @@ pub struct Sample {
 #[derive(Clone, Debug)]
 pub enum Source {
     /// An encoded file.
-    File(PathBuf),
+    File(Arc<Path>),
     /// One picture of an IDX file.
     Row(Arc<Rows>, usize),
 }
@@ -107,6 +114,8 @@ pub struct Rows {
 pub struct Skipped {
     /// The file, folder or row.
     pub name: String,
+    /// The split of an image that cannot be read; `None` for what is no image of the dataset.
+    pub split: Option<Split>,
     /// Why.
     pub reason: String,
 }
@@ -152,7 +161,7 @@ pub enum DataError {
         known: Vec<String>,
     },
     /// More unreadable images than may be overlooked.
-    #[error("{bad} of {n} images in {split} are unreadable (at most 1 or 1 % may be): {first}")]
+    #[error("{bad} of {n} images in {split} are unreadable (at most 1 % may be): {first}")]
     Unreadable {
         /// The split.
         split: Split,
@@ -232,6 +241,11 @@ impl Dataset {
         self.splits.iter_mut().flatten().for_each(|sample| sample.label = index[sample.label]);
         self.classes = labels.to_vec();
         Ok(())
+    }
+
+    /// The sample at a place.
+    pub fn sample(&self, member: duplicates::Member) -> &Sample {
+        &self.splits[member.split as usize][member.index]
     }
 
     /// How many samples of each class a split has.

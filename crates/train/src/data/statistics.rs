@@ -1,21 +1,12 @@
-//! Reading every image once: what is unreadable is set aside, the rest is measured.
+//! What a dataset looks like, from what is known of each image.
 
-use std::collections::HashMap;
-
-use espalier_tasks::{Image, Limits};
+use espalier_tasks::Image;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{DataError, Dataset, Sample, Skipped, Split, parallel};
-
-/// Mean and deviation are taken over at most this many images, evenly spaced over train.
-const SAMPLE_MAX: usize = 2048;
-
-/// Classes of train that differ by more than this factor are reported.
-const IMBALANCE: f64 = 1.5;
-
-/// At most so many of them are named.
-const CLASSES_SHOWN: usize = 10;
+use super::duplicates::{exact, leaks};
+use super::survey::Facts;
+use super::{Dataset, Sample, Split};
 
 /// Up to this side, images are used at their own size.
 const SMALL_SIDE: usize = 64;
@@ -80,25 +71,16 @@ impl Statistics {
     }
 }
 
-/// What is remembered of one readable image.
-struct Facts {
-    width: usize,
-    height: usize,
-    grey: bool,
-    digest: [u8; 32],
-    moments: Option<Moments>,
-}
-
 /// Sums over pixels, in integers so that their order does not matter.
-#[derive(Clone, Copy, Default)]
-struct Moments {
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moments {
     pixels: u64,
     sum: [u64; 3],
     squares: [u64; 3],
 }
 
 impl Moments {
-    fn of(image: &Image) -> Moments {
+    pub(super) fn of(image: &Image) -> Moments {
         let mut moments = Moments { pixels: (image.width * image.height) as u64, ..Moments::default() };
         for pixel in image.pixels.chunks_exact(image.channels) {
             for c in 0..3 {
@@ -126,97 +108,17 @@ impl Moments {
     }
 }
 
-type Surveyed = Vec<Result<Facts, DataError>>;
-
 impl Dataset {
-    /// Reads every image once on `threads` threads. Unreadable ones move to `skipped`; more than one and more than
-    /// 1 % of a split is an error, and so is a class of train without any readable image. Images that occur in two
-    /// splits become a warning.
-    pub fn survey(&mut self, limits: &Limits, threads: usize) -> Result<Statistics, DataError> {
-        let measured = if self.split(Split::Train).is_empty() { &Split::ALL[..] } else { &Split::ALL[..1] };
-        let surveyed =
-            Split::ALL.map(|split| survey(self.split(split), limits, threads, measured.contains(&split)));
-        let unreadable =
-            surveyed.each_ref().map(|results| results.iter().filter(|result| result.is_err()).count());
-        for (split, results) in Split::ALL.into_iter().zip(&surveyed) {
-            check_unreadable(split, results)?;
-        }
-        let facts = self.keep_readable(surveyed);
-        let leaked = self.find_leaks(&facts);
-        *self = std::mem::take(self).checked()?;
-        self.warn_of_imbalance();
-        Ok(self.statistics(&facts, unreadable, leaked))
-    }
-
-    /// Drops the unreadable samples, so that samples and facts go together.
-    fn keep_readable(&mut self, surveyed: [Surveyed; 3]) -> [Vec<Facts>; 3] {
-        let mut kept = [const { Vec::new() }; 3];
-        for (i, results) in surveyed.into_iter().enumerate() {
-            let samples = std::mem::take(&mut self.splits[i]);
-            for (sample, result) in samples.into_iter().zip(results) {
-                match result {
-                    Ok(facts) => {
-                        self.splits[i].push(sample);
-                        kept[i].push(facts);
-                    }
-                    Err(error) => self.skipped.push(skipped(&sample, &error)),
-                }
-            }
-        }
-        kept
-    }
-
-    /// Counts the images of val and test that train has too, and warns.
-    fn find_leaks(&mut self, facts: &[Vec<Facts>; 3]) -> usize {
-        let train: HashMap<_, _> = facts[0].iter().map(|f| f.digest).zip(0..).collect();
-        let mut leaked = 0;
-        for split in [Split::Val, Split::Test] {
-            let facts = &facts[split as usize];
-            let twins: Vec<(usize, usize)> =
-                facts.iter().enumerate().filter_map(|(i, f)| Some((i, *train.get(&f.digest)?))).collect();
-            leaked += twins.len();
-            if let Some(&(i, j)) = twins.first() {
-                let (one, other) = (self.split(split)[i].name(), self.split(Split::Train)[j].name());
-                self.warn(format!(
-                    "{} images of {split} are in train as well, such as {one} = {other}",
-                    twins.len()
-                ));
-            }
-        }
-        leaked
-    }
-
-    /// Says how many images each class of train has, where they differ much.
-    fn warn_of_imbalance(&mut self) {
-        let counts = self.counts(Split::Train);
-        let extremes = counts.iter().max().zip(counts.iter().min());
-        if extremes.is_some_and(|(&most, &least)| most as f64 > IMBALANCE * least as f64) {
-            let mut classes: Vec<(usize, &String)> = counts.into_iter().zip(&self.classes).collect();
-            classes.sort_by_key(|&(count, _)| std::cmp::Reverse(count));
-            let figures: Vec<String> =
-                classes.iter().map(|(count, class)| format!("{class} {count}")).collect();
-            let figures = match &figures[..] {
-                [first @ .., last] if first.len() >= CLASSES_SHOWN => {
-                    format!("{}, .. {last}", first[..CLASSES_SHOWN - 1].join(", "))
-                }
-                all => all.join(", "),
-            };
-            self.warn(format!(
-                "classes of train differ in size: {figures}; --sampling balanced draws them equally often"
-            ));
-        }
-    }
-
-    fn statistics(&self, facts: &[Vec<Facts>; 3], unreadable: [usize; 3], leaked: usize) -> Statistics {
+    pub(super) fn statistics(&self, facts: &[Vec<Facts>; 3], unreadable: [usize; 3]) -> Statistics {
         let all = || facts.iter().flatten();
         let grey = all().all(|f| f.grey);
-        let moments = all().filter_map(|f| f.moments.as_ref()).fold(Moments::default(), Moments::add);
+        let moments = all().filter_map(|f| f.moments.as_deref()).fold(Moments::default(), Moments::add);
         let (mean, std) = (0..if grey { 1 } else { 3 }).map(|c| moments.channel(c)).unzip();
         Statistics {
             images: facts.each_ref().map(Vec::len),
             per_class: self.counts(Split::Train),
             unreadable,
-            leaked,
+            leaked: leaks(&exact(facts)).iter().sum(),
             width: Range::of(all().map(|f| f.width).collect()),
             height: Range::of(all().map(|f| f.height).collect()),
             grey,
@@ -244,34 +146,3 @@ impl Dataset {
     }
 }
 
-fn survey(samples: &[Sample], limits: &Limits, threads: usize, measured: bool) -> Surveyed {
-    let stride = samples.len().div_ceil(SAMPLE_MAX).max(1);
-    let numbered: Vec<(usize, &Sample)> = samples.iter().enumerate().collect();
-    parallel::map(threads, &numbered, |(i, sample)| examine(sample, limits, measured && i % stride == 0))
-}
-
-fn examine(sample: &Sample, limits: &Limits, measure: bool) -> Result<Facts, DataError> {
-    let content = sample.content(limits)?;
-    let digest = Sha256::digest(&content).into();
-    let image = sample.decode(content, limits)?;
-    let moments = measure.then(|| Moments::of(&image));
-    Ok(Facts { width: image.width, height: image.height, grey: image.is_grey(), digest, moments })
-}
-
-fn check_unreadable(split: Split, results: &Surveyed) -> Result<(), DataError> {
-    let errors: Vec<&DataError> = results.iter().filter_map(|result| result.as_ref().err()).collect();
-    let (bad, n) = (errors.len(), results.len());
-    if bad <= 1.max(n / 100) {
-        return Ok(());
-    }
-    let first = errors.iter().take(3).map(|error| error.to_string()).collect::<Vec<_>>().join("; ");
-    Err(DataError::Unreadable { split, bad, n, first })
-}
-
-fn skipped(sample: &Sample, error: &DataError) -> Skipped {
-    let reason = match error {
-        DataError::Read { reason, .. } => reason.clone(),
-        other => other.to_string(),
-    };
-    Skipped { name: sample.name(), reason }
-}

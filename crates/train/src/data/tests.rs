@@ -65,19 +65,6 @@ fn files(dataset: &Dataset, split: Split) -> Vec<String> {
     dataset.split(split).iter().map(name).collect()
 }
 
-/// The folder of larger data sets, if this machine has one.
-fn data(set: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("ESPALIER_DATA").map(PathBuf::from).or_else(|| {
-        let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
-        above.map(|folder| folder.join("../shared/data")).find(|folder| folder.is_dir())
-    });
-    let found = root.map(|root| root.join(set)).filter(|set| set.is_dir());
-    if found.is_none() {
-        eprintln!("skipped: {set} is neither in ESPALIER_DATA nor in ../shared/data");
-    }
-    found
-}
-
 #[test]
 fn what_is_no_dataset_says_what_is() {
     let check = |spec: &str, words: &str| {
@@ -179,18 +166,18 @@ fn what_is_no_image_is_named() {
 #[test]
 fn a_bad_image_among_many_is_set_aside() {
     let root = TempDir::new().unwrap();
-    images(root.path(), &["train/a", "train/b", "val/a", "val/b"], 10);
+    images(root.path(), &["train/a", "train/b", "val/a", "val/b"], 50);
     fs::write(root.path().join("train/a/3.png"), &grey_png(3)[..50]).unwrap();
     let mut dataset = open(&root).unwrap();
     let statistics = survey(&mut dataset).unwrap();
-    assert_eq!((statistics.images, statistics.unreadable), ([19, 20, 0], [1, 0, 0]));
-    assert_eq!(sizes(&dataset), [19, 20, 0]);
+    assert_eq!((statistics.images, statistics.unreadable), ([99, 100, 0], [1, 0, 0]));
+    assert_eq!(sizes(&dataset), [99, 100, 0]);
     assert_eq!(dataset.skipped.len(), 1);
     assert!(dataset.skipped[0].name.ends_with("3.png") && dataset.skipped[0].reason.starts_with("PNG"));
 
     fs::write(root.path().join("train/b/4.png"), b"").unwrap();
     let error = survey(&mut open(&root).unwrap()).unwrap_err();
-    assert!(matches!(error, DataError::Unreadable { split: Split::Train, bad: 2, n: 20, .. }), "{error}");
+    assert!(matches!(error, DataError::Unreadable { split: Split::Train, bad: 2, n: 100, .. }), "{error}");
     assert!(error.to_string().contains("3.png") && error.to_string().contains("4.png"), "{error}");
 }
 
@@ -209,7 +196,7 @@ fn classes_that_do_not_match() {
     assert_eq!(empty(&root), "none");
 
     let root = folder(&[("train/broken/1.png", b"x")]);
-    images(root.path(), &["train/a", "val/a"], 3);
+    images(root.path(), &["train/a", "val/a"], 99);
     assert_eq!(empty(&root), "broken");
 
     let root = folder(&[("val/b/", b"")]);
@@ -236,22 +223,111 @@ fn labels_are_matched_by_name() {
     );
 }
 
+/// The files that an examination set aside, by name, with the reason.
+fn set_aside(root: &Path) -> BTreeMap<String, String> {
+    let mut dataset = Dataset::open(root.to_str().unwrap()).unwrap();
+    dataset.examine(&SurveyOptions {
+        limits: Limits::default(),
+        threads: THREADS,
+        fingerprints: true,
+        progress: &|_| {},
+    });
+    let name = |path: &str| Path::new(path).file_name().unwrap().to_str().unwrap().to_owned();
+    dataset.skipped.iter().map(|s| (name(&s.name), s.reason.clone())).collect()
+}
+
 #[cfg(unix)]
 #[test]
-fn symbolic_links_and_odd_names() {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
+fn links_that_lead_nowhere_or_back() {
     use std::os::unix::fs::symlink;
     let root = TempDir::new().unwrap();
     images(root.path(), &["train/a", "train/b", "val/a", "val/b"], 3);
+    let link = |to: &str, name: &str| symlink(to, root.path().join(name)).unwrap();
     symlink(root.path(), root.path().join("train/a/loop")).unwrap();
-    symlink("self.png", root.path().join("train/a/self.png")).unwrap();
-    symlink("0.png", root.path().join("train/b/link.png")).unwrap();
-    fs::write(root.path().join("train/b").join(OsStr::from_bytes(b"\xff\xfe.png")), grey_png(99)).unwrap();
+    symlink(root.path().join("train"), root.path().join("train/b/below")).unwrap();
+    link("round.png", "train/a/round.png");
+    link("nowhere.png", "train/a/dangling.png");
+    link("nowhere", "train/a/dangling");
+    link("/dev/zero", "train/a/endless.png");
+    link("0.png", "train/b/link.png");
+    let check = |name: &str, words: &str| {
+        let aside = set_aside(root.path());
+        let reason = aside.get(name).unwrap_or_else(|| panic!("{name} is not in {aside:?}"));
+        assert!(reason.contains(words), "{name}: {reason}");
+    };
+    check("loop", "a folder inside a class folder");
+    check("below", "a folder inside a class folder");
+    check("round.png", "symbolic links");
+    check("dangling.png", "No such file");
+    check("dangling", "No such file");
+    check("endless.png", "not a regular file");
+    assert_eq!(set_aside(root.path()).len(), 6);
+    // What is called like an image and cannot be read counts as an unreadable image.
+    let error = survey(&mut open(&root).unwrap()).unwrap_err();
+    assert!(matches!(error, DataError::Unreadable { split: Split::Train, bad: 2, n: 9, .. }), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn odd_names() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let root = TempDir::new().unwrap();
+    images(root.path(), &["train/a", "train/b", "val/a", "val/b"], 3);
+    let file = |class: &str, name: &[u8], value| {
+        let folder = root.path().join(class);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(OsStr::from_bytes(name)), grey_png(value)).unwrap();
+    };
+    file("train/a", b"\xff\xfe.png", 99);
+    file("train/a", b"two\nlines.png", 98);
+    file("train/a", b"-rf.PNG", 97);
     let mut dataset = open(&root).unwrap();
-    assert_eq!(dataset.counts(Split::Train), [3, 5]);
-    assert_eq!(dataset.skipped.len(), 2);
-    assert_eq!(survey(&mut dataset).unwrap().images, [8, 6, 0]);
+    assert_eq!(survey(&mut dataset).unwrap().images, [9, 6, 0]);
+    assert!(files(&dataset, Split::Train).contains(&"two\nlines.png".to_owned()));
+    // Labels are text, so two names that are none cannot fall together.
+    fs::create_dir(root.path().join("train").join(OsStr::from_bytes(b"caf\xe9"))).unwrap();
+    let error = open(&root).unwrap_err().to_string();
+    assert!(error.contains("caf\u{fffd}: a label is text: rename this folder in UTF-8"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_may_not_be_read_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let root = TempDir::new().unwrap();
+    images(root.path(), &["train/a", "train/b", "val/a", "val/b"], 3);
+    let secret = root.path().join("train/a/0.png");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+    if fs::read(&secret).is_ok() {
+        return espalier_testing::skip("this user may read everything");
+    }
+    assert!(set_aside(root.path())["0.png"].contains("ermission denied"));
+    fs::set_permissions(root.path().join("train/b"), fs::Permissions::from_mode(0)).unwrap();
+    let error = open(&root).unwrap_err().to_string();
+    assert!(error.contains("train/b") && error.contains("ermission denied"), "{error}");
+    fs::set_permissions(root.path().join("train/b"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn classes_that_differ_in_case_only() {
+    let root = TempDir::new().unwrap();
+    images(root.path(), &["train/Dog", "train/dog", "train/cat", "val/cat"], 3);
+    if fs::read_dir(root.path().join("train")).unwrap().count() < 3 {
+        return espalier_testing::skip("this file system knows no case");
+    }
+    let warnings = open(&root).unwrap().warnings;
+    assert!(warnings[0].contains("[\"Dog\", \"dog\"] differ in nothing but case"), "{warnings:?}");
+}
+
+#[test]
+fn copies_under_two_labels_are_a_warning() {
+    let root = folder(&[("train/a/x.png", &grey_png(200)), ("train/b/y.png", &grey_png(200))]);
+    images(root.path(), &["train/a", "train/b", "val/a", "val/b"], 3);
+    let mut dataset = open(&root).unwrap();
+    survey(&mut dataset).unwrap();
+    let warning = dataset.warnings.iter().find(|w| w.contains("1 images have several labels")).expect("a warning");
+    assert!(warning.contains("x.png (a) = ") && warning.ends_with("y.png (b)"), "{warning}");
 }
 
 #[test]
@@ -329,7 +405,7 @@ fn idx_headers_that_lie() {
     };
     check(&idx_file(&[2, 1, 4], &[0; 6]), "only 6 values follow");
     check(&idx_file(&[2, 1, 2], &[0; 6]), "more values follow");
-    check(&idx_file(&[u32::MAX, 1, 1], &[0; 6]), "only 6 values follow");
+    check(&idx_file(&[1 << 30, 1, 1], &[0; 6]), "only 6 values follow");
     check(&idx_file(&[u32::MAX, u32::MAX, u32::MAX], &[0; 6]), "too many");
     check(&idx_file(&[3, 1, 2], &[0; 6]), "3 images but 2 labels");
     check(&idx_file(&[2, 0, 9], &[]), "none");
@@ -337,6 +413,8 @@ fn idx_headers_that_lie() {
     check(&[], "cut off");
     check(&labels, "IDX bytes of 3 dimensions");
     check(b"\x1f\x8bgarbage", "begins with");
+    check(&idx_file(&[5 << 20, 1, 1], &vec![0; 5 << 20]), "more than 4194304");
+    check(&idx_file(&[1 << 20, 1 << 5, 1 << 6], &[0; 6]), "too many");
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -390,7 +468,7 @@ fn the_builtin_set_is_stratified() {
 #[test]
 fn real_sets() {
     let check = |set: &str, expected: [usize; 3], size: usize, channels: usize| {
-        let Some(path) = data(set) else { return };
+        let Some(path) = espalier_testing::data(set) else { return };
         let mut dataset = Dataset::open(path.to_str().unwrap()).unwrap();
         assert_eq!(sizes(&dataset), expected, "{set}");
         let start = std::time::Instant::now();

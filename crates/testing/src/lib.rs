@@ -1,0 +1,59 @@
+//! What tests of several crates share: where the larger data sets are, which tests are heavy, and how a test says that
+//! it did not look.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+/// The data set `name`: in the folder `ESPALIER_DATA`, or, where that is not set, in `shared/data` beside the
+/// repository. Where it is missing, the test says that it skipped, and `None` comes back.
+pub fn data(name: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("ESPALIER_DATA").map(PathBuf::from).or_else(|| {
+        // Tests run in the folder of their package.
+        let here = std::env::current_dir().ok()?;
+        here.ancestors().map(|folder| folder.join("../shared/data")).find(|folder| folder.is_dir())
+    });
+    let found = root.map(|root| root.join(name)).filter(|set| set.is_dir());
+    if found.is_none() {
+        skip(&format!("{name} is neither in ESPALIER_DATA nor in ../shared/data"));
+    }
+    found
+}
+
+/// Whether heavy tests run (`ESPALIER_HEAVY=1`). Where they do not, the test says that it skipped `what`.
+pub fn heavy(what: &str) -> bool {
+    let heavy = std::env::var("ESPALIER_HEAVY").is_ok_and(|value| value == "1");
+    if !heavy {
+        skip(&format!("{what} (ESPALIER_HEAVY=1 runs it)"));
+    }
+    heavy
+}
+
+/// Says on the process's own stderr, which the test harness does not swallow, that the running test skips something.
+/// `.ci/run` counts these lines.
+pub fn skip(why: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    // A closed stderr is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    /// The harness shows nothing of a test that passes; this line has to come through.
+    #[test]
+    fn a_skip_is_seen_though_the_test_passes() {
+        let tests = std::env::current_exe().unwrap();
+        let output = Command::new(tests).args(["--exact", "tests::skips"]).env("SKIP", "1").output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && text.contains("skipped: tests::skips: as an example"), "{text}");
+    }
+
+    #[test]
+    fn skips() {
+        if std::env::var_os("SKIP").is_some() {
+            super::skip("as an example");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What every target checks, given any bytes. `fuzz_targets/` feeds them from libFuzzer; the test `fuzz_seeds` of the
+//! command's crate replays the seeds, so that the targets hold without a nightly compiler too.
+
+use std::io::Read;
+
+use espalier_graph::package::floats;
+use espalier_graph::{Graph, Package, Stage, verify};
+use espalier_tasks::image::{Limits, decode};
+use espalier_train::data::read_idx;
+use flate2::read::MultiGzDecoder;
+use safetensors::SafeTensors;
+
+/// Every target by name.
+pub const TARGETS: [(&str, fn(&[u8])); 4] =
+    [("graph_text", graph_text), ("idx", idx), ("image", image), ("package", package)];
+
+/// Any text as a graph. What parses writes itself and parses back to an equal graph; no stage's check panics.
+pub fn graph_text(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let Ok(graph) = text.parse::<Graph>() else { return };
+    let written = graph.to_string();
+    assert_eq!(written.parse::<Graph>().as_ref(), Ok(&graph), "{written}");
+    for stage in [Stage::Trainable, Stage::Step, Stage::Portable] {
+        let _ = verify(&graph, stage);
+    }
+}
+
+/// A pair of IDX files: the first two bytes say where the labels begin, the third whether both are packed. What is
+/// accepted has an image of the header's size for each label.
+pub fn idx(bytes: &[u8]) {
+    let Some((&[low, high, packed], rest)) = bytes.split_first_chunk() else { return };
+    let at = usize::from(u16::from_le_bytes([low, high])).min(rest.len());
+    let (images, labels) = rest.split_at(at);
+    let reader = |bytes| -> Box<dyn Read> {
+        if packed & 1 == 1 { Box::new(MultiGzDecoder::new(bytes)) } else { Box::new(bytes) }
+    };
+    let Ok(samples) = read_idx("fuzz", reader(images), reader(labels)) else { return };
+    let size = samples[0].image(&LIMITS).map(|image| image.pixels.len());
+    for sample in &samples {
+        assert_eq!(sample.image(&LIMITS).map(|image| image.pixels.len()), size);
+        assert!(sample.label < 256 && size != Ok(0));
+    }
+}
+
+const LIMITS: Limits = Limits { pixels: 1 << 20, bytes: 16 << 20 };
+
+/// Any bytes as a picture, within limits that a fuzzer's memory bears. What decodes keeps them, and has as many bytes as
+/// its shape says.
+pub fn image(bytes: &[u8]) {
+    let Ok(image) = decode(bytes, &LIMITS) else { return };
+    assert!((image.width * image.height) as u64 <= LIMITS.pixels);
+    assert!(image.channels == 1 || image.channels == 3);
+    assert_eq!(image.pixels.len(), image.width * image.height * image.channels);
+    assert!(!image.pixels.is_empty());
+}
+
+/// Any bytes as a package, and as foreign weights. A package that is accepted is written again, and both we and the
+/// safetensors crate read that; weights are finite and not more than the bytes can hold.
+/// A header is rarely hit by chance, so the bytes are also tried as header and data behind a length that is right.
+pub fn package(bytes: &[u8]) {
+    check_package(bytes);
+    if let Some(bytes) = with_right_length(bytes) {
+        check_package(&bytes);
+    }
+}
+
+fn check_weights(bytes: &[u8]) {
+    let Ok(weights) = floats(bytes) else { return };
+    let values: Vec<&[f32]> = weights.values().filter_map(|tensor| tensor.as_f32()).collect();
+    assert_eq!(values.len(), weights.len(), "all are floats");
+    assert!(values.concat().iter().all(|v| v.is_finite()), "finite");
+    assert!(values.iter().map(|v| v.len()).sum::<usize>() <= bytes.len() / 2, "two bytes at least for each");
+}
+
+fn check_package(bytes: &[u8]) {
+    check_weights(bytes);
+    let Ok(package) = Package::from_bytes(bytes) else { return };
+    let again = package.to_bytes().expect("what was read can be written");
+    SafeTensors::deserialize(&again).expect("any safetensors reader takes it");
+    let second = Package::from_bytes(&again).expect("what was written can be read");
+    assert_eq!(second.to_bytes().expect("twice"), again, "the bytes are canonical");
+}
+
+/// The bytes up to the first NUL, after the old length, as a header of the right length.
+fn with_right_length(bytes: &[u8]) -> Option<Vec<u8>> {
+    let rest = bytes.get(8..)?;
+    let header = rest.iter().position(|&b| b == 0).unwrap_or(rest.len());
+    Some([&(header as u64).to_le_bytes(), rest].concat())
+}
