@@ -527,7 +527,7 @@ fn begin(
     init: Option<&Init>,
     folder: &RunFolder,
 ) -> anyhow::Result<(Progress, Weights, Vec<String>)> {
-    let mut weights = networks::initial_weights(&settings.model, step, settings.seed);
+    let mut weights = networks::initial_weights(step, settings.seed);
     let fresh = Progress {
         settings: settings.digest(),
         epoch: 0,

@@ -119,7 +119,7 @@ impl Case {
 
     fn check_step(&self, isa: Isa, graph: &Graph, weights: &Weights) {
         let optimizer = Optimizer::Sgd { momentum: 0.9, nesterov: false };
-        let options = StepOptions { optimizer, weight_decay: 0.0, clip_norm: None };
+        let options = StepOptions { optimizer, weight_decay: 0.0, clip_norm: None, ema: false };
         let step = training_step(graph, &options, &|_| false).unwrap();
         let mut plan = self.plan(isa, &step, &with_zeros(&step, weights));
         plan.input("target").copy_from_slice(&targets(&format!("y.{}", self.seed), self.batch, self.classes));

@@ -164,7 +164,7 @@ fn train(args: &Args, network: &str) -> anyhow::Result<Value> {
         &StepOptions { optimizer, weight_decay: 0.0, clip_norm: None, ema: false },
         &|_| false,
     )?;
-    let weights: Weights = networks::initial_weights(network, &step, 0);
+    let weights: Weights = networks::initial_weights(&step, 0);
     let bindings = Bindings::batch(args.batch);
     let mut plan = lower(&step, &weights, Options { isa, threads, bindings })?;
     let mut pool = Pool::new(threads);

@@ -13,12 +13,13 @@ enum Filler {
     Uniform(f32),
 }
 
-/// Random weights for every state of `graph`, which is `network` or a step of it. Filters are normal with variance
-/// `2 / fan_out` (He et al. 2015) as in torchvision; matrices uniform within `1 / sqrt(fan_in)` as in PyTorch, in the
-/// mobile networks normal with deviation 0.01 as in torchvision's; tables normal; norms begin as the identity; biases and
-/// optimizer states are zero. A tensor depends only on `seed`, its name and its use, not on the order.
-pub fn initial_weights(network: &str, graph: &Graph, seed: u64) -> Weights {
-    let mobile = ["mobilenet", "efficientnet"].iter().any(|family| network.starts_with(family));
+/// Random weights for every state of `graph`. Filters are normal with variance `2 / fan_out` (He et al. 2015) as in
+/// torchvision; matrices uniform within `1 / sqrt(fan_in)` as in PyTorch, but normal with deviation 0.01 in mobile
+/// networks, those with grouped convolutions, as in torchvision's MobileNets; tables normal; norms begin as the identity;
+/// biases and optimizer states are zero. A tensor depends only on `seed`, its name and its use, not on the order.
+pub fn initial_weights(graph: &Graph, seed: u64) -> Weights {
+    let is_grouped = |node: &Node| matches!(node.op, Op::Conv { groups, .. } if groups > 1);
+    let mobile = graph.nodes().iter().any(is_grouped);
     let fill = |state: &State| {
         let value = graph.value(state.value);
         let mut random = Random::new(seed, fnv1a(&value.name));
@@ -88,7 +89,7 @@ mod tests {
 
     fn weights(name: &str, width: f32, seed: u64) -> Weights {
         let o = NetworkOptions { classes: 10, channels: 3, size: [32, 32], width };
-        initial_weights(name, &build(name, &o).unwrap(), seed)
+        initial_weights(&build(name, &o).unwrap(), seed)
     }
 
     fn moments(t: &Tensor) -> (f32, f32) {
