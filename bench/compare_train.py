@@ -1,6 +1,6 @@
 """Training steps per second: Espalier and PyTorch on the CPU, same networks, batches and threads.
 
-    python bench/compare_train.py [--networks plain6,resnet18,mobilenet_v2] [--threads 2] [--rounds 5]
+    python bench/compare_train.py [--networks plain6,mobilenet_v3_large] [--threads 2] [--rounds 5]
 
 A step is forward, cross-entropy, backward and SGD with momentum on data in memory. See bench/README.md.
 """
@@ -10,39 +10,25 @@ import statistics
 import time
 
 import torch
-import torchvision
 from torch import nn
 
 import rounds
+from torch_networks import VERSIONS, build
 
 NETWORKS = {  # name: batch, pixels, classes
     "plain6": (64, 32, 10),
     "resnet18": (32, 32, 10),
     "mobilenet_v2": (16, 128, 3),
+    "mobilenet_v3_small": (16, 128, 3),
+    "mobilenet_v3_large": (16, 128, 3),
+    "efficientnet_lite0": (16, 128, 3),
 }
-
-
-def build(name, classes):
-    """PyTorch's form of the network that Espalier builds under this name for pictures of this size."""
-    if name == "mobilenet_v2":
-        return torchvision.models.mobilenet_v2(num_classes=classes)
-    if name == "resnet18":
-        network = torchvision.models.resnet18(num_classes=classes)
-        network.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
-        network.maxpool = nn.Identity()
-        return network
-    layers, channels = [], 3
-    for out, stride in [(32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (256, 2)]:
-        convolution = nn.Conv2d(channels, out, kernel_size=3, stride=stride, padding=1, bias=False)
-        layers += [convolution, nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
-        channels = out
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
 def pytorch(name, steps, precision, compiled):
     """Images per second of PyTorch, from the median time of a step, in its faster memory format."""
     batch, pixels, classes = NETWORKS[name]
-    network = build(name, classes).train().to(memory_format=torch.channels_last)
+    network = build(name, classes, size=(pixels, pixels)).train().to(memory_format=torch.channels_last)
     images = torch.rand(batch, 3, pixels, pixels).to(memory_format=torch.channels_last)
     labels = torch.arange(batch) % classes
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
@@ -90,7 +76,7 @@ def main():
     torch.set_num_threads(arguments.threads)
     results = {name: compare(name, arguments) for name in arguments.networks.split(",")}
     rounds.table("images/s", results)
-    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "commit": rounds.commit()}
+    versions = {**VERSIONS, "commit": rounds.commit()}
     print(json.dumps({"compare": "train", **rounds.machine(arguments.threads), **versions, "results": results}))
 
 

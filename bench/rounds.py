@@ -41,12 +41,12 @@ def summary(figures, ours, ratio):
 
 def table(unit, results):
     """One line for each network and candidate."""
-    print(f"{'network':16}{'candidate':24}{unit:>14}{'ours is ... times as fast':>32}")
+    print(f"{'network':20}{'candidate':24}{unit:>14}{'ours is ... times as fast':>32}")
     for network, result in results.items():
         for name, median in result["median"].items():
             r = result["times_as_fast_as"].get(name)
             text = f"{r['median']:.3f} ({r['least']:.3f} to {r['most']:.3f})" if r else ""
-            print(f"{network:16}{name:24}{median:14.2f}{text:>32}")
+            print(f"{network:20}{name:24}{median:14.2f}{text:>32}")
 
 
 def machine(threads):

@@ -10,8 +10,11 @@ use espalier_train::data::read_idx;
 use flate2::read::MultiGzDecoder;
 use safetensors::SafeTensors;
 
+/// A target: panics where what it checks does not hold.
+pub type Target = fn(&[u8]);
+
 /// Every target by name.
-pub const TARGETS: [(&str, fn(&[u8])); 4] =
+pub const TARGETS: [(&str, Target); 4] =
     [("graph_text", graph_text), ("idx", idx), ("image", image), ("package", package)];
 
 /// Any text as a graph. What parses writes itself and parses back to an equal graph; no stage's check panics.

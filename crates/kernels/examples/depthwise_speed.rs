@@ -10,7 +10,7 @@ use espalier_kernels::layout::reorder;
 use espalier_kernels::norm::{NormGeometry, batch_norm_grad, batch_norm_training};
 use espalier_kernels::peak::measure;
 use espalier_kernels::pool::{PoolGeometry, max_pool, max_pool_grad};
-use espalier_kernels::{Buffer, Io, Isa, Kernel, Layout, Worker, physical_len};
+use espalier_kernels::{Activation, Buffer, Io, Isa, Kernel, Layout, Worker, physical_len};
 
 /// batch, channels, input size, stride.
 const CASES: [[usize; 4]; 10] = [
@@ -28,7 +28,7 @@ const CASES: [[usize; 4]; 10] = [
 
 /// How long each kernel is repeated, at least.
 const SECONDS: f64 = 0.3;
-const RELU6: Option<[f32; 2]> = Some([0.0, 6.0]);
+const RELU6: Activation = Activation::Clip([0.0, 6.0]);
 
 fn main() {
     let name = std::env::args().nth(1);
@@ -62,7 +62,7 @@ fn print_case([batch, channels, size, stride]: [usize; 4], isa: Isa, peak: f64) 
         println!("  {:40} {gb:6.1} {gmac:6.1} {:4.0} %", kernel.name(), bound / time * 100.0);
     };
     println!("batch {batch}, {channels} channels, {size}x{size}, stride {stride}");
-    let e = Epilogue { bias: true, residual: false, clamp: RELU6 };
+    let e = Epilogue { bias: true, residual: false, activation: RELU6 };
     show(&*conv::forward(isa, &g, Layout::Blocked, e), macs, &[x, packed, c], &[y]);
     show(&*conv::input_grad(isa, &g), macs, &[y, packed_grad], &[x]);
     show(&*conv::weight_grad(isa, &g, Layout::Blocked), macs, &[x, y], &[w]);

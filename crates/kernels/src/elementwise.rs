@@ -1,5 +1,6 @@
 //! Functions of single elements: unary and their derivatives, broadcast binary, dropout, constants and casts.
 
+use crate::activation::Activation;
 use crate::functions::{self, Function, Function2, Params, binary_value, unary_derivative, unary_value};
 use crate::isa::multiversion;
 use crate::lanes::{LANES, Lanes};
@@ -184,17 +185,17 @@ struct Binary {
     clamp: [f32; 2],
 }
 
-/// `a, b -> clip(f(a, b), clamp)`, broadcast as in NumPy from the physical shapes `a` and `b` to `out`.
+/// `a, b -> activation(f(a, b))`, broadcast as in NumPy from the physical shapes `a` and `b` to `out`.
 ///
 /// # Panics
-/// Where the shapes do not broadcast to `out`.
+/// Where the shapes do not broadcast to `out`, or the activation does more than clamp.
 pub fn binary(
     isa: Isa,
     f: BinaryFn,
     a: &[usize],
     b: &[usize],
     out: &[usize],
-    clamp: Option<[f32; 2]>,
+    activation: Activation,
 ) -> Box<dyn Kernel> {
     let (from_a, from_b) = (broadcast(a, out), broadcast(b, out));
     let rows = Rows::new((0..out.len()).map(|i| Axis { size: out[i], strides: [from_a[i], from_b[i]] }));
@@ -209,9 +210,8 @@ pub fn binary(
         BinaryFn::Pow => pick_strides::<functions::Pow>,
         BinaryFn::Step => pick_strides::<functions::Step>,
     };
-    let clipped = clamp.map_or(String::new(), |[lo, hi]| format!(" clip({lo},{hi})"));
-    let name = format!("{}{clipped} {isa}", f.write());
-    let clamp = clamp.unwrap_or([f32::NEG_INFINITY, f32::INFINITY]);
+    let name = format!("{}{} {isa}", f.write(), activation.suffix());
+    let clamp = activation.bounds().expect("elementwise kernels apply nothing but clamps");
     Box::new(Binary { name, body: pick(isa, rows.column.strides), rows, clamp })
 }
 
@@ -382,6 +382,7 @@ fn binary_reference(f: BinaryFn, inputs: &[&RefTensor], out: &[usize], index: us
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activation::tests::exact;
     use crate::functions::tests::FUNCTIONS;
     use crate::testing::{Input, Out, assert_close, run, values};
     use espalier_graph::Shape;
@@ -459,17 +460,13 @@ mod tests {
         BinaryFn::Step,
     ];
 
-    fn check_binary(f: BinaryFn, shapes: [&[usize]; 3], data: [&[f32]; 2], clamp: Option<[f32; 2]>) {
+    fn check_binary(f: BinaryFn, shapes: [&[usize]; 3], data: [&[f32]; 2], activation: Activation) {
         let [a, b, out] = shapes;
         let (ra, rb) = (tensor(a, data[0]), tensor(b, data[1]));
-        let [lo, hi] = clamp.unwrap_or([f32::NEG_INFINITY, f32::INFINITY]);
-        let want: Vec<f64> = one(&Op::Binary { f }, &[&ra, &rb], out)
-            .iter()
-            .map(|v| v.max(lo.into()).min(hi.into()) + 0.0 * v)
-            .collect();
-        let want = if clamp.is_some() { want } else { one(&Op::Binary { f }, &[&ra, &rb], out) };
+        let want = one(&Op::Binary { f }, &[&ra, &rb], out);
+        let want: Vec<f64> = want.iter().map(|&v| exact(activation, v)).collect();
         for isa in Isa::available() {
-            let kernel = binary(isa, f, a, b, out, clamp);
+            let kernel = binary(isa, f, a, b, out, activation);
             let len = out.iter().product();
             let y = run(&*kernel, &[Input::F32(data[0]), Input::F32(data[1])], &[Out::Len(len)]);
             assert_close(&format!("{} {a:?} {b:?}", kernel.name()), &y[0], &want, 1e-6);
@@ -497,8 +494,8 @@ mod tests {
             let (va, vb) = (values(1, a.iter().product()), values(2, b.iter().product()));
             for f in BINARY {
                 let va: Vec<f32> = va.iter().map(|v| if f == BinaryFn::Pow { v.abs() } else { *v }).collect();
-                check_binary(f, [a, b, out], [&va, &vb], None);
-                check_binary(f, [a, b, out], [&va, &vb], Some([-0.25, 0.5]));
+                check_binary(f, [a, b, out], [&va, &vb], Activation::Identity);
+                check_binary(f, [a, b, out], [&va, &vb], Activation::Clip([-0.25, 0.5]));
             }
         }
     }
@@ -509,7 +506,7 @@ mod tests {
         let (a, b): (Vec<f32>, Vec<f32>) = pairs.into_iter().unzip();
         let shape: &[usize] = &[a.len()];
         for f in BINARY {
-            check_binary(f, [shape; 3], [&a, &b], None);
+            check_binary(f, [shape; 3], [&a, &b], Activation::Identity);
         }
     }
 

@@ -1,6 +1,7 @@
 //! How numbers are computed: one file per op family with its naive reference, its fast paths and its gradients.
 //! Nothing here knows of graphs being trained, of threads or of memory planning: a kernel gets buffers and a share.
 
+mod activation;
 pub mod conv;
 pub(crate) mod depthwise;
 pub mod elementwise;
@@ -25,6 +26,7 @@ mod strided;
 mod testing;
 pub mod update;
 
+pub use activation::Activation;
 pub use isa::{Isa, IsaError};
 pub use kernel::{Buffer, Element, Io, Kernel, Output, Worker};
 pub use lanes::LANES;

@@ -1,4 +1,4 @@
-//! Sums, means and maxima over axes.
+//! Sums, means and maxima over axes, of a tensor or of the products of two.
 //!
 //! Every result has its own order of summation, whoever computes it: blocks of `BLOCK` terms are summed apart, so that
 //! the rounding error grows with the root of long sums rather than with their length.
@@ -43,15 +43,71 @@ impl Fold for Max {
     }
 }
 
-/// First term, result, the axis of results side by side, the reduced axes, and the factor of the result.
-type Body = unsafe fn(*const f32, *mut f32, Axis<1>, &[Axis<1>], f32);
+/// Where terms come from, from some element on.
+pub(crate) trait Terms: Copy {
+    /// The terms of a kernel with these buffers.
+    fn of(io: &Io<'_>) -> Self;
+    /// From `offset` elements further on.
+    fn at(self, offset: usize) -> Self;
+    unsafe fn load<V: Lanes>(self) -> V;
+    /// The first `n < 16` terms; `rest` in the other lanes.
+    unsafe fn load_first<V: Lanes>(self, n: usize, rest: V) -> V;
+}
 
-multiversion!(fn pick_columns<F: Fold>(x: *const f32, y: *mut f32, results: Axis<1>, reduced: &[Axis<1>], scale: f32) = columns_body);
+/// The elements of a tensor.
+impl Terms for *const f32 {
+    fn of(io: &Io<'_>) -> Self {
+        io.input::<f32>(0).as_ptr()
+    }
+    #[inline(always)]
+    fn at(self, offset: usize) -> Self {
+        self.wrapping_add(offset)
+    }
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(self) -> V {
+        // SAFETY: the contract of `Lanes`.
+        unsafe { V::load(self) }
+    }
+    #[inline(always)]
+    unsafe fn load_first<V: Lanes>(self, n: usize, rest: V) -> V {
+        // SAFETY: the contract of `Lanes`.
+        unsafe { V::load_first(self, n, rest) }
+    }
+}
+
+/// The products of the elements of two tensors.
+#[derive(Clone, Copy)]
+struct Products([*const f32; 2]);
+
+impl Terms for Products {
+    fn of(io: &Io<'_>) -> Self {
+        Products([0, 1].map(|i| io.input::<f32>(i).as_ptr()))
+    }
+    #[inline(always)]
+    fn at(self, offset: usize) -> Self {
+        Products(self.0.map(|p| p.wrapping_add(offset)))
+    }
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(self) -> V {
+        // SAFETY: the contract of `Lanes`.
+        unsafe { V::load(self.0[0]).mul(V::load(self.0[1])) }
+    }
+    #[inline(always)]
+    unsafe fn load_first<V: Lanes>(self, n: usize, rest: V) -> V {
+        // SAFETY: the contract of `Lanes`.
+        unsafe { V::load_first(self.0[0], n, rest).mul(V::load_first(self.0[1], n, V::splat(1.0))) }
+    }
+}
+
+/// First term, result, the axis of results side by side, the reduced axes, and the factor of the result.
+type Body<T> = unsafe fn(T, *mut f32, Axis<1>, &[Axis<1>], f32);
+
+multiversion!(fn pick_columns<F: Fold, T: Terms>(x: T, y: *mut f32, results: Axis<1>, reduced: &[Axis<1>], scale: f32) = columns_body);
 
 /// Reduces contiguous columns over the reduced axes, lane by lane.
 #[inline(always)]
-unsafe fn columns_body<V: Lanes, F: Fold>(
-    x: *const f32,
+unsafe fn columns_body<V: Lanes, F: Fold, T: Terms>(
+    x: T,
     y: *mut f32,
     results: Axis<1>,
     reduced: &[Axis<1>],
@@ -62,7 +118,7 @@ unsafe fn columns_body<V: Lanes, F: Fold>(
     // SAFETY: the caller gives room for the results, and terms where the axes reach.
     unsafe {
         while i + WIDE * LANES <= columns {
-            let sums: [V; WIDE] = fold_columns::<V, F, WIDE>(x.add(i), LANES, reduced);
+            let sums: [V; WIDE] = fold_columns::<V, F, T, WIDE>(x.at(i), LANES, reduced);
             for k in 0..WIDE {
                 sums[k].mul(V::splat(scale)).store(y.add(i + k * LANES));
             }
@@ -70,7 +126,7 @@ unsafe fn columns_body<V: Lanes, F: Fold>(
         }
         while i < columns {
             let width = (columns - i).min(LANES);
-            let [sum]: [V; 1] = fold_columns::<V, F, 1>(x.add(i), width, reduced);
+            let [sum]: [V; 1] = fold_columns::<V, F, T, 1>(x.at(i), width, reduced);
             let result = sum.mul(V::splat(scale));
             if width == LANES {
                 result.store(y.add(i))
@@ -84,8 +140,8 @@ unsafe fn columns_body<V: Lanes, F: Fold>(
 
 /// Folds `N` vectors of columns over all reduced axes; only `width` lanes of the last are valid.
 #[inline(always)]
-unsafe fn fold_columns<V: Lanes, F: Fold, const N: usize>(
-    x: *const f32,
+unsafe fn fold_columns<V: Lanes, F: Fold, T: Terms, const N: usize>(
+    x: T,
     width: usize,
     reduced: &[Axis<1>],
 ) -> [V; N] {
@@ -95,16 +151,16 @@ unsafe fn fold_columns<V: Lanes, F: Fold, const N: usize>(
     unsafe {
         let mut total = [V::splat(F::START); N];
         for index in 0..count(outer) {
-            let start = x.add(offsets(outer, index)[0]);
+            let start = x.at(offsets(outer, index)[0]);
             for block in (0..size).step_by(BLOCK) {
                 let mut partial = [V::splat(F::START); N];
                 for row in block..size.min(block + BLOCK) {
-                    let p = start.add(row * stride);
+                    let p = start.at(row * stride);
                     for k in 0..N {
                         let term = if width == LANES {
-                            V::load(p.add(k * LANES))
+                            p.at(k * LANES).load()
                         } else {
-                            V::load_first(p, width, V::zero())
+                            p.load_first(width, V::zero())
                         };
                         partial[k] = F::join(partial[k], term);
                     }
@@ -118,12 +174,12 @@ unsafe fn fold_columns<V: Lanes, F: Fold, const N: usize>(
     }
 }
 
-multiversion!(fn pick_run<F: Fold>(x: *const f32, y: *mut f32, results: Axis<1>, reduced: &[Axis<1>], scale: f32) = run_body);
+multiversion!(fn pick_run<F: Fold, T: Terms>(x: T, y: *mut f32, results: Axis<1>, reduced: &[Axis<1>], scale: f32) = run_body);
 
 /// Reduces to each of the results, where the innermost reduced axis is contiguous.
 #[inline(always)]
-unsafe fn run_body<V: Lanes, F: Fold>(
-    x: *const f32,
+unsafe fn run_body<V: Lanes, F: Fold, T: Terms>(
+    x: T,
     y: *mut f32,
     results: Axis<1>,
     reduced: &[Axis<1>],
@@ -134,12 +190,12 @@ unsafe fn run_body<V: Lanes, F: Fold>(
     for i in 0..results.size {
         // SAFETY: the caller's contract, as for columns.
         unsafe {
-            let x = x.add(i * results.strides[0]);
+            let x = x.at(i * results.strides[0]);
             let mut total = V::splat(F::START);
             for index in 0..count(outer) {
-                let start = x.add(offsets(outer, index)[0]);
+                let start = x.at(offsets(outer, index)[0]);
                 for block in (0..len).step_by(BLOCK * LANES) {
-                    let sum = fold_run::<V, F>(start.add(block), (len - block).min(BLOCK * LANES));
+                    let sum = fold_run::<V, F, T>(start.at(block), (len - block).min(BLOCK * LANES));
                     total = F::join(total, sum);
                 }
             }
@@ -150,7 +206,7 @@ unsafe fn run_body<V: Lanes, F: Fold>(
 
 /// Folds `len` contiguous terms into lanes.
 #[inline(always)]
-pub(crate) unsafe fn fold_run<V: Lanes, F: Fold>(x: *const f32, len: usize) -> V {
+pub(crate) unsafe fn fold_run<V: Lanes, F: Fold, T: Terms>(x: T, len: usize) -> V {
     let whole = len / LANES * LANES;
     // SAFETY: the caller gives `len` terms.
     unsafe {
@@ -158,15 +214,15 @@ pub(crate) unsafe fn fold_run<V: Lanes, F: Fold>(x: *const f32, len: usize) -> V
         let mut i = 0;
         while i + WIDE * LANES <= whole {
             for k in 0..WIDE {
-                parts[k] = F::join(parts[k], V::load(x.add(i + k * LANES)));
+                parts[k] = F::join(parts[k], x.at(i + k * LANES).load());
             }
             i += WIDE * LANES;
         }
         while i < whole {
-            parts[0] = F::join(parts[0], V::load(x.add(i)));
+            parts[0] = F::join(parts[0], x.at(i).load());
             i += LANES;
         }
-        let last = V::load_first(x.add(whole), len - whole, V::splat(F::START));
+        let last = x.at(whole).load_first(len - whole, V::splat(F::START));
         F::join(F::join(F::join(parts[0], parts[1]), F::join(parts[2], parts[3])), last)
     }
 }
@@ -183,9 +239,9 @@ pub(crate) unsafe fn across<V: Lanes, F: Fold>(v: V) -> f32 {
     }
 }
 
-struct Reduce {
+struct Reduce<T> {
     name: String,
-    body: Body,
+    body: Body<T>,
     /// Kept axes but the innermost.
     kept: Vec<Axis<1>>,
     /// The innermost kept axis.
@@ -202,6 +258,24 @@ struct Reduce {
 /// # Panics
 /// Where an axis is out of range.
 pub fn reduce(isa: Isa, f: ReduceFn, input: &[usize], axes: &[usize]) -> Box<dyn Kernel> {
+    make::<*const f32>(isa, f, "", input, axes)
+}
+
+/// `a[input], b[input] -> y`: as [`reduce`], of the products of `a` and `b`.
+///
+/// # Panics
+/// Where an axis is out of range.
+pub fn reduce_products(isa: Isa, f: ReduceFn, input: &[usize], axes: &[usize]) -> Box<dyn Kernel> {
+    make::<Products>(isa, f, " of products", input, axes)
+}
+
+fn make<T: Terms + 'static>(
+    isa: Isa,
+    f: ReduceFn,
+    what: &str,
+    input: &[usize],
+    axes: &[usize],
+) -> Box<dyn Kernel> {
     assert!(axes.iter().all(|&axis| axis < input.len()), "axes {axes:?} of {input:?}");
     let strides = row_major(input);
     let axis = |i: usize| Axis { size: input[i], strides: [strides[i]] };
@@ -215,23 +289,23 @@ pub fn reduce(isa: Isa, f: ReduceFn, input: &[usize], axes: &[usize]) -> Box<dyn
     let results = kept.pop().unwrap_or(Axis { size: 1, strides: [1] });
     let run = reduced.last().is_some_and(|last| last.strides == [1]);
     let body = match (f, run) {
-        (ReduceFn::Max, true) => pick_run::<Max>(isa),
-        (ReduceFn::Max, false) => pick_columns::<Max>(isa),
-        (_, true) => pick_run::<Sum>(isa),
-        (_, false) => pick_columns::<Sum>(isa),
+        (ReduceFn::Max, true) => pick_run::<Max, T>(isa),
+        (ReduceFn::Max, false) => pick_columns::<Max, T>(isa),
+        (_, true) => pick_run::<Sum, T>(isa),
+        (_, false) => pick_columns::<Sum, T>(isa),
     };
     let scale = if f == ReduceFn::Mean { 1.0 / terms as f32 } else { 1.0 };
     let (way, grain) = if run { ("along rows", 1) } else { ("over columns", LANES) };
-    let name = format!("{} {way} {isa}", f.write());
+    let name = format!("{}{what} {way} {isa}", f.write());
     Box::new(Reduce { name, body, kept, results, grain, reduced, scale })
 }
 
-impl Kernel for Reduce {
+impl<T: Terms> Kernel for Reduce<T> {
     fn name(&self) -> String {
         self.name.clone()
     }
     fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
-        let (x, y) = (io.input::<f32>(0), io.output::<f32>(0));
+        let (x, y) = (T::of(io), io.output::<f32>(0));
         // Grains are counted row after row of kept positions.
         let Axis { size, strides: [stride] } = self.results;
         let grains = size.div_ceil(self.grain);
@@ -241,7 +315,7 @@ impl Kernel for Reduce {
             let (row, first) = (unit / grains, unit % grains);
             let last = (first + share.end - unit).min(grains);
             let (from, to) = (first * self.grain, size.min(last * self.grain));
-            let terms = x.as_ptr().wrapping_add(offsets(&self.kept, row)[0] + from * stride);
+            let terms = x.at(offsets(&self.kept, row)[0] + from * stride);
             let results = Axis { size: to - from, strides: [stride] };
             // SAFETY: the axes were derived from the input's shape; results of different units are disjoint.
             unsafe {
@@ -290,6 +364,21 @@ mod tests {
         for isa in Isa::available() {
             let kernel = reduce(isa, f, shape, axes);
             let y = run(&*kernel, &[Input::F32(x)], &[Out::Len(out.iter().product())]);
+            assert_close(&format!("{} {shape:?} {axes:?}", kernel.name()), &y[0], &want.data, 1e-5);
+        }
+        check_products(f, shape, axes, x, &out);
+    }
+
+    /// The same of the products of `x` with other numbers.
+    fn check_products(f: ReduceFn, shape: &[usize], axes: &[usize], x: &[f32], out: &[usize]) {
+        let other = values(9, x.len());
+        let products = x.iter().zip(&other).map(|(&a, &b)| f64::from(a) * f64::from(b)).collect();
+        let op = Op::Reduce { f, axes: axes.to_vec(), keep: false };
+        let want = reference(&op, &[&RefTensor::new(shape, products)], &[out.to_vec()]).remove(0);
+        for isa in Isa::available() {
+            let kernel = reduce_products(isa, f, shape, axes);
+            let inputs = [Input::F32(x), Input::F32(&other)];
+            let y = run(&*kernel, &inputs, &[Out::Len(out.iter().product())]);
             assert_close(&format!("{} {shape:?} {axes:?}", kernel.name()), &y[0], &want.data, 1e-5);
         }
     }

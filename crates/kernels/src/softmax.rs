@@ -52,7 +52,7 @@ unsafe fn exp_row<V: Lanes>(x: *const f32, y: *mut f32, len: usize, max: f32) ->
 unsafe fn log_sum_exp<V: Lanes>(x: *const f32, len: usize) -> (f32, f32) {
     // SAFETY: the caller gives `len` elements.
     unsafe {
-        let max = across::<V, Max>(fold_run::<V, Max>(x, len));
+        let max = across::<V, Max>(fold_run::<V, Max, _>(x, len));
         let mut sum = V::zero();
         for i in (0..len).step_by(LANES) {
             let x = load::<V>(x.add(i), width(i, len), f32::NEG_INFINITY);
@@ -74,7 +74,7 @@ unsafe fn softmax_row<V: Lanes>(
 ) {
     // SAFETY: the caller gives `len` elements.
     unsafe {
-        let max = across::<V, Max>(fold_run::<V, Max>(x[0], len));
+        let max = across::<V, Max>(fold_run::<V, Max, _>(x[0], len));
         let scale = V::splat(1.0 / exp_row::<V>(x[0], y, len, max));
         for i in (0..len).step_by(LANES) {
             let e = load::<V>(y.add(i), width(i, len), 0.0);
@@ -299,8 +299,8 @@ unsafe fn entropy_grad_row<V: Lanes>(
 ) {
     // SAFETY: the caller gives `len` elements.
     unsafe {
-        let max = across::<V, Max>(fold_run::<V, Max>(x, len));
-        let total = across::<V, Sum>(fold_run::<V, Sum>(target, len));
+        let max = across::<V, Max>(fold_run::<V, Max, _>(x, len));
+        let total = across::<V, Sum>(fold_run::<V, Sum, _>(target, len));
         let factor = V::splat(total / exp_row::<V>(x, dx, len, max));
         for i in (0..len).step_by(LANES) {
             let w = width(i, len);

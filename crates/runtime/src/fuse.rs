@@ -1,16 +1,16 @@
 //! Which nodes run as one step: bias, residual, activation and bias go into the epilogue of what makes their input, and
 //! batch normalisation takes its activation along, forward and backward. The graph itself stays plain.
 
-use espalier_graph::{BinaryFn, Graph, Node, Op, UnaryFn, ValueId};
+use std::collections::HashMap;
 
-/// Bounds of a fused activation: `[0, inf]` for ReLU.
-pub(crate) type Clamp = Option<[f32; 2]>;
+use espalier_graph::{BinaryFn, Graph, Node, Op, ReduceFn, UnaryFn, ValueId};
+use espalier_kernels::Activation;
 
 /// One step's work.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
-    /// The op alone. A clamp is applied to its first output (elementwise and normalisation ops only).
-    Op(Op, Clamp),
+    /// The op alone. The activation is that of its first output (normalisation; elementwise ops only clamp).
+    Op(Op, Activation),
     /// `x, w, [bias], [residual] -> y` of a Conv.
     Conv {
         /// The Conv.
@@ -19,11 +19,13 @@ pub enum Work {
         bias: bool,
         /// A tensor of the output's shape is added.
         residual: bool,
-        /// Bounds of the result.
-        clamp: Clamp,
+        /// The function of the sum.
+        activation: Activation,
     },
     /// `a, b, bias -> y` of a MatMul whose result gets a vector over the last axis added.
     MatMulBias(Op),
+    /// `a, b -> y`: the Reduce of their products.
+    ReduceProducts(Op),
 }
 
 /// A group of nodes that run as one step.
@@ -48,17 +50,16 @@ struct Fuser<'a> {
     readers: Vec<Vec<usize>>,
     /// For a node that runs inside of a group that is placed later: nothing is emitted at its own position.
     absorbed: Vec<bool>,
+    /// For the result of an Expand that never runs: its input, which the reader broadcasts itself.
+    expanded: HashMap<ValueId, ValueId>,
     groups: Vec<Option<Group>>,
 }
 
-/// Bounds of an activation that is a clamp.
-fn clamp_of(f: UnaryFn) -> Clamp {
-    match f {
-        UnaryFn::Relu => Some([0.0, f32::INFINITY]),
-        UnaryFn::Clip { lo, hi } => Some([lo, hi]),
-        _ => None,
-    }
-}
+/// Which activations a kernel can apply.
+type Applies = fn(Activation) -> bool;
+
+const ANY: Applies = |_| true;
+const CLAMPS: Applies = |activation| activation.bounds().is_some();
 
 impl<'a> Fuser<'a> {
     fn new(graph: &'a Graph) -> Self {
@@ -66,9 +67,12 @@ impl<'a> Fuser<'a> {
             graph,
             readers: vec![Vec::new(); graph.values().len()],
             absorbed: vec![false; graph.nodes().len()],
+            expanded: HashMap::new(),
             groups: vec![None; graph.nodes().len()],
         };
         fuser.count_readers();
+        fuser.forget_recomputed();
+        (0..graph.nodes().len()).for_each(|n| fuser.broadcast_in_reader(n));
         fuser
     }
 
@@ -82,6 +86,32 @@ impl<'a> Fuser<'a> {
         let results = self.graph.outputs().iter().map(|(_, id)| *id);
         for id in results.chain(self.graph.states().iter().filter_map(|s| s.next)) {
             self.readers[id.index()].push(beyond);
+        }
+    }
+
+    /// A gradient that joins that of its normalisation computes the normalised value again and does not read it.
+    fn forget_recomputed(&mut self) {
+        for n in 0..self.graph.nodes().len() {
+            if let Some(norm) = self.norm_of_grad(n) {
+                self.readers[norm.outputs[0].index()].retain(|&reader| reader != n);
+            }
+        }
+    }
+
+    /// An Expand whose only reader is elementwise with another operand of the full shape.
+    fn broadcast_in_reader(&mut self, n: usize) {
+        let node = &self.graph.nodes()[n];
+        let Op::Expand { .. } = node.op else { return };
+        let (x, y) = (node.inputs[0], node.outputs[0]);
+        let Some(reader) = self.only_reader(y) else { return };
+        let Op::Binary { .. } = self.op(reader) else { return };
+        let whole = |&id: &ValueId| id != y && self.graph.ty(id) == self.graph.ty(y);
+        let others = &self.graph.nodes()[reader].inputs;
+        if others.iter().any(|id| whole(id) && !self.expanded.contains_key(id)) {
+            self.absorbed[n] = true;
+            self.expanded.insert(y, x);
+            self.readers[x.index()].retain(|&r| r != n);
+            self.readers[x.index()].push(reader);
         }
     }
 
@@ -113,37 +143,37 @@ impl<'a> Fuser<'a> {
         match self.op(n).clone() {
             op @ Op::Conv { .. } => self.conv(n, op),
             op @ Op::MatMul { .. } => self.matmul(n, op),
-            op @ (Op::BatchNorm { .. } | Op::BatchNormTraining { .. } | Op::Binary { .. }) => {
-                self.clamped(n, op)
-            }
+            op @ (Op::BatchNorm { .. } | Op::BatchNormTraining { .. }) => self.activated(n, op, ANY),
+            Op::Binary { f } => self.binary(n, f),
             Op::UnaryGrad { f } => self.norm_grad(n, f),
             op => (self.alone(n, op), n),
         }
     }
 
     fn alone(&self, n: usize, op: Op) -> Group {
+        let inputs = &self.graph.nodes()[n].inputs;
         Group {
-            work: Work::Op(op, None),
-            inputs: self.graph.nodes()[n].inputs.clone(),
+            work: Work::Op(op, Activation::Identity),
+            inputs: inputs.iter().map(|id| *self.expanded.get(id).unwrap_or(id)).collect(),
             outputs: self.graph.nodes()[n].outputs.clone(),
         }
     }
 
-    /// Absorbs the clamp that alone reads `y`; returns the clamped value, its bounds and its node.
-    fn absorb_clamp(&mut self, y: ValueId) -> Option<(ValueId, [f32; 2], usize)> {
+    /// Absorbs the activation that alone reads `y`; returns the activated value, the function and its node.
+    fn absorb_activation(&mut self, y: ValueId, applies: Applies) -> Option<(ValueId, Activation, usize)> {
         let reader = self.only_reader(y)?;
         let Op::Unary { f } = *self.op(reader) else { return None };
-        let clamp = clamp_of(f)?;
+        let activation = Activation::of(f).filter(|&activation| applies(activation))?;
         self.absorbed[reader] = true;
-        Some((self.graph.nodes()[reader].outputs[0], clamp, reader))
+        Some((self.graph.nodes()[reader].outputs[0], activation, reader))
     }
 
-    /// The clamp that alone reads the result joins.
-    fn clamped(&mut self, n: usize, op: Op) -> (Group, usize) {
+    /// The activation that alone reads the result joins.
+    fn activated(&mut self, n: usize, op: Op, applies: Applies) -> (Group, usize) {
         let mut group = self.alone(n, op.clone());
-        match self.absorb_clamp(group.outputs[0]) {
-            Some((y, clamp, last)) => {
-                group.work = Work::Op(op, Some(clamp));
+        match self.absorb_activation(group.outputs[0], applies) {
+            Some((y, activation, last)) => {
+                group.work = Work::Op(op, activation);
                 group.outputs[0] = y;
                 (group, last)
             }
@@ -151,10 +181,32 @@ impl<'a> Fuser<'a> {
         }
     }
 
+    fn binary(&mut self, n: usize, f: BinaryFn) -> (Group, usize) {
+        self.reduced_product(n, f).unwrap_or_else(|| self.activated(n, Op::Binary { f }, CLAMPS))
+    }
+
+    /// The sum or mean that alone reads the product of two values of the same shape.
+    fn reduced_product(&mut self, n: usize, f: BinaryFn) -> Option<(Group, usize)> {
+        let mut group = self.alone(n, Op::Binary { f });
+        let y = group.outputs[0];
+        let reader = self.only_reader(y)?;
+        let op = self.op(reader).clone();
+        let is_sum = matches!(op, Op::Reduce { f: ReduceFn::Sum | ReduceFn::Mean, .. });
+        let whole = group.inputs.iter().all(|&id| self.graph.ty(id) == self.graph.ty(y));
+        if f != BinaryFn::Mul || !is_sum || !whole {
+            return None;
+        }
+        self.absorbed[reader] = true;
+        group.outputs = self.graph.nodes()[reader].outputs.clone();
+        group.work = Work::ReduceProducts(op);
+        Some((group, reader))
+    }
+
     fn conv(&mut self, n: usize, op: Op) -> (Group, usize) {
         let mut group = self.alone(n, op.clone());
         let bias = group.inputs.len() == 3;
-        let (mut y, mut last, mut residual, mut clamp) = (group.outputs[0], n, false, None);
+        let (mut y, mut last, mut residual) = (group.outputs[0], n, false);
+        let mut activation = Activation::Identity;
         if let Some(reader) = self.only_reader(y)
             && let Some(other) = self.residual(reader, y)
         {
@@ -162,11 +214,11 @@ impl<'a> Fuser<'a> {
             group.inputs.push(other);
             (y, last, residual) = (self.graph.nodes()[reader].outputs[0], reader, true);
         }
-        if let Some((clamped, bounds, reader)) = self.absorb_clamp(y) {
-            (y, last, clamp) = (clamped, reader, Some(bounds));
+        if let Some((activated, function, reader)) = self.absorb_activation(y, ANY) {
+            (y, last, activation) = (activated, reader, function);
         }
         group.outputs = vec![y];
-        group.work = Work::Conv { op, bias, residual, clamp };
+        group.work = Work::Conv { op, bias, residual, activation };
         (group, last)
     }
 
@@ -175,7 +227,8 @@ impl<'a> Fuser<'a> {
         let node = &self.graph.nodes()[reader];
         let Op::Binary { f: BinaryFn::Add } = node.op else { return None };
         let other = if node.inputs[0] == y { node.inputs[1] } else { node.inputs[0] };
-        (other != y && self.graph.ty(other) == self.graph.ty(y)).then_some(other)
+        let whole = self.graph.ty(other) == self.graph.ty(y) && !self.expanded.contains_key(&other);
+        (other != y && whole).then_some(other)
     }
 
     fn matmul(&mut self, n: usize, op: Op) -> (Group, usize) {
@@ -199,14 +252,14 @@ impl<'a> Fuser<'a> {
         }
     }
 
-    /// Where node `r` is the gradient of a clamp of a normalised value, and only the gradient of that normalisation
-    /// reads it: the normalisation. The clamp's gradient may be written with the clamp's input or with its output.
+    /// Where node `r` is the gradient of an activation of a normalised value, and only the gradient of that normalisation
+    /// reads it: the normalisation. The gradient of a clamp may be written with the clamp's input or with its output.
     fn norm_of_grad(&self, r: usize) -> Option<&'a Node> {
         let node = self.graph.nodes().get(r)?;
         let Op::UnaryGrad { f } = node.op else { return None };
-        clamp_of(f)?;
+        let is_clamp = CLAMPS(Activation::of(f)?);
         let x = match self.graph.producer(node.inputs[0]) {
-            Some(act) if act.op == (Op::Unary { f }) => act.inputs[0],
+            Some(act) if is_clamp && act.op == (Op::Unary { f }) => act.inputs[0],
             _ => node.inputs[0],
         };
         let norm = self.graph.producer(x).filter(|p| matches!(p.op, Op::BatchNormTraining { .. }))?;
@@ -221,17 +274,19 @@ impl<'a> Fuser<'a> {
         fits.then_some(norm)
     }
 
-    /// Backward: the gradient of the activation joins that of the normalisation, which recomputes the mask from
+    /// Backward: the gradient of the activation joins that of the normalisation, which recomputes the slope from
     /// `x, gamma, beta`.
     fn norm_grad(&mut self, n: usize, f: UnaryFn) -> (Group, usize) {
         let alone = self.alone(n, Op::UnaryGrad { f });
-        let Some(norm) = self.norm_of_grad(n) else { return (alone, n) };
+        let (Some(activation), Some(norm)) = (Activation::of(f), self.norm_of_grad(n)) else {
+            return (alone, n);
+        };
         let last = self.readers[alone.outputs[0].index()][0];
         let grad = &self.graph.nodes()[last];
         let (x, gamma, beta) = (norm.inputs[0], norm.inputs[1], norm.inputs[2]);
         let inputs = vec![x, alone.inputs[1], gamma, beta, grad.inputs[3], grad.inputs[4]];
         self.absorbed[last] = true;
-        let work = Work::Op(Op::BatchNormGrad, clamp_of(f));
+        let work = Work::Op(Op::BatchNormGrad, activation);
         (Group { work, inputs, outputs: grad.outputs.clone() }, last)
     }
 }

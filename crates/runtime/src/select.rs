@@ -3,11 +3,11 @@
 
 use espalier_graph::{BinaryFn, DType, Op, ReduceFn, UnaryFn, ValueId, Window};
 use espalier_kernels::{
-    Isa, Kernel, LANES, Layout, conv, elementwise, matmul, movement, norm, pool, reduce, resize, softmax,
-    update,
+    Activation, Isa, Kernel, LANES, Layout, conv, elementwise, matmul, movement, norm, pool, reduce, resize,
+    softmax, update,
 };
 
-use crate::fuse::{Clamp, Group, Work};
+use crate::fuse::{Group, Work};
 use crate::lower::{Draft, Located, LowerError, Lowering, Storage};
 
 type Emitted = Result<(), LowerError>;
@@ -18,15 +18,17 @@ impl Lowering<'_> {
     /// Appends the steps of `group`.
     pub(crate) fn emit(&mut self, group: &Group) -> Emitted {
         match &group.work {
-            Work::Conv { op, bias, residual, clamp } => {
-                self.conv(group, op, conv::Epilogue { bias: *bias, residual: *residual, clamp: *clamp })
+            Work::Conv { op, bias, residual, activation } => {
+                let (bias, residual, activation) = (*bias, *residual, *activation);
+                self.conv(group, op, conv::Epilogue { bias, residual, activation })
             }
             Work::MatMulBias(op) => self.matmul(group, op, true),
-            Work::Op(op, clamp) => self.op(group, op, *clamp),
+            Work::ReduceProducts(op) => self.op(group, op, Activation::Identity),
+            Work::Op(op, activation) => self.op(group, op, *activation),
         }
     }
 
-    fn op(&mut self, group: &Group, op: &Op, clamp: Clamp) -> Emitted {
+    fn op(&mut self, group: &Group, op: &Op, activation: Activation) -> Emitted {
         let isa = self.options.isa;
         let (x, y) = (group.inputs.first().copied(), group.outputs[0]);
         let first = || x.expect("inference checked the number of inputs");
@@ -53,12 +55,12 @@ impl Lowering<'_> {
             }
             Op::BatchNorm { eps, .. } => {
                 let g = self.norm_geometry(first());
-                self.normalise(group, op, g, norm::batch_norm(isa, g, *eps, clamp))
+                self.normalise(group, op, g, norm::batch_norm(isa, g, *eps, activation))
             }
             Op::BatchNormTraining { eps, momentum } => {
-                self.batch_norm_training(group, op, *eps, *momentum, clamp)
+                self.batch_norm_training(group, op, *eps, *momentum, activation)
             }
-            Op::BatchNormGrad => self.batch_norm_grad(group, op, clamp),
+            Op::BatchNormGrad => self.batch_norm_grad(group, op, activation),
             Op::LayerNorm { eps } => {
                 let (rows, dim) = self.rows(first());
                 self.plain(group, op, norm::layer_norm(isa, rows, dim, *eps))
@@ -71,7 +73,7 @@ impl Lowering<'_> {
             Op::UnaryGrad { f } => {
                 self.unary(group, op, *f, |isa, len| elementwise::unary_grad(isa, *f, len))
             }
-            Op::Binary { f } => self.binary(group, op, *f, clamp),
+            Op::Binary { f } => self.binary(group, op, *f, activation),
             Op::Dropout { p, stream } => {
                 let len = self.elements(first());
                 self.plain(group, op, elementwise::dropout(isa, *p, *stream, len))
@@ -316,7 +318,7 @@ impl Lowering<'_> {
         op: &Op,
         eps: f32,
         momentum: f32,
-        clamp: Clamp,
+        activation: Activation,
     ) -> Emitted {
         let g = self.norm_geometry(group.inputs[0]);
         let mut inputs = vec![self.get(group.inputs[0], g.layout)?];
@@ -326,23 +328,23 @@ impl Lowering<'_> {
             outputs.push(self.in_place(group.inputs[2 + i], group.outputs[i])?);
         }
         outputs.extend(group.outputs[3..].iter().map(|&id| self.place(id, Layout::Plain)));
-        let kernel = norm::batch_norm_training(self.options.isa, g, eps, momentum, clamp);
+        let kernel = norm::batch_norm_training(self.options.isa, g, eps, momentum, activation);
         self.step(group, op, kernel, inputs, outputs, 0);
         Ok(())
     }
 
-    /// Inputs are `x, dy, gamma, mean, rstd`, or with a clamp `x, dy, gamma, beta, mean, rstd`.
-    fn batch_norm_grad(&mut self, group: &Group, op: &Op, clamp: Clamp) -> Emitted {
+    /// Inputs are `x, dy, gamma, mean, rstd`, or with an activation `x, dy, gamma, beta, mean, rstd`.
+    fn batch_norm_grad(&mut self, group: &Group, op: &Op, activation: Activation) -> Emitted {
         let g = self.norm_geometry(group.inputs[0]);
         let mut inputs = self.gets(&group.inputs[..2], g.layout)?;
         let vectors = self.gets(&group.inputs[2..], Layout::Plain)?;
         inputs.push(vectors[0]);
-        // The kernel reads beta only to find the mask of a clamp; gamma stands in where there is none.
-        inputs.push(if clamp.is_some() { vectors[1] } else { vectors[0] });
+        // The kernel reads beta only to find the slope of an activation; gamma stands in where there is none.
+        inputs.push(if activation == Activation::Identity { vectors[0] } else { vectors[1] });
         inputs.extend(&vectors[vectors.len() - 2..]);
         let mut outputs = vec![self.place(group.outputs[0], g.layout)];
         outputs.extend(group.outputs[1..].iter().map(|&id| self.place(id, Layout::Plain)));
-        let kernel = norm::batch_norm_grad(self.options.isa, g, clamp);
+        let kernel = norm::batch_norm_grad(self.options.isa, g, activation);
         self.step(group, op, kernel, inputs, outputs, 0);
         Ok(())
     }
@@ -368,7 +370,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    fn binary(&mut self, group: &Group, op: &Op, f: BinaryFn, clamp: Clamp) -> Emitted {
+    fn binary(&mut self, group: &Group, op: &Op, f: BinaryFn, activation: Activation) -> Emitted {
         let [a, b] = group.inputs[..] else { unreachable!("inference checked the number of inputs") };
         let y = group.outputs[0];
         let finite = !matches!(f, BinaryFn::Div | BinaryFn::Pow);
@@ -378,7 +380,7 @@ impl Lowering<'_> {
         let [a_dims, b_dims, y_dims] = [a, b, y].map(|id| self.operand(id, layout));
         let inputs = vec![self.get_operand(a, layout)?, self.get_operand(b, layout)?];
         let output = self.place(y, layout);
-        let kernel = elementwise::binary(self.options.isa, f, &a_dims, &b_dims, &y_dims, clamp);
+        let kernel = elementwise::binary(self.options.isa, f, &a_dims, &b_dims, &y_dims, activation);
         self.step(group, op, kernel, inputs, vec![output], 0);
         Ok(())
     }
@@ -413,18 +415,18 @@ impl Lowering<'_> {
     /// Over height and width (and the batch) a blocked picture is reduced as it lies; other axes want the plain order.
     fn reduce(&mut self, group: &Group, op: &Op, f: ReduceFn, axes: &[usize], keep: bool) -> Emitted {
         let (x, y) = (group.inputs[0], group.outputs[0]);
-        let blocked = self.locate(x)?.layout == Layout::Blocked
-            && self.dims(x).len() == 4
-            && (axes == [2, 3] || axes == [0, 2, 3]);
-        let layout = if blocked { Layout::Blocked } else { Layout::Plain };
-        let kernel = reduce::reduce(self.options.isa, f, &self.physical(x, layout), axes);
-        let input = self.get(x, layout)?;
+        let blockable = self.dims(x).len() == 4 && (axes == [2, 3] || axes == [0, 2, 3]);
+        let layout = self.elementwise_layout(&group.inputs, blockable)?;
+        let blocked = layout == Layout::Blocked;
+        let make = if group.inputs.len() == 2 { reduce::reduce_products } else { reduce::reduce };
+        let kernel = make(self.options.isa, f, &self.physical(x, layout), axes);
+        let inputs = self.gets(&group.inputs, layout)?;
         let output = match (blocked, axes.len(), keep) {
             (true, 3, false) => self.place_vector(y),
             (true, ..) => self.place(y, Layout::Blocked),
             (false, ..) => self.place(y, Layout::Plain),
         };
-        self.step(group, op, kernel, vec![input], vec![output], 0);
+        self.step(group, op, kernel, inputs, vec![output], 0);
         Ok(())
     }
 

@@ -221,6 +221,75 @@ fn every_case_agrees_with_the_reference() {
     }
 }
 
+/// What runs as one step: inputs, nodes, and the ops of all steps but changes of layout.
+const FUSED: &[(&str, &str, &[&str])] = &[
+    (
+        "input x: f32[N,20,5,4]; input r: f32[N,17,5,4]; weight w: f32[17,20,1,1]",
+        "c: f32[N,17,5,4] = Conv(x, w) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1; s: f32[N,17,5,4] = Binary(c, r) f=Add; y: f32[N,17,5,4] = Unary(s) f=HardSwish; output y = y",
+        &["Conv"],
+    ),
+    (
+        "input x: f32[N,18,6,6]; weight w: f32[18,1,3,3]; weight b: f32[18]",
+        "c: f32[N,18,6,6] = Conv(x, w, b) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=18; y: f32[N,18,6,6] = Unary(c) f=HardSwish; output y = y",
+        &["Conv"],
+    ),
+    (
+        "input x: f32[N,18,3,3]; weight g: f32[18]; weight b: f32[18]; statistic m: f32[18]; statistic var: f32[18]",
+        "n: f32[N,18,3,3] = BatchNorm(x, g, b, m, var) eps=1e-5 momentum=0.1; y: f32[N,18,3,3] = Unary(n) f=HardSwish; output y = y",
+        &["BatchNorm"],
+    ),
+    // The gradient reads the normalised value, but runs in the kernel that computes it again.
+    (
+        "input x: f32[N,18,3,3]; input dy: f32[N,18,3,3]; weight g: f32[18]; weight b: f32[18]; statistic m: f32[18]; statistic var: f32[18]",
+        "n: f32[N,18,3,3], m2: f32[18], v2: f32[18], bm: f32[18], br: f32[18] = BatchNormTraining(x, g, b, m, var) eps=1e-3 momentum=0.1; y: f32[N,18,3,3] = Unary(n) f=HardSwish; dn: f32[N,18,3,3] = UnaryGrad(n, dy) f=HardSwish; dx: f32[N,18,3,3], dg: f32[18], db: f32[18] = BatchNormGrad(x, dn, g, bm, br); update m = m2; update var = v2; output y = y; output dx = dx; output dg = dg; output db = db",
+        &["BatchNormTraining", "BatchNormGrad"],
+    ),
+    // Hard swish twice: its slope at its own result is another, so only the first joins.
+    (
+        "input x: f32[N,18,3,3]; input dy: f32[N,18,3,3]; weight g: f32[18]; weight b: f32[18]; statistic m: f32[18]; statistic var: f32[18]",
+        "n: f32[N,18,3,3], m2: f32[18], v2: f32[18], bm: f32[18], br: f32[18] = BatchNormTraining(x, g, b, m, var) eps=1e-3 momentum=0.1; h: f32[N,18,3,3] = Unary(n) f=HardSwish; y: f32[N,18,3,3] = Unary(h) f=HardSwish; dn: f32[N,18,3,3] = UnaryGrad(h, dy) f=HardSwish; dx: f32[N,18,3,3], dg: f32[18], db: f32[18] = BatchNormGrad(x, dn, g, bm, br); update m = m2; update var = v2; output y = y; output dx = dx",
+        &["BatchNormTraining", "Unary", "UnaryGrad", "BatchNormGrad"],
+    ),
+    // Squeeze and excitation, backward: products that are only summed, and a mean's gradient that is only added.
+    (
+        "input x: f32[N,18,3,4]; input dy: f32[N,18,3,4]",
+        "p: f32[N,18,3,4] = MaxPool(x) window=[[1,1],[1,1],[0,0,0,0],[1,1]]; m: f32[N,18,3,4] = Binary(p, dy) f=Mul; s: f32[N,18,1,1] = Reduce(m) f=Sum axes=[2,3] keep=true; e: f32[N,18,3,4] = Expand(s) shape=[N,18,3,4]; y: f32[N,18,3,4] = Binary(dy, e) f=Add; output y = y",
+        &["MaxPool", "Reduce", "Binary"],
+    ),
+    (
+        "input a: f32[N,5,7]; input b: f32[N,5,7]",
+        "p: f32[N,5,7] = Binary(a, b) f=Mul; y: f32[N,5] = Reduce(p) f=Mean axes=[2] keep=false; output y = y",
+        &["Reduce"],
+    ),
+    // Both operands are grown: one of them has to be, for the result's shape.
+    (
+        "input a: f32[N,18,1,1]; input b: f32[N,1,3,4]",
+        "e: f32[N,18,3,4] = Expand(a) shape=[N,18,3,4]; f: f32[N,18,3,4] = Expand(b) shape=[N,18,3,4]; y: f32[N,18,3,4] = Binary(e, f) f=Sub; output y = y",
+        &["Expand", "Binary"],
+    ),
+    // A convolution's residual is read as it is.
+    (
+        "input x: f32[N,20,5,4]; input r: f32[N,17,1,1]; weight w: f32[17,20,1,1]",
+        "c: f32[N,17,5,4] = Conv(x, w) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1; e: f32[N,17,5,4] = Expand(r) shape=[N,17,5,4]; y: f32[N,17,5,4] = Binary(c, e) f=Add; output y = y",
+        &["Conv", "Binary"],
+    ),
+];
+
+#[test]
+fn what_can_runs_as_one_step() {
+    for (inputs, body, want) in FUSED {
+        let text = nodes(inputs, body);
+        check(&text);
+        let graph: Graph = text.parse().unwrap();
+        let bindings = Bindings::batch(2);
+        let options = Options { isa: Isa::best(), threads: 1, bindings };
+        let plan = lower(&graph, &common::tensors(&graph, bindings), options).unwrap();
+        let ops: Vec<&str> =
+            plan.steps().map(|s| s.op).filter(|op| !["Reorder", "Copy"].contains(op)).collect();
+        assert_eq!(ops, *want, "{text}");
+    }
+}
+
 #[test]
 fn bytes_are_refused() {
     let graph: Graph = "input x: u8[N,3]\ny: u8[3*N] = Reshape(x) shape=[3*N]\noutput y = y".parse().unwrap();

@@ -46,11 +46,7 @@ pub type Each<'a> = dyn FnMut(usize, &[f32], usize) -> Result<(), TaskError> + '
 ///
 /// # Errors
 /// An image that cannot be read; a model that cannot be lowered; what `each` says.
-pub fn answers(
-    model: &mut Model,
-    images: &Arc<Images>,
-    each: &mut Each<'_>,
-) -> Result<(), EvaluateError> {
+pub fn answers(model: &mut Model, images: &Arc<Images>, each: &mut Each<'_>) -> Result<(), EvaluateError> {
     let classes = model.task().labels().len();
     let mut batches = Batches::eval(Arc::clone(images), BATCH.min(images.len().max(1)), 1);
     while let Some(batch) = batches.next_batch() {

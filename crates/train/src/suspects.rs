@@ -255,9 +255,8 @@ mod tests {
         let labels: Vec<usize> = (0..103).map(|i| i % 3).collect();
         let folds = folds(&labels, 3, 7);
         for class in 0..3 {
-            let in_class = |fold| {
-                folds.iter().zip(&labels).filter(|&(&f, &label)| f == fold && label == class).count()
-            };
+            let in_class =
+                |fold| folds.iter().zip(&labels).filter(|&(&f, &label)| f == fold && label == class).count();
             let counts: Vec<usize> = (0..FOLDS).map(in_class).collect();
             assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
         }

@@ -1,8 +1,11 @@
 //! Ten steps of three networks against PyTorch's, as `tests/golden/README.md` describes them: everything together, from
 //! the networks by name to the last update. `ESPALIER_HEAVY=1` runs every network with every instruction set.
 
+mod common;
+
 use std::collections::BTreeMap;
 
+use common::hash::{Hash, checksum, targets};
 use espalier_graph::{Bindings, Graph, Role, Tensor, Weights};
 use espalier_passes::{Optimizer, portable};
 use espalier_runtime::{Isa, Options, Plan, Pool, lower};
@@ -54,39 +57,6 @@ fn golden() -> Golden {
     serde_json::from_str(FILE).unwrap()
 }
 
-/// The README's integer hash for tensors called `name`.
-struct Hash(u32);
-
-impl Hash {
-    fn new(name: &str) -> Hash {
-        Hash(name.bytes().fold(0x811c_9dc5, |h, byte| (h ^ u32::from(byte)).wrapping_mul(0x0100_0193)))
-    }
-
-    fn bits(&self, i: usize) -> u32 {
-        mix32(mix32(i as u32) ^ self.0)
-    }
-
-    fn uniform(&self, i: usize, bound: f64) -> f32 {
-        ((f64::from(self.bits(i) >> 8) * 2f64.powi(-23) - 1.0) * bound) as f32
-    }
-
-    fn below(&self, i: usize, n: u32) -> u32 {
-        self.bits(i) % n
-    }
-}
-
-fn mix32(mut x: u32) -> u32 {
-    x ^= x >> 16;
-    x = x.wrapping_mul(0x7feb_352d);
-    x ^= x >> 15;
-    x = x.wrapping_mul(0x846c_a68b);
-    x ^ (x >> 16)
-}
-
-fn checksum(values: &[f32]) -> u64 {
-    values.iter().map(|v| u64::from(v.to_bits())).sum()
-}
-
 fn parameter(name: &str, shape: &[usize], bias: f32) -> Vec<f32> {
     let len = shape.iter().product();
     if shape.len() < 2 {
@@ -109,13 +79,6 @@ fn pictures(step: usize, n: usize, size: usize) -> Vec<f32> {
         cells.iter().map(noise).sum::<f64>() as f32
     };
     (0..n * 3 * size * size).map(pixel).collect()
-}
-
-/// One-hot.
-fn targets(step: usize, n: usize, classes: usize) -> Vec<f32> {
-    let hash = Hash::new(&format!("y.{step}"));
-    let label = |row: usize| hash.below(row, classes as u32) as usize;
-    (0..n * classes).map(|i| f32::from(u8::from(label(i / classes) == i % classes))).collect()
 }
 
 #[test]
@@ -175,7 +138,11 @@ fn check(name: &str, isa: Isa) {
     let mut losses = Vec::new();
     for number in 0..golden.steps {
         plan.input("x").copy_from_slice(&pictures(number, network.batch, network.size));
-        plan.input("target").copy_from_slice(&targets(number, network.batch, network.classes));
+        plan.input("target").copy_from_slice(&targets(
+            &format!("y.{number}"),
+            network.batch,
+            network.classes,
+        ));
         plan.input("lr").fill(network.lr);
         plan.run(&mut pool);
         losses.push(f64::from(plan.output("loss")[0]));

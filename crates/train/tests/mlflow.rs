@@ -206,7 +206,10 @@ fn a_run_arrives_whole() {
     let parameters: Vec<&Value> =
         bodies.iter().filter_map(|body| body["params"].as_array()).flatten().collect();
     assert!(parameters.contains(&&json!({"key": "model", "value": "lenet"})), "{parameters:?}");
-    assert!(parameters.contains(&&json!({"key": "augment.geometric.flip", "value": "false"})), "{parameters:?}");
+    assert!(
+        parameters.contains(&&json!({"key": "augment.geometric.flip", "value": "false"})),
+        "{parameters:?}"
+    );
     let updates = fake.bodies("runs/update");
     assert_eq!(updates.last().unwrap()["status"], "FINISHED");
     assert_eq!(fake.bodies("runs/set-tag")[0]["value"], outcome.verdict.text);

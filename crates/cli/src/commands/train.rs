@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use espalier_train::data::{Level, Sampling};
+use espalier_train::networks::NAMES;
 use espalier_train::observers::mlflow::Server;
 use espalier_train::run_folder::RunFolder;
 use espalier_train::schedule::Shape;
@@ -31,8 +32,7 @@ Examples:
 pub(crate) struct Args {
     /// The data.
     pub(crate) data: String,
-    /// Network: auto, lenet, plain6, resnet18, resnet34, resnet50, mobilenet_v2.
-    #[arg(long, help_heading = "Network")]
+    #[arg(long, help_heading = "Network", help = format!("Network: auto, {}", NAMES.join(", ")))]
     pub(crate) model: Option<String>,
     /// Scale of the network's channels.
     #[arg(long, help_heading = "Network", allow_negative_numbers = true)]

@@ -5,7 +5,7 @@ use super::gather::{self, Gather, GatherFn, Input, Item, Pitch};
 use super::space::Phase;
 use super::tile::{Call, OUTPUTS, PIXELS, Tiles};
 use super::{ConvGeometry, Epilogue};
-use crate::{Io, Isa, Kernel, LANES, Worker, blocks};
+use crate::{Activation, Io, Isa, Kernel, LANES, Worker, blocks};
 use std::ops::Range;
 
 /// Output pixels of an item: enough to make reading the weights once per item cheap.
@@ -273,7 +273,7 @@ impl Part<'_> {
             resume: source.blocks.start > span.inputs.start,
             bias,
             residual: residual.map_or(std::ptr::null(), |r| r[output * y_output..].as_ptr()),
-            clamp: e.epilogue.clamp.filter(|_| ends),
+            activation: if ends { e.epilogue.activation } else { Activation::Identity },
         }
     }
 

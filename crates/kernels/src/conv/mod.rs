@@ -25,7 +25,7 @@ mod weight_grad;
 
 pub(crate) use reference::reference;
 
-use crate::{Isa, Kernel, LANES, Layout, depthwise};
+use crate::{Activation, Isa, Kernel, LANES, Layout, depthwise};
 use channels::{Channels, Direction};
 use engine::Engine;
 use espalier_graph::Window;
@@ -97,15 +97,15 @@ impl ConvGeometry {
     }
 }
 
-/// What follows a convolution in the same pass: `y = clamp(conv + bias + residual)`.
+/// What follows a convolution in the same pass: `y = activation(conv + bias + residual)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Epilogue {
     /// A bias per output channel is added.
     pub bias: bool,
     /// A tensor of the output's shape is added.
     pub residual: bool,
-    /// Bounds of the result; NaN stays NaN.
-    pub clamp: Option<[f32; 2]>,
+    /// The function of the sum.
+    pub activation: Activation,
 }
 
 /// f32 elements of the packed weights of [`forward`].

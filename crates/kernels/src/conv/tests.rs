@@ -1,4 +1,5 @@
 use super::*;
+use crate::activation::tests::{ACTIVATIONS, exact};
 use crate::blocks;
 use crate::reference::{RefTensor, evaluate};
 use crate::testing::{Input as In, Out, assert_close, run, values};
@@ -155,9 +156,7 @@ impl Problem {
         for (i, (w, r)) in want.iter_mut().zip(&residual).enumerate() {
             *w += f64::from(bias[i / plane % g.channels_out]);
             *w += if epilogue.residual { f64::from(*r) } else { 0.0 };
-            if let Some([low, high]) = epilogue.clamp {
-                *w = w.clamp(f64::from(low), f64::from(high));
-            }
+            *w = exact(epilogue.activation, *w);
         }
         assert_close(
             &format!("{} {layout:?} {g:?}", kernel.name()),
@@ -190,7 +189,6 @@ impl Problem {
 
 #[test]
 fn agrees_with_the_reference() {
-    let full = Epilogue { bias: true, residual: true, clamp: Some([-0.5, 0.75]) };
     for problem in CASES.iter().map(Problem::new) {
         for isa in Isa::available() {
             for layout in [Layout::Plain, Layout::Blocked] {
@@ -200,7 +198,10 @@ fn agrees_with_the_reference() {
                 problem.check_forward(isa, layout, Epilogue::default());
                 problem.check_weight_grad(isa, layout);
             }
-            problem.check_forward(isa, Layout::Blocked, full);
+            for activation in ACTIVATIONS {
+                let full = Epilogue { bias: true, residual: true, activation };
+                problem.check_forward(isa, Layout::Blocked, full);
+            }
             problem.check_forward(isa, Layout::Blocked, Epilogue { bias: true, ..Epilogue::default() });
             problem.check_input_grad(isa);
         }
@@ -210,7 +211,8 @@ fn agrees_with_the_reference() {
 #[test]
 fn scales_exactly_and_keeps_nan() {
     let problem = Problem::new(&(1, 20, 18, 1, [6, 5], [3, 3], [1, 1], [1; 4], [1, 1]));
-    let clamp = Epilogue { clamp: Some([-f32::MAX, f32::MAX]), ..Epilogue::default() };
+    let activation = Activation::Clip([-f32::MAX, f32::MAX]);
+    let clamp = Epilogue { activation, ..Epilogue::default() };
     for isa in Isa::available() {
         let packed = problem.packed(isa);
         let kernel = forward(isa, &problem.g, Layout::Blocked, clamp);

@@ -3,9 +3,10 @@
 use super::channels::CELL;
 use super::gather::Pitch;
 use super::space::Tap;
+use crate::functions::{Clip, Function, HardSwish, Params};
 use crate::isa::{Level, multiversion};
 use crate::lanes::{Lanes, Scalar};
-use crate::{Isa, LANES};
+use crate::{Activation, Isa, LANES};
 
 /// Most pixels and most output blocks of a tile.
 pub(super) const PIXELS: usize = 14;
@@ -53,7 +54,7 @@ pub(super) struct Call<'a> {
     pub(super) bias: [f32; OUTPUTS * LANES],
     /// Addressed like `y`, or null.
     pub(super) residual: *const f32,
-    pub(super) clamp: Option<[f32; 2]>,
+    pub(super) activation: Activation,
 }
 
 /// A tile of some pixels and output blocks.
@@ -136,18 +137,29 @@ unsafe fn finish<V: Lanes, const P: usize, const NB: usize>(c: &Call<'_>, mut ac
                 }
             }
         }
-        if let Some([low, high]) = c.clamp {
-            for p in 0..P {
-                for nb in 0..NB {
-                    // NaN stays NaN: the instruction returns its second operand then.
-                    acc[p][nb] = V::splat(high).min(V::splat(low).max(acc[p][nb]));
-                }
-            }
+        match c.activation {
+            Activation::Identity => {}
+            Activation::Clip(bounds) => activate::<V, Clip, P, NB>(&mut acc, bounds),
+            Activation::HardSwish => activate::<V, HardSwish, P, NB>(&mut acc, [0.0; 2]),
         }
         for p in 0..P {
             for nb in 0..NB {
                 acc[p][nb].store(c.y.add(c.at[p] + nb * c.y_output));
             }
+        }
+    }
+}
+
+/// Here the choice stands outside of the loops: inside it would cost short convolutions as much as their products.
+#[inline(always)]
+unsafe fn activate<V: Lanes, F: Function, const P: usize, const NB: usize>(
+    acc: &mut [[V; NB]; P],
+    params: Params,
+) {
+    for p in 0..P {
+        for nb in 0..NB {
+            // SAFETY: as in `tile`.
+            acc[p][nb] = unsafe { F::value(params, acc[p][nb]) };
         }
     }
 }

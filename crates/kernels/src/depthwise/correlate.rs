@@ -1,6 +1,7 @@
 //! The correlation behind forward and the gradient for the input, a row of one block of channels at a time.
 
 use super::{ConvGeometry, Epilogue, Phase, ZEROS, packed_len, wide};
+use crate::activation::Activation;
 use crate::isa::{Isa, multiversion};
 use crate::kernel::{Io, Kernel, Worker};
 use crate::lanes::{LANES, Lanes};
@@ -55,7 +56,7 @@ struct Row<'a> {
     /// The block's biases, and how many there are.
     bias: Option<(*const f32, usize)>,
     residual: Option<*const f32>,
-    clamp: Option<[f32; 2]>,
+    activation: Activation,
     y: *mut f32,
 }
 
@@ -130,7 +131,7 @@ impl Correlate {
                         (bias, LANES.min(self.channels - block * LANES))
                     }),
                     residual: self.e.residual.then(|| io.input::<f32>(self.residual_input()).as_ptr().add(y)),
-                    clamp: self.e.clamp,
+                    activation: self.e.activation,
                     y: io.output::<f32>(0).as_mut_ptr().add(y),
                 });
             }
@@ -256,10 +257,6 @@ unsafe fn finish<V: Lanes>(row: &Row<'_>, sum: V, at: usize) {
         if let Some(residual) = row.residual {
             v = v.add(V::load(residual.add(at)));
         }
-        if let Some([lo, hi]) = row.clamp {
-            // In this order NaN stays NaN.
-            v = V::splat(hi).min(V::splat(lo).max(v));
-        }
-        v.store(row.y.add(at));
+        row.activation.value(v).store(row.y.add(at));
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::activation::tests::{ACTIVATIONS, exact};
 use crate::layout::{blocked, physical_len, plain};
 use crate::reference::RefTensor;
 use crate::testing::{Input, Out, assert_close, run, values};
@@ -76,10 +77,10 @@ fn check_all(isa: Isa, g: &ConvGeometry) {
     let planes = g.batch * g.channels_in;
     let x = values(1, planes * g.input[0] * g.input[1]);
     let dy = values(2, planes * g.output[0] * g.output[1]);
-    for (bias, residual, clamp) in
-        [(false, false, None), (true, true, Some([-0.3, 0.4])), (true, false, Some([0.0, f32::INFINITY]))]
+    for (activation, [bias, residual]) in
+        ACTIVATIONS.into_iter().zip([[false, false], [true, true], [true, false], [false, true]])
     {
-        check_forward(isa, g, &x, Epilogue { bias, residual, clamp });
+        check_forward(isa, g, &x, Epilogue { bias, residual, activation });
     }
     check_input_grad(isa, g, &dy);
     check_weight_grad(isa, g, &x, &dy, 5e-6);
@@ -131,8 +132,8 @@ fn check_forward(isa: Isa, g: &ConvGeometry, x: &[f32], e: Epilogue) {
     let tensors =
         [tensor(&shape(g, g.input), x), tensor(&weight_shape(g), &w), tensor(&[g.channels_in], &bias)];
     let want = crate::conv::reference(&op, &tensors.each_ref(), &[shape(g, g.output)]).remove(0);
-    let [lo, hi] = e.clamp.unwrap_or([f32::NEG_INFINITY, f32::INFINITY]).map(f64::from);
-    let finish = |(v, r): (&f64, &f32)| (v + if e.residual { f64::from(*r) } else { 0.0 }).max(lo).min(hi);
+    let sum = |(v, r): (&f64, &f32)| v + if e.residual { f64::from(*r) } else { 0.0 };
+    let finish = |pair| exact(e.activation, sum(pair));
     let want: Vec<f64> = want.data.iter().zip(&added).map(finish).collect();
     assert_close(&format!("{} {g:?} {e:?}", kernel.name()), &y, &want, 2e-6);
 }

@@ -5,10 +5,13 @@
 mod tests;
 
 use super::moments::{Sums, Terms, add_moments, add_terms};
+use crate::activation::Activation;
+use crate::functions::{Function, Params, Visitor};
 use crate::isa::{Isa, multiversion};
 use crate::kernel::{Io, Kernel, Worker};
 use crate::lanes::{LANES, Lanes};
 use crate::layout::{Layout, blocks, load_up_to, physical_len, store_up_to};
+use std::marker::PhantomData;
 
 /// What is normalised: `x[batch, channels, spatial]`, per channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,19 +111,6 @@ unsafe fn narrow<V: Lanes>(a: [f64; LANES]) -> V {
     unsafe { V::from_array(a.map(|v| v as f32)) }
 }
 
-/// `v` between the bounds; NaN stays NaN.
-#[inline(always)]
-unsafe fn clamped<V: Lanes, const CLAMP: bool>(v: V, [lo, hi]: [V; 2]) -> V {
-    // SAFETY: inside of a function made by `multiversion!`.
-    unsafe { if CLAMP { hi.min(lo.max(v)) } else { v } }
-}
-
-#[inline(always)]
-unsafe fn splat<V: Lanes>(bounds: [f32; 2]) -> [V; 2] {
-    // SAFETY: inside of a function made by `multiversion!`.
-    unsafe { [V::splat(bounds[0]), V::splat(bounds[1])] }
-}
-
 /// `y = (x - mean) * scale + offset`. The mean is taken off first: folded into the offset it would cost digits.
 #[derive(Clone, Copy)]
 struct Line<V> {
@@ -136,19 +126,19 @@ impl<V: Lanes> Line<V> {
         unsafe { x.sub(self.mean).mul_add(self.scale, self.offset) }
     }
 
-    /// Writes the clamped line over `len` elements.
+    /// Writes the activation of the line over `len` elements.
     #[inline(always)]
-    unsafe fn draw<const CLAMP: bool>(&self, x: *const f32, y: *mut f32, len: usize, bounds: [V; 2]) {
+    unsafe fn draw<F: Function>(&self, params: Params, x: *const f32, y: *mut f32, len: usize) {
         // SAFETY: the caller's `len` elements.
         unsafe {
             for i in 0..len / LANES {
                 let v = self.at(V::load(x.add(i * LANES)));
-                clamped::<V, CLAMP>(v, bounds).store(y.add(i * LANES));
+                F::value(params, v).store(y.add(i * LANES));
             }
             let (i, rest) = (len / LANES * LANES, len % LANES);
             if rest > 0 {
                 let v = self.at(load_up_to(x.add(i), rest, self.mean));
-                store_up_to(clamped::<V, CLAMP>(v, bounds), y.add(i), rest);
+                store_up_to(F::value(params, v), y.add(i), rest);
             }
         }
     }
@@ -161,31 +151,38 @@ struct Norm {
     g: NormGeometry,
     eps: f64,
     momentum: f64,
-    clamp: Option<[f32; 2]>,
+    activation: Activation,
 }
 
 impl Norm {
-    fn bounds(&self) -> [f32; 2] {
-        self.clamp.unwrap_or([f32::NEG_INFINITY, f32::INFINITY])
-    }
-
     fn name(&self, what: &str) -> String {
-        let clamp = if self.clamp.is_some() { " + clamp" } else { "" };
-        format!("{what}{clamp} {}", self.isa)
+        format!("{what}{} {}", self.activation.suffix(), self.isa)
     }
 }
 
-type Group = unsafe fn(&Norm, &Io<'_>, usize);
+/// The parameters are the activation's.
+type Group = unsafe fn(&Norm, Params, &Io<'_>, usize);
 
-/// Normalises with given statistics, then clamps (ReLU is `[0, inf]`; NaN stays NaN).
-/// in: x, gamma, beta, mean, var; out: y.
-pub fn batch_norm(isa: Isa, g: NormGeometry, eps: f32, clamp: Option<[f32; 2]>) -> Box<dyn Kernel> {
-    let norm = Norm { isa, g, eps: eps.into(), momentum: 0.0, clamp };
-    let plane = if clamp.is_some() { pick_given::<true>(isa) } else { pick_given::<false>(isa) };
-    Box::new(Given(norm, plane))
+/// What [`Activation::visit`] calls to pick the body for a function; `$pick` is made by `multiversion!`.
+macro_rules! picker {
+    ($name:ident, $pick:ident) => {
+        struct $name(Isa);
+        impl Visitor<(Group, Params)> for $name {
+            fn visit<F: Function>(self, params: Params) -> (Group, Params) {
+                ($pick::<F>(self.0), params)
+            }
+        }
+    };
 }
 
-struct Given(Norm, Group);
+/// Normalises with given statistics, then activates.
+/// in: x, gamma, beta, mean, var; out: y.
+pub fn batch_norm(isa: Isa, g: NormGeometry, eps: f32, activation: Activation) -> Box<dyn Kernel> {
+    let norm = Norm { isa, g, eps: eps.into(), momentum: 0.0, activation };
+    Box::new(Given(norm, activation.visit(PickGiven(isa))))
+}
+
+struct Given(Norm, (Group, Params));
 
 impl Kernel for Given {
     fn name(&self) -> String {
@@ -195,9 +192,10 @@ impl Kernel for Given {
     fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
         let g = &self.0.g;
         check(io, &[g.physical(), g.channels, g.channels, g.channels, g.channels], &[g.physical()]);
+        let (body, params) = self.1;
         for plane in worker.share(g.batch * g.groups()) {
             // SAFETY: lengths were checked; planes are disjoint.
-            unsafe { (self.1)(&self.0, io, plane) };
+            unsafe { body(&self.0, params, io, plane) };
         }
     }
 }
@@ -212,10 +210,11 @@ fn check(io: &Io<'_>, inputs: &[usize], outputs: &[usize]) {
     }
 }
 
-multiversion! { fn pick_given<; const CLAMP: bool>(norm: &Norm, io: &Io<'_>, plane: usize) = given }
+multiversion! { fn pick_given<F: Function>(norm: &Norm, params: Params, io: &Io<'_>, plane: usize) = given }
+picker! { PickGiven, pick_given }
 
 #[inline(always)]
-unsafe fn given<V: Lanes, const CLAMP: bool>(norm: &Norm, io: &Io<'_>, plane: usize) {
+unsafe fn given<V: Lanes, F: Function>(norm: &Norm, params: Params, io: &Io<'_>, plane: usize) {
     let g = &norm.g;
     let (group, start) = (plane % g.groups(), plane * g.len());
     // SAFETY: `run` checked the lengths; this worker alone writes this plane.
@@ -226,26 +225,25 @@ unsafe fn given<V: Lanes, const CLAMP: bool>(norm: &Norm, io: &Io<'_>, plane: us
         let scale = each(lanes, |i| f64::from(weight[i]) / (f64::from(var[i]) + norm.eps).sqrt());
         let line = Line { mean, scale: narrow(scale), offset: beta };
         let (x, y) = (io.input::<f32>(0).as_ptr().add(start), io.output::<f32>(0).as_mut_ptr().add(start));
-        line.draw::<CLAMP>(x, y, g.len(), splat(norm.bounds()));
+        line.draw::<F>(params, x, y, g.len());
     }
 }
 
-/// Normalises with the batch's own statistics, then clamps (ReLU is `[0, inf]`; NaN stays NaN). The biased variance
-/// normalises; the running one moves towards the unbiased one, or the biased one where a channel has a single value.
+/// Normalises with the batch's own statistics, then activates. The biased variance normalises; the running one moves
+/// towards the unbiased one, or the biased one where a channel has a single value.
 /// in: x, gamma, beta; out: y, running_mean and running_var (in place), batch_mean, batch_rstd.
 pub fn batch_norm_training(
     isa: Isa,
     g: NormGeometry,
     eps: f32,
     momentum: f32,
-    clamp: Option<[f32; 2]>,
+    activation: Activation,
 ) -> Box<dyn Kernel> {
-    let norm = Norm { isa, g, eps: eps.into(), momentum: momentum.into(), clamp };
-    let group = if clamp.is_some() { pick_training::<true>(isa) } else { pick_training::<false>(isa) };
-    Box::new(Training(norm, group))
+    let norm = Norm { isa, g, eps: eps.into(), momentum: momentum.into(), activation };
+    Box::new(Training(norm, activation.visit(PickTraining(isa))))
 }
 
-struct Training(Norm, Group);
+struct Training(Norm, (Group, Params));
 
 impl Kernel for Training {
     fn name(&self) -> String {
@@ -255,17 +253,19 @@ impl Kernel for Training {
     fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
         let (g, c) = (&self.0.g, self.0.g.channels);
         check(io, &[g.physical(), c, c], &[g.physical(), c, c, c, c]);
+        let (body, params) = self.1;
         for group in worker.share(g.groups()) {
             // SAFETY: lengths were checked; groups have disjoint planes and channels.
-            unsafe { (self.1)(&self.0, io, group) };
+            unsafe { body(&self.0, params, io, group) };
         }
     }
 }
 
-multiversion! { fn pick_training<; const CLAMP: bool>(norm: &Norm, io: &Io<'_>, group: usize) = training }
+multiversion! { fn pick_training<F: Function>(norm: &Norm, params: Params, io: &Io<'_>, group: usize) = training }
+picker! { PickTraining, pick_training }
 
 #[inline(always)]
-unsafe fn training<V: Lanes, const CLAMP: bool>(norm: &Norm, io: &Io<'_>, group: usize) {
+unsafe fn training<V: Lanes, F: Function>(norm: &Norm, params: Params, io: &Io<'_>, group: usize) {
     let (g, x, y) = (&norm.g, io.input::<f32>(0).as_ptr(), io.output::<f32>(0).as_mut_ptr());
     let mut sums = Sums::default();
     // SAFETY: `run` checked the lengths; this worker alone writes this group.
@@ -276,7 +276,7 @@ unsafe fn training<V: Lanes, const CLAMP: bool>(norm: &Norm, io: &Io<'_>, group:
         let line = statistics::<V>(norm, io, group, g.per_channel(group, sums));
         for image in 0..g.batch {
             let start = g.start(image, group);
-            line.draw::<CLAMP>(x.add(start), y.add(start), g.len(), splat(norm.bounds()));
+            line.draw::<F>(params, x.add(start), y.add(start), g.len());
         }
     }
 }
@@ -318,16 +318,15 @@ unsafe fn move_towards<V: Lanes>(norm: &Norm, running: *mut f32, group: usize, b
     }
 }
 
-/// Gradient of [`batch_norm_training`]. With a clamp, `dy` is the gradient after it, and passes where the normalised
-/// value, computed again, lies strictly between the bounds.
-/// in: x, dy, gamma, beta (read only with a clamp), batch_mean, batch_rstd; out: dx, dgamma, dbeta.
-pub fn batch_norm_grad(isa: Isa, g: NormGeometry, clamp: Option<[f32; 2]>) -> Box<dyn Kernel> {
-    let norm = Norm { isa, g, eps: 0.0, momentum: 0.0, clamp };
-    let group = if clamp.is_some() { pick_gradient::<true>(isa) } else { pick_gradient::<false>(isa) };
-    Box::new(Gradient(norm, group))
+/// Gradient of [`batch_norm_training`]. With an activation, `dy` is the gradient behind it; its slope is that at the
+/// normalised value, which is computed again.
+/// in: x, dy, gamma, beta (read only with an activation), batch_mean, batch_rstd; out: dx, dgamma, dbeta.
+pub fn batch_norm_grad(isa: Isa, g: NormGeometry, activation: Activation) -> Box<dyn Kernel> {
+    let norm = Norm { isa, g, eps: 0.0, momentum: 0.0, activation };
+    Box::new(Gradient(norm, activation.visit(PickGradient(isa))))
 }
 
-struct Gradient(Norm, Group);
+struct Gradient(Norm, (Group, Params));
 
 impl Kernel for Gradient {
     fn name(&self) -> String {
@@ -337,23 +336,24 @@ impl Kernel for Gradient {
     fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
         let (g, c) = (&self.0.g, self.0.g.channels);
         check(io, &[g.physical(), g.physical(), c, c, c, c], &[g.physical(), c, c]);
+        let (body, params) = self.1;
         for group in worker.share(g.groups()) {
             // SAFETY: lengths were checked; groups have disjoint planes and channels.
-            unsafe { (self.1)(&self.0, io, group) };
+            unsafe { body(&self.0, params, io, group) };
         }
     }
 }
 
-/// Gradient behind the clamp of one plane, with x less its mean.
-#[derive(Clone, Copy)]
-struct Masked<V, const CLAMP: bool> {
+/// Gradient before the activation of one plane, with x less its mean.
+struct Sloped<V, F> {
     x: *const f32,
     dy: *const f32,
     line: Line<V>,
-    bounds: [V; 2],
+    params: Params,
+    function: PhantomData<F>,
 }
 
-impl<V: Lanes, const CLAMP: bool> Terms<V> for Masked<V, CLAMP> {
+impl<V: Lanes, F: Function> Terms<V> for Sloped<V, F> {
     /// `[g, g * (x - mean)]`.
     #[inline(always)]
     unsafe fn at(&self, i: usize, len: usize) -> [V; 2] {
@@ -365,7 +365,7 @@ impl<V: Lanes, const CLAMP: bool> Terms<V> for Masked<V, CLAMP> {
     }
 }
 
-impl<V: Lanes, const CLAMP: bool> Masked<V, CLAMP> {
+impl<V: Lanes, F: Function> Sloped<V, F> {
     /// `(x - mean, g)` of the up to 16 elements at offset `i`, 0 in the lanes past `len`.
     #[inline(always)]
     unsafe fn load(&self, i: usize, len: usize) -> (V, V) {
@@ -373,19 +373,7 @@ impl<V: Lanes, const CLAMP: bool> Masked<V, CLAMP> {
         unsafe {
             let x = load_up_to(self.x.add(i), len, self.line.mean);
             let dy = load_up_to(self.dy.add(i), len, V::zero());
-            (x.sub(self.line.mean), self.pass(self.line.at(x), dy))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn pass(&self, value: V, dy: V) -> V {
-        // SAFETY: inside of a function made by `multiversion!`.
-        unsafe {
-            if !CLAMP {
-                return dy;
-            }
-            let below = self.bounds[1].select_gt(value, dy, V::zero());
-            value.select_gt(self.bounds[0], below, V::zero())
+            (x.sub(self.line.mean), F::derivative(self.params, self.line.at(x)).mul(dy))
         }
     }
 
@@ -414,28 +402,29 @@ impl<V: Lanes, const CLAMP: bool> Masked<V, CLAMP> {
     }
 }
 
-multiversion! { fn pick_gradient<; const CLAMP: bool>(norm: &Norm, io: &Io<'_>, group: usize) = gradient }
+multiversion! { fn pick_gradient<F: Function>(norm: &Norm, params: Params, io: &Io<'_>, group: usize) = gradient }
+picker! { PickGradient, pick_gradient }
 
 #[inline(always)]
-unsafe fn gradient<V: Lanes, const CLAMP: bool>(norm: &Norm, io: &Io<'_>, group: usize) {
+unsafe fn gradient<V: Lanes, F: Function>(norm: &Norm, params: Params, io: &Io<'_>, group: usize) {
     let g = &norm.g;
     // SAFETY: `run` checked the lengths; this worker alone writes this group.
     unsafe {
         let [gamma, beta, mean, rstd] = [2, 3, 4, 5].map(|i| g.load::<V>(io.input::<f32>(i).as_ptr(), group));
         let line = Line { mean, scale: gamma.mul(rstd), offset: beta };
-        let bounds = splat(norm.bounds());
+        let sloped = |start: usize| {
+            let [x, dy] = [0, 1].map(|i| io.input::<f32>(i).as_ptr().add(start));
+            Sloped::<V, F> { x, dy, line, params, function: PhantomData }
+        };
         let mut sums = Sums::default();
         for image in 0..g.batch {
-            let start = g.start(image, group);
-            let [x, dy] = [0, 1].map(|i| io.input::<f32>(i).as_ptr().add(start));
-            add_terms(&Masked::<V, CLAMP> { x, dy, line, bounds }, g.len(), &mut sums);
+            add_terms(&sloped(g.start(image, group)), g.len(), &mut sums);
         }
         let factors = factors(norm, io, group, g.per_channel(group, sums), [gamma, rstd]);
         for image in 0..g.batch {
             let start = g.start(image, group);
-            let [x, dy] = [0, 1].map(|i| io.input::<f32>(i).as_ptr().add(start));
             let dx = io.output::<f32>(0).as_mut_ptr().add(start);
-            Masked::<V, CLAMP> { x, dy, line, bounds }.write(dx, g.len(), factors);
+            sloped(start).write(dx, g.len(), factors);
         }
     }
 }

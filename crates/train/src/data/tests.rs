@@ -298,12 +298,12 @@ fn what_may_not_be_read_is_named() {
     let root = TempDir::new().unwrap();
     images(root.path(), &["train/a", "train/b", "val/a", "val/b"], 3);
     let secret = root.path().join("train/a/0.png");
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(&secret).is_ok() {
         return espalier_testing::skip("this user may read everything");
     }
     assert!(set_aside(root.path())["0.png"].contains("ermission denied"));
-    fs::set_permissions(root.path().join("train/b"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(root.path().join("train/b"), fs::Permissions::from_mode(0o000)).unwrap();
     let error = open(&root).unwrap_err().to_string();
     assert!(error.contains("train/b") && error.contains("ermission denied"), "{error}");
     fs::set_permissions(root.path().join("train/b"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -326,7 +326,8 @@ fn copies_under_two_labels_are_a_warning() {
     images(root.path(), &["train/a", "train/b", "val/a", "val/b"], 3);
     let mut dataset = open(&root).unwrap();
     survey(&mut dataset).unwrap();
-    let warning = dataset.warnings.iter().find(|w| w.contains("1 images have several labels")).expect("a warning");
+    let warning =
+        dataset.warnings.iter().find(|w| w.contains("1 images have several labels")).expect("a warning");
     assert!(warning.contains("x.png (a) = ") && warning.ends_with("y.png (b)"), "{warning}");
 }
 

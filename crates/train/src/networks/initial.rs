@@ -14,15 +14,18 @@ enum Filler {
 }
 
 /// Random weights for every state of `graph`. Filters are normal with variance `2 / fan_out` (He et al. 2015) as in
-/// torchvision, matrices uniform within `1 / sqrt(fan_in)` as in PyTorch, tables normal; norms begin as the identity;
+/// torchvision; matrices uniform within `1 / sqrt(fan_in)` as in PyTorch, but normal with deviation 0.01 in mobile
+/// networks, those with grouped convolutions, as in torchvision's MobileNets; tables normal; norms begin as the identity;
 /// biases and optimizer states are zero. A tensor depends only on `seed`, its name and its use, not on the order.
 pub fn initial_weights(graph: &Graph, seed: u64) -> Weights {
+    let is_grouped = |node: &Node| matches!(node.op, Op::Conv { groups, .. } if groups > 1);
+    let mobile = graph.nodes().iter().any(is_grouped);
     let fill = |state: &State| {
         let value = graph.value(state.value);
         let mut random = Random::new(seed, fnv1a(&value.name));
         let shape = value.ty.shape.bind(Bindings::batch(1));
         let count = shape.iter().product();
-        let filler = filler(graph, state);
+        let filler = filler(graph, state, mobile);
         (value.name.clone(), Tensor::f32(&shape, (0..count).map(|_| filler.draw(&mut random)).collect()))
     };
     graph.states().iter().map(fill).collect()
@@ -38,7 +41,7 @@ impl Filler {
     }
 }
 
-fn filler(graph: &Graph, state: &State) -> Filler {
+fn filler(graph: &Graph, state: &State, mobile: bool) -> Filler {
     let zero = Filler::Constant(0.0);
     if state.role == Role::Optimizer {
         return zero;
@@ -47,17 +50,18 @@ fn filler(graph: &Graph, state: &State) -> Filler {
         let position = node.inputs.iter().position(|&id| id == state.value)?;
         Some((node, position))
     });
-    reader.map_or(zero, |(node, position)| by_use(graph, node, position, state.value))
+    reader.map_or(zero, |(node, position)| by_use(graph, node, position, state.value, mobile))
 }
 
 /// The filler of `value`, input number `position` of `node`.
-fn by_use(graph: &Graph, node: &Node, position: usize, value: ValueId) -> Filler {
+fn by_use(graph: &Graph, node: &Node, position: usize, value: ValueId, mobile: bool) -> Filler {
     let shape = graph.ty(value).shape.bind(Bindings::batch(1));
     match (&node.op, position) {
         (Op::Conv { .. } | Op::ConvInputGrad { .. }, 1) => {
             let fan_out = shape[0] * shape[2] * shape[3];
             Filler::Normal((2.0 / fan_out as f32).sqrt())
         }
+        (Op::MatMul { .. }, 1) if mobile => Filler::Normal(0.01),
         (Op::MatMul { trans_b, .. }, 1) => {
             let fan_in = shape[shape.len() - if *trans_b { 1 } else { 2 }];
             Filler::Uniform(1.0 / (fan_in as f32).sqrt())
@@ -94,27 +98,64 @@ mod tests {
         (mean, (x.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / x.len() as f32).sqrt())
     }
 
+    /// Each name with the deviation that it should have; 0 mean.
+    fn check_random(network: &str, want: &[(&str, f32)]) {
+        let w = weights(network, 1.0, 1);
+        for (name, want) in want {
+            let (mean, deviation) = moments(&w[*name]);
+            let close = mean.abs() <= 0.03 * want && (deviation - want).abs() <= 0.03 * want;
+            assert!(close, "{network} {name}: {mean}, {deviation}, should be {want}");
+        }
+    }
+
+    fn check_constant(network: &str, want: &[(&str, f32)]) {
+        let w = weights(network, 1.0, 1);
+        for (name, want) in want {
+            assert!(w[*name].as_f32().unwrap().iter().all(|v| v == want), "{network} {name}");
+        }
+    }
+
     #[test]
-    fn distributions() {
-        let w = weights("resnet18", 1.0, 1);
-        let check = |name: &str, want: f32| {
-            let (mean, deviation) = moments(&w[name]);
-            assert!(
-                mean.abs() <= 0.03 * want && (deviation - want).abs() <= 0.03 * want,
-                "{name}: {mean}, {deviation}"
-            );
+    fn distributions_are_those_of_the_libraries() {
+        let he = |fan_out: f32| (2.0 / fan_out).sqrt();
+        check_random(
+            "resnet18",
+            &[
+                ("layer4.1.conv2.weight", he(512.0 * 9.0)),
+                ("layer2.0.downsample.0.weight", he(128.0)),
+                ("fc.weight", (1.0f32 / (3.0 * 512.0)).sqrt()),
+            ],
+        );
+        check_random(
+            "mobilenet_v3_large",
+            &[
+                ("features.15.block.1.0.weight", he(960.0 * 25.0)),
+                ("features.15.block.2.fc1.weight", he(240.0)),
+                ("features.15.block.2.fc2.weight", he(960.0)),
+                ("classifier.0.weight", 0.01),
+                ("classifier.3.weight", 0.01),
+            ],
+        );
+        check_random(
+            "efficientnet_lite0",
+            &[
+                ("conv_head.weight", he(1280.0)),
+                ("blocks.5.1.conv_dw.weight", he(1152.0 * 25.0)),
+                ("classifier.weight", 0.01),
+            ],
+        );
+        let norm = |name: &'static str| {
+            ["weight", "bias", "running_mean", "running_var"].map(|part| format!("{name}.{part}"))
         };
-        check("layer4.1.conv2.weight", (2.0f32 / (512.0 * 9.0)).sqrt());
-        check("layer2.0.downsample.0.weight", (2.0f32 / 128.0).sqrt());
-        check("fc.weight", (1.0f32 / (3.0 * 512.0)).sqrt());
-        for (name, want) in [("fc.bias", 0.0), ("bn1.weight", 1.0), ("bn1.bias", 0.0)] {
-            assert!(w[name].as_f32().unwrap().iter().all(|&v| v == want), "{name}");
+        for (network, name) in [("resnet18", "bn1"), ("mobilenet_v3_large", "features.0.1")] {
+            let names = norm(name);
+            let want: Vec<(&str, f32)> = names.iter().map(String::as_str).zip([1.0, 0.0, 0.0, 1.0]).collect();
+            check_constant(network, &want);
         }
-        for (name, want) in [("bn1.running_mean", 0.0), ("bn1.running_var", 1.0)] {
-            assert!(w[name].as_f32().unwrap().iter().all(|&v| v == want), "{name}");
-        }
+        check_constant("resnet18", &[("fc.bias", 0.0)]);
+        check_constant("mobilenet_v3_large", &[("features.15.block.2.fc2.bias", 0.0)]);
         let bound = 1.0 / 512.0f32.sqrt();
-        assert!(w["fc.weight"].as_f32().unwrap().iter().all(|v| v.abs() <= bound));
+        assert!(weights("resnet18", 1.0, 1)["fc.weight"].as_f32().unwrap().iter().all(|v| v.abs() <= bound));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The networks that `--model` names. Names and shapes of their states are those of PyTorch's `state_dict`
-//! (torchvision's where it has the network), so weights go both ways; only the counters `num_batches_tracked` have no
+//! (torchvision's where it has the network, timm's for EfficientNet), so weights go both ways; only the counters `num_batches_tracked` have no
 //! counterpart.
 
+mod conv_norm;
 mod cost;
+mod efficientnet;
 mod initial;
 mod lenet;
 mod mobilenet;
@@ -15,7 +17,17 @@ pub use cost::{Cost, cost};
 pub use initial::initial_weights;
 
 /// The names that [`build`] takes.
-pub const NAMES: &[&str] = &["lenet", "plain6", "resnet18", "resnet34", "resnet50", "mobilenet_v2"];
+pub const NAMES: &[&str] = &[
+    "lenet",
+    "plain6",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "efficientnet_lite0",
+];
 
 /// What a network is built for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,6 +80,9 @@ pub fn build(name: &str, o: &NetworkOptions) -> Result<Graph, NetworkError> {
         "resnet34" => resnet::resnet34,
         "resnet50" => resnet::resnet50,
         "mobilenet_v2" => mobilenet::mobilenet_v2,
+        "mobilenet_v3_small" => mobilenet::mobilenet_v3_small,
+        "mobilenet_v3_large" => mobilenet::mobilenet_v3_large,
+        "efficientnet_lite0" => efficientnet::efficientnet_lite0,
         _ => return Err(NetworkError::Name(name.into())),
     };
     check(name, o)?;
@@ -103,6 +118,12 @@ fn check(name: &str, o: &NetworkOptions) -> Result<(), NetworkError> {
 impl NetworkOptions {
     fn is_small(&self) -> bool {
         self.size.iter().all(|&s| s <= SMALL)
+    }
+
+    /// The stride of a layer that is published with `stride`; `early` are the stem, and the first strided stage of the
+    /// mobile networks.
+    fn stride(&self, stride: usize, early: bool) -> usize {
+        if early && self.is_small() { 1 } else { stride }
     }
 
     /// `channels` times the width, to the nearest multiple of 8 and at least 8; as published where the width is 1.

@@ -2,6 +2,7 @@
 
 use espalier_graph::{Graph, GraphError, Op, UnaryFn, ValueId, Window};
 
+use super::conv_norm::{DEFAULT_NORM, same};
 use super::{Made, NetworkOptions};
 
 /// A block appended to the graph: its name, input, channels inside and stride.
@@ -35,8 +36,8 @@ fn resnet(
             let stride = if stage > 0 && index == 0 { 2 } else { 1 };
             let name = format!("layer{}.{index}", stage + 1);
             let shortcut = if stride != 1 || channels != inside * expansion {
-                let name = format!("{name}.downsample");
-                normalised(g, &format!("{name}.0"), &format!("{name}.1"), x, inside * expansion, 1, stride)?
+                let names = [&format!("{name}.downsample.0"), &format!("{name}.downsample.1")];
+                DEFAULT_NORM.conv(g, names.map(String::as_str), x, inside * expansion, same(1, stride), 1)?
             } else {
                 x
             };
@@ -52,23 +53,9 @@ fn resnet(
 
 fn stem(g: &mut Graph, x: ValueId, o: &NetworkOptions) -> Made {
     let (kernel, stride) = if o.is_small() { (3, 1) } else { (7, 2) };
-    let x = normalised(g, "conv1", "bn1", x, o.scale(64), kernel, stride)?;
+    let x = DEFAULT_NORM.conv(g, ["conv1", "bn1"], x, o.scale(64), same(kernel, stride), 1)?;
     let x = g.unary("relu", UnaryFn::Relu, x)?;
     if o.is_small() { Ok(x) } else { g.add("maxpool", Op::MaxPool { window: Window::square(3, 2, 1) }, &[x]) }
-}
-
-/// Convolution without bias, then BatchNorm.
-fn normalised(
-    g: &mut Graph,
-    conv: &str,
-    norm: &str,
-    x: ValueId,
-    out: usize,
-    kernel: usize,
-    stride: usize,
-) -> Made {
-    let x = g.conv2d(conv, x, out, Window::square(kernel, stride, kernel / 2), 1, false)?;
-    g.batch_norm(norm, x, 1e-5, 0.1)
 }
 
 /// Convolution `number` of a block with its BatchNorm.
@@ -81,7 +68,8 @@ fn numbered(
     kernel: usize,
     stride: usize,
 ) -> Made {
-    normalised(g, &format!("{block}.conv{number}"), &format!("{block}.bn{number}"), x, out, kernel, stride)
+    let names = [&format!("{block}.conv{number}"), &format!("{block}.bn{number}")];
+    DEFAULT_NORM.conv(g, names.map(String::as_str), x, out, same(kernel, stride), 1)
 }
 
 fn relu(g: &mut Graph, block: &str, number: usize, x: ValueId) -> Result<ValueId, GraphError> {

@@ -1,6 +1,8 @@
 //! Small data and short runs for tests.
 #![allow(dead_code, reason = "each test file uses its part of this one")]
 
+pub(crate) mod hash;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

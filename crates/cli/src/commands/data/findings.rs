@@ -33,7 +33,8 @@ impl Finding {
             0 => String::new(),
             n => format!("\n    and {n} more"),
         };
-        let text = format!("* {}{}{more}\n  {}", print::line(&self.text), shown.collect::<String>(), self.advice);
+        let text =
+            format!("* {}{}{more}\n  {}", print::line(&self.text), shown.collect::<String>(), self.advice);
         text.trim_end().to_string()
     }
 }
@@ -50,7 +51,7 @@ pub(super) fn all(report: &Report, warnings: &[String]) -> Vec<Finding> {
         imbalance(report),
         ignored(report),
     ];
-    found.into_iter().flatten().chain(warnings.iter().map(warning)).collect()
+    found.into_iter().flatten().chain(warnings.iter().map(|text| warning(text))).collect()
 }
 
 /// `1 image`, `2 images`.
@@ -143,7 +144,10 @@ fn imbalance(report: &Report) -> Option<Finding> {
     Some(Finding {
         kind: "imbalance",
         n: report.classes.len(),
-        text: format!("The largest class has {} times as many images as the smallest.", print::significant(ratio)),
+        text: format!(
+            "The largest class has {} times as many images as the smallest.",
+            print::significant(ratio)
+        ),
         advice: "Collect more of the small classes, or train with --sampling balanced; look at per-class figures.",
         examples: Vec::new(),
     })
@@ -154,13 +158,16 @@ fn ignored(report: &Report) -> Option<Finding> {
     (n > 0).then(|| Finding {
         kind: "ignored",
         n,
-        text: format!("{} no image of a class, and left out.", if n == 1 { "1 file is".into() } else { format!("{n} files are") }),
+        text: format!(
+            "{} no image of a class, and left out.",
+            if n == 1 { "1 file is".into() } else { format!("{n} files are") }
+        ),
         advice: "Nothing, unless pictures are among them: each belongs into the folder of its class.",
         examples: report.ignored.iter().map(|bad| format!("{}: {}", bad.file, bad.reason)).collect(),
     })
 }
 
-fn warning(text: &String) -> Finding {
+fn warning(text: &str) -> Finding {
     let mut letters = text.chars();
     let first = letters.next().into_iter().flat_map(char::to_uppercase);
     let text = first.chain(letters).chain(['.']).collect();
@@ -172,7 +179,11 @@ fn examples(report: &Report, wanted: impl Fn(&Copies) -> bool) -> Vec<String> {
     let line = |copies: &Copies| {
         let files: Vec<String> =
             copies.files.iter().take(3).map(|f| format!("{} ({}, {})", f.file, f.split, f.label)).collect();
-        let more = if copies.files.len() > 3 { format!(" = {} more", copies.files.len() - 3) } else { String::new() };
+        let more = if copies.files.len() > 3 {
+            format!(" = {} more", copies.files.len() - 3)
+        } else {
+            String::new()
+        };
         format!("{}{more}: {}", files.join(" = "), copies.likeness)
     };
     report.duplicates.iter().filter(|copies| wanted(copies)).map(line).collect()

@@ -1,8 +1,6 @@
 //! What `espalier data` found, as a page with pictures.
 
-use espalier_pages::{
-    Picture, Table, bar, callout, facts, gallery, number, page as shell, percent, section,
-};
+use espalier_pages::{Picture, Table, bar, callout, facts, gallery, number, page as shell, percent, section};
 use espalier_tasks::resize::resize;
 use espalier_tasks::{Image, Limits};
 use espalier_train::data::duplicates::{Group, Likeness, Member};
@@ -84,7 +82,8 @@ fn overview(report: &Report) -> Vec<(&'static str, String, String)> {
         0 => range.min.to_string(),
         _ => format!("{}–{}", range.min, range.max),
     };
-    let medians = format!("pixels; medians {} and {}", range_median(&report.width), range_median(&report.height));
+    let medians =
+        format!("pixels; medians {} and {}", range_median(&report.width), range_median(&report.height));
     let splits: Vec<String> =
         Split::ALL.iter().map(|s| format!("{} {s}", number(report.images[s.name()] as f64))).collect();
     let list = |values: &[f32]| values.iter().map(|v| format!("{v:.3}")).collect::<Vec<_>>().join(" ");
@@ -107,7 +106,8 @@ fn classes(report: &Report) -> Markup {
         Split::ALL.into_iter().map(Split::name).filter(|split| report.images[split] > 0).collect();
     let total = |class: &super::report::Class| class.images.values().sum::<usize>();
     let most = report.classes.iter().map(total).max().unwrap_or(0).max(1);
-    let mut table = splits.iter().fold(Table::new().text("class"), |table, split| table.number(*split)).text("");
+    let mut table =
+        splits.iter().fold(Table::new().text("class"), |table, split| table.number(*split)).text("");
     for class in &report.classes {
         let mut cells = vec![html! { (class.label) }];
         cells.extend(splits.iter().map(|split| html! { (number(class.images[split] as f64)) }));

@@ -180,14 +180,16 @@ impl Report {
             [] => "Nothing is wrong with it that could be seen.".to_string(),
             findings => findings.join("\n\n"),
         };
-        let deep = if self.suspicious.is_some() { "" } else { "\nWrong labels were not looked for: --deep does.\n" };
+        let deep =
+            if self.suspicious.is_some() { "" } else { "\nWrong labels were not looked for: --deep does.\n" };
         format!("{head}\n\n{}\n{properties}\n\n{findings}\n{deep}", self.table())
     }
 
     /// Classes and splits.
     fn table(&self) -> String {
         const MOST: usize = 40;
-        let splits: Vec<&str> = Split::ALL.into_iter().map(Split::name).filter(|s| self.images[s] > 0).collect();
+        let splits: Vec<&str> =
+            Split::ALL.into_iter().map(Split::name).filter(|s| self.images[s] > 0).collect();
         let row = |name: &str, images: &PerSplit| {
             let cells = splits.iter().map(|split| images[split].to_string());
             std::iter::once(print::line(name)).chain(cells).collect::<Vec<_>>()

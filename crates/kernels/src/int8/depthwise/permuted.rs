@@ -192,7 +192,7 @@ unsafe fn rows<const K: usize, const D: usize, const S: usize, const T: usize, c
 fn opaque(w: *const u8) -> *const u8 {
     let mut w = w;
     // SAFETY: no instruction.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) w, options(nomem, nostack, preserves_flags)) };
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) w, options(readonly, nostack, preserves_flags)) };
     w
 }
 

@@ -1,5 +1,6 @@
 use super::super::reference;
 use super::*;
+use crate::activation::tests::{ACTIVATIONS, exact, exact_slope};
 use crate::layout::{blocked, plain};
 use crate::reference::RefTensor;
 use crate::testing::{Input, Out, assert_close, run, values};
@@ -16,14 +17,13 @@ const SHAPES: [[usize; 3]; 9] = [
     [2, 33, 64],
     [3, 1, 257],
 ];
-const CLAMPS: [Option<[f32; 2]>; 3] = [None, Some([0.0, f32::INFINITY]), Some([-0.3, 0.5])];
 const EPS: f32 = 1e-5;
 
 /// One case: all its data in the logical order.
 struct Case {
     g: NormGeometry,
     isa: Isa,
-    clamp: Option<[f32; 2]>,
+    activation: Activation,
     x: Vec<f32>,
 }
 
@@ -36,8 +36,9 @@ impl Case {
         for [batch, channels, spatial] in SHAPES {
             for layout in [Layout::Plain, Layout::Blocked] {
                 let g = NormGeometry { batch, channels, spatial, layout };
-                for (isa, clamp) in Isa::available().into_iter().flat_map(|isa| CLAMPS.map(|c| (isa, c))) {
-                    check(&Case { g, isa, clamp, x: values(1, batch * channels * spatial) });
+                let pairs = Isa::available().into_iter().flat_map(|isa| ACTIVATIONS.map(|a| (isa, a)));
+                for (isa, activation) in pairs {
+                    check(&Case { g, isa, activation, x: values(1, batch * channels * spatial) });
                 }
             }
         }
@@ -70,11 +71,7 @@ impl Case {
     }
 
     fn what(&self, output: &str) -> String {
-        format!("{output} {:?} {} {:?}", self.g, self.isa, self.clamp)
-    }
-
-    fn clamped(&self, v: f64) -> f64 {
-        self.clamp.map_or(v, |[lo, hi]| v.max(lo.into()).min(hi.into()))
+        format!("{output} {:?} {} {:?}", self.g, self.isa, self.activation)
     }
 }
 
@@ -82,7 +79,7 @@ impl Case {
 fn normalises_with_given_statistics() {
     Case::each(|case| {
         let vectors = [case.vector(2, 0.0), case.vector(3, 0.0), case.vector(4, 0.0), case.vector(5, 1.5)];
-        let kernel = batch_norm(case.isa, case.g, EPS, case.clamp);
+        let kernel = batch_norm(case.isa, case.g, EPS, case.activation);
         let x = case.physical(&case.x);
         let mut inputs = vec![Input::F32(&x)];
         inputs.extend(vectors.iter().map(|v| Input::F32(v)));
@@ -91,7 +88,7 @@ fn normalises_with_given_statistics() {
         tensors.extend(vectors.iter().map(|v| tensor(&[v.len()], v)));
         let op = Op::BatchNorm { eps: EPS, momentum: 0.1 };
         let want = reference(&op, &tensors.iter().collect::<Vec<_>>(), &[]).remove(0);
-        let want: Vec<f64> = want.data.iter().map(|&v| case.clamped(v)).collect();
+        let want: Vec<f64> = want.data.iter().map(|&v| exact(case.activation, v)).collect();
         assert_close(&case.what("y"), &case.logical(&y), &want, 1e-6);
     });
 }
@@ -122,7 +119,7 @@ fn statistics_with_outliers_are_accurate() {
 fn check_training(case: &Case, tolerance: f64) {
     let c = case.g.channels;
     let vectors = [case.vector(2, 0.0), case.vector(3, 0.0), case.vector(4, 0.0), case.vector(5, 1.5)];
-    let kernel = batch_norm_training(case.isa, case.g, EPS, 0.1, case.clamp);
+    let kernel = batch_norm_training(case.isa, case.g, EPS, 0.1, case.activation);
     let x = case.physical(&case.x);
     let got = run(
         &*kernel,
@@ -139,7 +136,7 @@ fn check_training(case: &Case, tolerance: f64) {
     tensors.extend(vectors.iter().map(|v| tensor(&[c], v)));
     let op = Op::BatchNormTraining { eps: EPS, momentum: 0.1 };
     let want = reference(&op, &tensors.iter().collect::<Vec<_>>(), &[]);
-    let y: Vec<f64> = want[0].data.iter().map(|&v| case.clamped(v)).collect();
+    let y: Vec<f64> = want[0].data.iter().map(|&v| exact(case.activation, v)).collect();
     assert_close(&case.what("y"), &case.logical(&got[0]), &y, tolerance);
     for (i, name) in [(1, "running mean"), (2, "running var"), (3, "batch mean"), (4, "batch rstd")] {
         assert_close(&case.what(name), &got[i], &want[i].data, tolerance);
@@ -158,14 +155,14 @@ fn check_gradient(case: &Case) {
     let dy = values(6, case.x.len());
     let (x, dy_physical) = (case.physical(&case.x), case.physical(&dy));
     let inputs = [&x, &dy_physical, &gamma, &beta, &mean, &rstd].map(|v| Input::F32(v));
-    let kernel = batch_norm_grad(case.isa, case.g, case.clamp);
+    let kernel = batch_norm_grad(case.isa, case.g, case.activation);
     let got = run(&*kernel, &inputs, &[Out::Len(case.g.physical()), Out::Len(c), Out::Len(c)]);
-    let passes = |i: usize| {
+    let slope = |i: usize| {
         let ch = i / case.g.spatial % c;
         let value = (case.x[i] - mean[ch]).mul_add(gamma[ch] * rstd[ch], beta[ch]);
-        case.clamp.is_none_or(|[lo, hi]| lo < value && value < hi)
+        exact_slope(case.activation, value.into()) as f32
     };
-    let dy: Vec<f32> = dy.iter().enumerate().map(|(i, &g)| if passes(i) { g } else { 0.0 }).collect();
+    let dy: Vec<f32> = dy.iter().enumerate().map(|(i, &g)| g * slope(i)).collect();
     let vectors = [gamma.clone(), mean.clone(), rstd.clone()].map(|v| tensor(&[c], &v));
     let (x, dy) = (case.tensor(&case.x), case.tensor(&dy));
     let want = reference(&Op::BatchNormGrad, &[&x, &dy, &vectors[0], &vectors[1], &vectors[2]], &[]);
@@ -179,7 +176,7 @@ fn nan_shows() {
     for isa in Isa::available() {
         let g = NormGeometry { batch: 1, channels: 2, spatial: 4, layout: Layout::Plain };
         let x = [f32::NAN, 1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 4.0];
-        let kernel = batch_norm_training(isa, g, EPS, 0.1, Some([0.0, f32::INFINITY]));
+        let kernel = batch_norm_training(isa, g, EPS, 0.1, Activation::Clip([0.0, f32::INFINITY]));
         let ones = [1.0; 2];
         let inputs = [Input::F32(&x), Input::F32(&ones), Input::F32(&ones)];
         let state = || Out::InPlace(&ones);
