@@ -570,7 +570,7 @@ fn batches_hold_what_the_task_says() {
 #[test]
 fn balanced_epochs_draw_classes_equally_often() {
     let root = TempDir::new().unwrap();
-    images(root.path(), &["train/few"], 10);
+    images(root.path(), &["train/few", "val/few"], 10);
     images(root.path(), &["train/many"], 90);
     let dataset = open(&root).unwrap();
     let task = ClassifyImage::new([4, 6], vec![0.5; 1], vec![0.5; 1], dataset.classes.clone());
