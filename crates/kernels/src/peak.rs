@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::Isa;
 use crate::int8::dots::Dots;
-use crate::int8::form::{Form, Step, per_form};
+use crate::int8::form::{Form, per_form};
 use crate::int8::sums::Sums;
 use crate::isa::multiversion;
 use crate::lanes::{LANES, Lanes};
@@ -127,9 +127,9 @@ fn measure_one(isa: Isa) -> Peak {
 fn tile(form: Form) -> (unsafe fn(&[u8; 512], &mut f32), usize) {
     match form.step() {
         #[cfg(target_arch = "x86_64")]
-        Step::Vnni | Step::Vbmi => (pick_products::<7, 4>(form), 28),
+        crate::int8::form::Step::Vnni | crate::int8::form::Step::Vbmi => (pick_products::<7, 4>(form), 28),
         #[cfg(target_arch = "x86_64")]
-        Step::Avx512 => (pick_products::<6, 3>(form), 18),
+        crate::int8::form::Step::Avx512 => (pick_products::<6, 3>(form), 18),
         _ => (pick_products::<4, 1>(form), 4),
     }
 }

@@ -59,7 +59,7 @@ pub(super) fn prepare(
     e: &Epilogue,
 ) -> Prepared {
     let [kh, kw] = g.window.kernel;
-    let (way, how) = choose(form, g, zero, e);
+    let (way, how) = choose(form, g, zero, e.residual.is_some());
     Prepared {
         packed: pack(g, zero, weights),
         kernel: Box::new(Depthwise {
@@ -73,11 +73,14 @@ pub(super) fn prepare(
     }
 }
 
-fn choose(form: Form, g: &ConvGeometry, zero: u8, e: &Epilogue) -> (Box<dyn Way>, &'static str) {
+fn choose(form: Form, g: &ConvGeometry, zero: u8, residual: bool) -> (Box<dyn Way>, &'static str) {
+    // Gathered taps know of no residual.
     #[cfg(target_arch = "x86_64")]
-    if let (Some(way), None) = (permuted::Permuted::new(form, g, zero), e.residual) {
+    if let (Some(way), false) = (permuted::Permuted::new(form, g, zero), residual) {
         return (Box::new(way), "taps gathered");
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = residual;
     (Box::new(simple::Simple::new(form, g, zero)), "tap by tap")
 }
 

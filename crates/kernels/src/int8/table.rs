@@ -1,6 +1,6 @@
 //! Functions of a byte by a table of 256: activations (HardSwish, SiLU, sigmoid, LeakyReLU) and changes of scale.
 
-use super::form::{Form, Step};
+use super::form::Form;
 use crate::{Io, Isa, Kernel, Worker};
 
 /// Any function from byte to byte.
@@ -47,7 +47,7 @@ impl Lookup {
     pub(super) fn new(form: Form, table: Table) -> Lookup {
         let body = match form.step() {
             #[cfg(target_arch = "x86_64")]
-            Step::Vbmi => vbmi,
+            super::form::Step::Vbmi => vbmi,
             _ => one_by_one as Body,
         };
         Lookup { table, body }

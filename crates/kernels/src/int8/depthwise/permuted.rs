@@ -189,6 +189,7 @@ unsafe fn rows<const K: usize, const D: usize, const S: usize, const T: usize, c
 /// The same address, unknown to the compiler: a weight is broadcast from memory by the product that takes it, for free,
 /// where the compiler would keep it in a register for the next row, and then spill that.
 #[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block)] // Nothing is read through it.
 fn opaque(w: *const u8) -> *const u8 {
     let mut w = w;
     // SAFETY: no instruction.
