@@ -339,6 +339,21 @@ def shapes():
         moved = g.node("Transpose", split, perm=[0, 1, 3, 2, 4, 5])
         return g.node("Reshape", g.node("Reshape", moved, g.constant([6, 4, 5])), g.constant([1, 6, 20]))
 
+    def token(g, x):
+        return g.node("Concat", g.weight((1, 1, 5)), x, axis=1)
+
+    case("class-token", 13, [(1, 3, 5)], token)
+
+    def expanded(g, x):
+        n = g.node("Unsqueeze", g.node("Gather", g.node("Shape", x), g.constant(0)), g.constant([0]))
+        grown = g.node("Expand", g.weight((1, 1, 5)), g.node("Concat", n, g.constant([2, 5]), axis=0))
+        half = helper.make_tensor("half", TensorProto.FLOAT, [1], [0.5])
+        filled = g.node("ConstantOfShape", g.node("Concat", n, g.constant([1, 5]), axis=0), value=half)
+        return g.node("Concat", grown, x, filled, axis=1)
+
+    case("expanded", 13, [(2, 3, 5)], expanded, dims=[("batch", 3, 5)])
+    case("resize-sample", 13, [(1, 2, 3, 4)], lambda g, x: g.node("Resize", x, "", "", g.constant([1, 2, 6, 6]), mode="linear"))
+
     case("windows", 13, [(1, 4, 6, 5)], windows)
 
 

@@ -6,7 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::{Tensors, assert_close, run};
-use espalier_graph::{Bindings, Data, DType, Tensor};
+use espalier_graph::{Bindings, DType, Data, Tensor};
 use espalier_onnx::{Batch, Options, from_bytes};
 use espalier_runtime::Isa;
 use safetensors::SafeTensors;
@@ -66,7 +66,11 @@ fn outputs_are_those_of_onnx_runtime() {
                     let got = run(&imported, &case.inputs, batch(case), isa);
                     assert_eq!(got.len(), case.outputs.len(), "{name}");
                     for (output, want) in &case.outputs {
-                        assert_close(&format!("{name} {isa} {output} of\n{}", imported.graph), &got[output], want);
+                        assert_close(
+                            &format!("{name} {isa} {output} of\n{}", imported.graph),
+                            &got[output],
+                            want,
+                        );
                     }
                 }
             }
@@ -139,7 +143,9 @@ fn what_exporters_write_out_is_recognised() {
 #[test]
 fn weights_keep_their_names_and_roles() {
     let text = text("batch-norm-15");
-    for line in ["weight scale: f32[3]", "weight b: f32[3]", "statistic mean: f32[3]", "statistic var: f32[3]"] {
+    for line in
+        ["weight scale: f32[3]", "weight b: f32[3]", "statistic mean: f32[3]", "statistic var: f32[3]"]
+    {
         assert!(text.contains(line), "{line} in\n{text}");
     }
     assert!(text.contains("eps=0.01 momentum=0.1"), "{text}");

@@ -58,8 +58,8 @@ fn simpler(graph: &Graph, op: &Op, inputs: &[ValueId]) -> Option<Simpler> {
     match op {
         Op::Unary { f } => unary(graph, *f, x),
         Op::Binary { f: BinaryFn::Mul } => {
-            let f = product(graph, x, inputs[1]).map(|f| (f, x));
-            let (f, x) = f.or_else(|| product(graph, inputs[1], x).map(|f| (f, inputs[1])))?;
+            let y = inputs[1];
+            let (f, x) = product(graph, x, y).or_else(|| product(graph, y, x))?;
             Some(Simpler::Node(Op::Unary { f }, vec![x]))
         }
         Op::Reshape { shape } if graph.ty(x).shape == *shape => Some(Simpler::Value(x)),
@@ -169,17 +169,25 @@ fn of_function(graph: &Graph, f: UnaryFn, y: ValueId) -> Option<(UnaryFn, ValueI
     }
 }
 
-/// `x * g` as a function of `x` alone.
-fn product(graph: &Graph, x: ValueId, g: ValueId) -> Option<UnaryFn> {
+/// `x * g` as a function of one value alone, and of which.
+fn product(graph: &Graph, x: ValueId, g: ValueId) -> Option<(UnaryFn, ValueId)> {
     match function(graph, g)? {
-        (UnaryFn::Sigmoid, of) if of == x => Some(UnaryFn::Silu),
+        (UnaryFn::Sigmoid, of) if of == x => Some((UnaryFn::Silu, x)),
         (UnaryFn::HardSigmoid { alpha, beta }, of)
             if of == x && near(alpha, 1.0 / 6.0) && near(beta, 0.5) =>
         {
-            Some(UnaryFn::HardSwish)
+            Some((UnaryFn::HardSwish, x))
         }
         (UnaryFn::Affine { scale, offset }, e) if near(scale, 0.5) && near(offset, 0.5) => {
-            is_gauss_error(graph, e, x).then_some(UnaryFn::Gelu)
+            is_gauss_error(graph, e, x).then_some((UnaryFn::Gelu, x))
+        }
+        (UnaryFn::Affine { scale, offset }, e) if near(scale, 1.0) && near(offset, 1.0) => {
+            match function(graph, x)? {
+                (UnaryFn::Affine { scale, offset: 0.0 }, of) if near(scale, 0.5) => {
+                    is_gauss_error(graph, e, of).then_some((UnaryFn::Gelu, of))
+                }
+                _ => None,
+            }
         }
         _ => None,
     }

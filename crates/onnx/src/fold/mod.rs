@@ -11,7 +11,7 @@ pub(crate) use movement::permutation;
 
 use std::rc::Rc;
 
-use crate::constant::{Constant, Elements};
+use crate::constant::{Constant, Elements, Int};
 use crate::fault::{Fault, malformed, unsupported};
 use crate::node::Node;
 
@@ -26,6 +26,9 @@ pub(crate) fn fold(
 ) -> Option<Folded> {
     let mut call = Call { node, inputs, opset, budget };
     let rule: fn(&mut Call<'_>) -> Folded = match node.op.as_str() {
+        // Broadcasting to a shape that holds N is work for every run.
+        "Expand" if depends_on_batch(inputs.get(1)) => return None,
+        "ConstantOfShape" if depends_on_batch(inputs.first()) => return None,
         "Constant" => creation::constant,
         "ConstantOfShape" => creation::of_shape,
         "Range" => creation::range,
@@ -55,6 +58,11 @@ pub(crate) fn fold(
         _ => return None,
     };
     Some(rule(&mut call))
+}
+
+fn depends_on_batch(input: Option<&Option<Rc<Constant>>>) -> bool {
+    let is_size = |v: &Int| v.known().is_none();
+    matches!(input, Some(Some(c)) if matches!(&c.elements, Elements::Ints(v) if v.iter().any(is_size)))
 }
 
 /// One operator over known inputs.

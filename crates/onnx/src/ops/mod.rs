@@ -69,6 +69,7 @@ pub(crate) fn rule(domain: &str, op: &str) -> Option<Rule> {
         "Unsqueeze" => movement::unsqueeze,
         "Transpose" => movement::transpose,
         "Expand" => movement::expand,
+        "ConstantOfShape" => movement::filled,
         "Tile" => movement::tile,
         "Concat" => movement::concat,
         "DepthToSpace" => movement::depth_to_space,
@@ -81,9 +82,9 @@ pub(crate) fn rule(domain: &str, op: &str) -> Option<Rule> {
         "Shape" => sizes::shape,
         "Size" => sizes::size,
 
-        "Constant" | "ConstantOfShape" | "Range" | "Where" | "Not" | "Equal" | "Less" | "Greater"
-        | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Mod" | "Floor" | "Ceil" | "Round"
-        | "Sin" | "Cos" | "ReduceProd" | "CastLike" => of_data,
+        "Constant" | "Range" | "Where" | "Not" | "Equal" | "Less" | "Greater" | "LessOrEqual"
+        | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Mod" | "Floor" | "Ceil" | "Round" | "Sin" | "Cos"
+        | "ReduceProd" | "CastLike" => of_data,
         _ => return None,
     })
 }

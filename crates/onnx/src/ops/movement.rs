@@ -10,6 +10,7 @@ use crate::fold;
 use crate::import::{Importer, Made, Value};
 use crate::node::Node;
 use crate::shapes;
+use crate::tensor;
 
 /// Dropout does nothing in prediction.
 pub(super) fn identity(im: &mut Importer<'_>, node: &Node) -> Made {
@@ -80,15 +81,31 @@ fn permuted(im: &mut Importer<'_>, part: &str, x: ValueId, perm: Vec<usize>) -> 
     im.add(part, Op::Transpose { perm }, &[x])
 }
 
+/// Sizes without a hole.
+fn sizes(wanted: &Constant) -> Result<Vec<Dim>, Fault> {
+    let size =
+        |v: &crate::constant::Int| v.dim().ok_or_else(|| malformed(format!("asks for a size of {v:?}")));
+    wanted.as_ints()?.iter().map(size).collect()
+}
+
+/// A number for every element of a shape that holds N.
+pub(super) fn filled(im: &mut Importer<'_>, node: &Node) -> Made {
+    let shape = Shape(sizes(&*im.constant(node, 0)?)?);
+    let value = match node.tensor("value")? {
+        None => Some(0.0),
+        Some(bytes) => {
+            let one = tensor::constant(bytes, None).map_err(|e| unsupported(e.to_string()))?;
+            one.as_floats()?.first().copied().filter(|v| v.is_finite())
+        }
+    };
+    let value = value.ok_or_else(|| unsupported("of a value that is not finite"))?;
+    Ok(vec![Value::Flowing(im.add("", Op::Fill { shape, value }, &[])?)])
+}
+
 pub(super) fn expand(im: &mut Importer<'_>, node: &Node) -> Made {
     let x = im.float(node, 0)?;
     let wanted = im.constant(node, 1)?;
-    let sizes = wanted
-        .as_ints()?
-        .iter()
-        .map(|v| v.dim().ok_or_else(|| malformed(format!("asks for a size of {v:?}"))));
-    let sizes = sizes.collect::<Result<Vec<_>, _>>()?;
-    let shape = Shape(super::linear::broadcast(&im.dims(x), &sizes)?);
+    let shape = Shape(super::linear::broadcast(&im.dims(x), &sizes(&wanted)?)?);
     let y = if im.ty(x).shape == shape { x } else { im.add("", Op::Expand { shape }, &[x])? };
     Ok(vec![Value::Flowing(y)])
 }
@@ -130,8 +147,26 @@ pub(super) fn concat(im: &mut Importer<'_>, node: &Node) -> Made {
     let first = *parts.first().ok_or_else(|| malformed("joins nothing"))?;
     let axis = node.int("axis")?.ok_or_else(|| malformed("lacks its axis"))?;
     let axis = shapes::axis(axis, im.ty(first).shape.rank())?;
+    if im.generalised() && axis != 0 {
+        every_sample(im, &mut parts)?;
+    }
     let y = if parts.len() == 1 { first } else { im.add("", Op::Concat { axis }, &parts)? };
     Ok(vec![Value::Flowing(y)])
+}
+
+/// What stands once beside parts with N, such as a class token, is there for every sample.
+fn every_sample(im: &mut Importer<'_>, parts: &mut [ValueId]) -> Result<(), Fault> {
+    let shapes: Vec<Vec<Dim>> = parts.iter().map(|&x| im.dims(x)).collect();
+    if !shapes.iter().any(|shape| shape.first() == Some(&Dim::N)) {
+        return Ok(());
+    }
+    for (number, (part, mut shape)) in parts.iter_mut().zip(shapes).enumerate() {
+        if shape.first() == Some(&Dim::from(1)) {
+            shape[0] = Dim::N;
+            *part = im.add(&format!("part{number}"), Op::Expand { shape: Shape(shape) }, &[*part])?;
+        }
+    }
+    Ok(())
 }
 
 /// A picture with its sizes and the side of the blocks.

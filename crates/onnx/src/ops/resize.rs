@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use espalier_graph::{BinaryFn, Op, ResizeMode, Role, ValueId};
+use espalier_graph::{BinaryFn, Dim, Op, ResizeMode, Role, ValueId};
 
 use super::conv::{as_picture, from_picture, spatial};
 use super::movement::picked;
@@ -67,7 +67,11 @@ fn targets(im: &Importer<'_>, node: &Node, x: ValueId) -> Result<Vec<Target>, Fa
         let wanted = match (&scales, &sizes) {
             (_, Some(sizes)) => {
                 let size = sizes.as_ints()?[at].dim().ok_or_else(|| malformed("to a size that is none"))?;
-                if size == dims[axis] { None } else { Some((size.known(), None)) }
+                if size == dims[axis] || (axis == 0 && im.generalised() && size == Dim::from(1)) {
+                    None
+                } else {
+                    Some((size.known(), None))
+                }
             }
             (Some(scales), None) if scales[at] == 1.0 => None,
             (Some(scales), None) => Some((None, Some(scales[at]))),
@@ -110,6 +114,8 @@ enum Nearest {
     RoundPreferCeil,
     Floor,
     Ceil,
+    /// Before opset 11: ceil where the picture shrinks, else floor, as ONNX Runtime has it.
+    Old,
 }
 
 struct Rule {
@@ -134,7 +140,7 @@ impl Rule {
             Some(other) => return Err(unsupported(format!("with coordinates `{}`", shown(other)))),
         };
         let nearest = match node.text("nearest_mode")? {
-            _ if old => Nearest::Floor,
+            _ if old => Nearest::Old,
             None | Some("round_prefer_floor") => Nearest::RoundPreferFloor,
             Some("round_prefer_ceil") => Nearest::RoundPreferCeil,
             Some("floor") => Nearest::Floor,
@@ -190,7 +196,8 @@ impl Rule {
                     let place = match nearest {
                         Nearest::RoundPreferFloor => (at(o) - 0.5).ceil(),
                         Nearest::RoundPreferCeil => (at(o) + 0.5).floor(),
-                        Nearest::Floor => at(o).floor(),
+                        Nearest::Old if scale < 1.0 => at(o).ceil(),
+                        Nearest::Floor | Nearest::Old => at(o).floor(),
                         Nearest::Ceil => at(o).ceil(),
                     };
                     let lo = place.clamp(0.0, last) as usize;

@@ -37,5 +37,9 @@ pub(crate) fn assert_close(what: &str, got: &Tensor, want: &Tensor) {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let difference = norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(*g) - f64::from(*w)));
     let size = norm(&mut want.iter().map(|&w| f64::from(w)));
-    assert!(difference <= 1e-4 * size, "{what}: relative distance {:e}\n{got:?}\n{want:?}", difference / size);
+    assert!(
+        difference <= 1e-4 * size,
+        "{what}: relative distance {:e}\n{got:?}\n{want:?}",
+        difference / size
+    );
 }
