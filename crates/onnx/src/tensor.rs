@@ -32,7 +32,7 @@ pub(crate) fn constant(bytes: &Bytes, folder: Option<&Path>) -> Result<Constant,
     let elements = if tensor.data_location == EXTERNAL {
         let want = count.checked_mul(kind.bytes()).ok_or_else(|| malformed("is endless".into()))?;
         let raw = external::read(&tensor.external_data, folder, want)?;
-        kind.from_raw(&raw)
+        kind.decode_raw(&raw)
     } else {
         match &tensor.raw_data {
             Some(raw) => {
@@ -41,9 +41,9 @@ pub(crate) fn constant(bytes: &Bytes, folder: Option<&Path>) -> Result<Constant,
                     let have = raw.len();
                     return Err(malformed(format!("has {have} bytes, not those of its shape {shape:?}")));
                 }
-                kind.from_raw(raw)
+                kind.decode_raw(raw)
             }
-            None => kind.from_fields(&tensor).map_err(malformed)?,
+            None => kind.decode_fields(&tensor).map_err(malformed)?,
         }
     };
     if elements.len() != count {
@@ -117,7 +117,7 @@ impl Kind {
     }
 
     /// From little-endian bytes.
-    fn from_raw(self, raw: &[u8]) -> Elements {
+    fn decode_raw(self, raw: &[u8]) -> Elements {
         fn each<const W: usize, T>(raw: &[u8], read: impl Fn([u8; W]) -> T) -> Vec<T> {
             raw.as_chunks::<W>().0.iter().map(|&word| read(word)).collect()
         }
@@ -139,7 +139,7 @@ impl Kind {
     }
 
     /// From the typed field that belongs to the element type.
-    fn from_fields(self, tensor: &TensorProto) -> Result<Elements, String> {
+    fn decode_fields(self, tensor: &TensorProto) -> Result<Elements, String> {
         let narrow = |v: &i32| u16::try_from(*v).map_err(|_| format!("holds {v} as a 16-bit float"));
         Ok(match self {
             Kind::F32 => Elements::Floats(tensor.float_data.clone()),

@@ -24,8 +24,8 @@ pub(crate) fn compare(golden: &[Golden], got: &[Vec<Vec<f32>>]) -> Result<(), Mo
         for (sample, (want, got)) in wanted.iter().zip(got).enumerate() {
             let got = got.get(output).filter(|got| got.len() == want.len()).ok_or(ModelError::GoldenInput)?;
             // Not `> allowed`: a NaN has to differ.
-            let differs = |(got, want): (&f32, &f32)| !((got - want).abs() <= allowed);
-            if let Some(element) = got.iter().zip(want).position(differs) {
+            let agrees = |got: f32, want: f32| (got - want).abs() <= allowed;
+            if let Some(element) = got.iter().zip(want).position(|(&got, &want)| !agrees(got, want)) {
                 let (got, want) = (got[element], want[element]);
                 return Err(ModelError::Golden { sample, output, element, got, want, allowed });
             }
