@@ -1,5 +1,5 @@
 """Makes tests/golden/onnx.safetensors: one small ONNX model for each operator and way of writing it, with the outputs of
-ONNX Runtime.
+ONNX Runtime. Every eighth model becomes a seed for fuzzing, in fuzz/seeds/onnx.
 
 Needs onnx, onnxruntime, numpy and safetensors. Inputs, weights and models are the same bytes every time.
 """
@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from integer_hash import uniform
 
-OUT = pathlib.Path(__file__).parents[2] / "tests/golden/onnx.safetensors"
+ROOT = pathlib.Path(__file__).parents[2]
+OUT, SEEDS = ROOT / "tests/golden/onnx.safetensors", ROOT / "fuzz/seeds/onnx"
 FIRST, LAST = 7, 21
 store = {}
 
@@ -362,4 +363,9 @@ for family in (convolutions, pools, products, norms, activations, written_out, a
     family()
     print(family.__name__, len(store) - before)
 save_file(store, OUT)
+for old in SEEDS.glob("*"):
+    old.unlink()
+SEEDS.mkdir(parents=True, exist_ok=True)
+for key in [k for k in store if k.endswith("/model")][::8]:
+    (SEEDS / key.split("/")[0]).write_bytes(store[key].tobytes())
 print(len({k.split("/")[0] for k in store}), "cases,", OUT.stat().st_size, "bytes")

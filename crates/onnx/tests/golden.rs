@@ -37,18 +37,6 @@ fn cases() -> BTreeMap<String, Case> {
     cases
 }
 
-/// The models as seeds for fuzzing, in the folder that `ESPALIER_ONNX_SEEDS` names.
-#[test]
-fn seeds() {
-    let folder = std::env::var_os("ESPALIER_ONNX_SEEDS").map(std::path::PathBuf::from);
-    let Some(folder) = folder else { return };
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder);
-    std::fs::create_dir_all(&folder).unwrap();
-    for (name, case) in cases() {
-        std::fs::write(folder.join(name), case.model).unwrap();
-    }
-}
-
 fn batch(case: &Case) -> Bindings {
     Bindings::batch(case.inputs.values().next().unwrap().shape.first().copied().unwrap_or(1))
 }

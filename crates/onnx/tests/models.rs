@@ -8,19 +8,7 @@ use common::{Tensors, assert_close, run};
 use espalier_graph::{Bindings, Tensor};
 use espalier_onnx::{Batch, Options, from_file};
 use espalier_runtime::Isa;
-
-fn folder() -> Option<PathBuf> {
-    let data = std::env::var_os("ESPALIER_DATA").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data")),
-        PathBuf::from,
-    );
-    let folder = data.join("onnx-models");
-    let found = folder.is_dir();
-    if !found {
-        eprintln!("not run: {} is not there", folder.display());
-    }
-    found.then_some(folder)
-}
+use espalier_testing::data;
 
 fn read(path: PathBuf) -> Tensor {
     let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -30,7 +18,7 @@ fn read(path: PathBuf) -> Tensor {
 }
 
 fn check(model: &str, reference: &str, input: &str, outputs: &[(&str, &str)]) {
-    let Some(folder) = folder() else { return };
+    let Some(folder) = data("onnx-models") else { return };
     let imported = from_file(&folder.join(model), Options::default()).unwrap();
     assert_eq!(imported.batch, Batch::Any, "{model}");
     let inputs: Tensors = [(input.to_string(), read(folder.join(reference).join("input.npy")))].into();
