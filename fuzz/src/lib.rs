@@ -4,7 +4,8 @@
 use std::io::Read;
 
 use espalier_graph::package::floats;
-use espalier_graph::{Graph, Package, Stage, verify};
+use espalier_graph::{Graph, Manifest, Package, PackageError, Stage, Tensor, verify};
+use espalier_onnx::{Options, from_bytes};
 use espalier_tasks::image::{Limits, decode};
 use espalier_train::data::read_idx;
 use flate2::read::MultiGzDecoder;
@@ -14,8 +15,8 @@ use safetensors::SafeTensors;
 pub type Target = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Target); 4] =
-    [("graph_text", graph_text), ("idx", idx), ("image", image), ("package", package)];
+pub const TARGETS: [(&str, Target); 5] =
+    [("graph_text", graph_text), ("idx", idx), ("image", image), ("onnx", onnx), ("package", package)];
 
 /// Any text as a graph. What parses writes itself and parses back to an equal graph; no stage's check panics.
 pub fn graph_text(bytes: &[u8]) {
@@ -55,6 +56,24 @@ pub fn image(bytes: &[u8]) {
     assert!(image.channels == 1 || image.channels == 3);
     assert_eq!(image.pixels.len(), image.width * image.height * image.channels);
     assert!(!image.pixels.is_empty());
+}
+
+/// Any bytes as an ONNX model. What is accepted is a portable graph with weights that fit it: where these are finite, a
+/// package of it can be written and reads back.
+pub fn onnx(bytes: &[u8]) {
+    let Ok(imported) = from_bytes(bytes.to_vec(), Options::default()) else { return };
+    verify(&imported.graph, Stage::Portable).expect("an imported graph is portable");
+    let finite = |t: &Tensor| t.as_f32().is_none_or(|v| v.iter().all(|v| v.is_finite()));
+    if imported.weights.values().all(finite) {
+        let (manifest, golden) = (Manifest::default(), Vec::new());
+        let package = Package { manifest, graph: imported.graph, weights: imported.weights, golden };
+        match package.to_bytes() {
+            Ok(bytes) => {
+                assert_eq!(Package::from_bytes(&bytes).expect("what was written can be read"), package)
+            }
+            Err(error) => assert!(matches!(error, PackageError::TooLarge { .. }), "{error}"),
+        }
+    }
 }
 
 /// Any bytes as a package, and as foreign weights. A package that is accepted is written again, and both we and the

@@ -52,6 +52,7 @@ fn dependencies_go_one_way() {
     check_dependencies("kernels", &["graph"]);
     check_dependencies("passes", &["graph"]);
     check_dependencies("runtime", &["graph", "kernels"]);
+    check_dependencies("onnx", &["graph", "passes"]);
     check_dependencies("tasks", &["graph", "kernels", "runtime"]);
     check_dependencies("pages", &[]);
     check_dependencies("train", &["graph", "kernels", "pages", "passes", "runtime", "tasks"]);

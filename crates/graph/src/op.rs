@@ -128,6 +128,8 @@ functions! {
         HardSigmoid(alpha, beta),
         /// `x * (1 + erf(x / sqrt 2)) / 2`, the exact form.
         Gelu,
+        /// `2 / sqrt(pi)` times the integral of `exp(-t^2)` from 0 to x.
+        Erf,
         /// Hyperbolic tangent.
         Tanh,
         /// Natural exponential.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use crate::files::{FileError, write_atomic};
-use crate::graph::{Graph, GraphError};
+use crate::graph::{Graph, GraphError, ValueId};
 use crate::types::{Bindings, TensorType};
 use crate::verify::{Stage, verify};
 use crate::weights::{Tensor, Weights};
@@ -28,14 +28,14 @@ pub const MAX_HEADER: usize = 1 << 20;
 /// Most golden samples of a package.
 pub const MAX_GOLDEN: usize = 64;
 
-/// A raw input with the output that the sender of a package measured for it.
+/// Raw input with the outputs that the sender of a package measured for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Golden {
-    /// What the task takes before its pre-processing: a u8 picture `[H,W,C]`, a series, text. Without a task it is
-    /// the graph's input for a batch of one.
-    pub input: Tensor,
-    /// What the graph gave. Without a task it is the graph's output for a batch of one.
-    pub output: Tensor,
+    /// What the task takes before its pre-processing: a u8 picture `[H,W,C]`, a series, text. Without a task these are
+    /// the graph's inputs, in their order, for a batch of one.
+    pub inputs: Vec<Tensor>,
+    /// What the graph gave, one for each of its outputs; without a task in their shapes for a batch of one.
+    pub outputs: Vec<Tensor>,
 }
 
 /// A model as it is stored and sent.
@@ -160,7 +160,10 @@ impl Package {
         self.check()?;
         let weights = self.weights.iter().map(|(name, tensor)| (name.clone(), tensor));
         let golden = self.golden.iter().enumerate().flat_map(|(i, sample)| {
-            [(golden_name(i, "input"), &sample.input), (golden_name(i, "output"), &sample.output)]
+            let parts = [("input", &sample.inputs), ("output", &sample.outputs)].into_iter();
+            parts.flat_map(move |(part, list)| {
+                list.iter().enumerate().map(move |(at, tensor)| (golden_name(i, part, at), tensor))
+            })
         });
         container::write(self.manifest.write(&self.graph)?, weights.chain(golden))
     }
@@ -187,37 +190,34 @@ impl Package {
     fn check_golden(&self) -> Result<(), PackageError> {
         if self.golden.len() > MAX_GOLDEN {
             let reason = format!("is one too many, at most {MAX_GOLDEN} samples are allowed");
-            return Err(PackageError::tensor(&golden_name(MAX_GOLDEN, "input"), reason));
+            return Err(PackageError::tensor(&golden_name(MAX_GOLDEN, "input", 0), reason));
         }
-        let types = self.golden_types()?;
+        let raw = self.manifest.task.is_none();
+        let ids = |list: &[ValueId]| list.iter().map(|&id| self.graph.ty(id)).collect::<Vec<_>>();
+        let inputs = ids(self.graph.inputs());
+        let outputs = ids(&self.graph.outputs().iter().map(|(_, id)| *id).collect::<Vec<_>>());
         for (i, sample) in self.golden.iter().enumerate() {
-            for (tensor, part, ty) in [(&sample.input, "input", types.0), (&sample.output, "output", types.1)]
-            {
-                let fault = |reason| PackageError::tensor(&golden_name(i, part), reason);
-                well_formed(tensor).map_err(fault)?;
-                ty.map_or(Ok(()), |ty| fits(tensor, ty)).map_err(fault)?;
-            }
-            if sample.input.data.is_empty() {
-                return Err(PackageError::tensor(&golden_name(i, "input"), "has no elements"));
+            // A task takes one input, whose type is its own; so is that of what it keeps of the outputs.
+            let parts = [("input", &sample.inputs, &inputs), ("output", &sample.outputs, &outputs)];
+            for (part, list, types) in parts {
+                let (have, want) = (list.len(), types.len());
+                if (raw && have != want) || have == 0 {
+                    let reason = format!("begins a list of {have}, the graph has {want} {part}s");
+                    return Err(PackageError::tensor(&golden_name(i, part, 0), reason));
+                }
+                for (at, tensor) in list.iter().enumerate() {
+                    let fault = |reason| PackageError::tensor(&golden_name(i, part, at), reason);
+                    well_formed(tensor).map_err(fault)?;
+                    if raw {
+                        fits(tensor, types[at]).map_err(fault)?;
+                    }
+                    if part == "input" && tensor.data.is_empty() {
+                        return Err(fault("has no elements".into()));
+                    }
+                }
             }
         }
         Ok(())
-    }
-
-    /// The types of a golden input and output, where there is no task that says more.
-    fn golden_types(&self) -> Result<(Option<&TensorType>, Option<&TensorType>), PackageError> {
-        if self.manifest.task.is_some() || self.golden.is_empty() {
-            return Ok((None, None));
-        }
-        match (self.graph.inputs(), self.graph.outputs()) {
-            (&[input], [(_, output)]) => Ok((Some(self.graph.ty(input)), Some(self.graph.ty(*output)))),
-            (inputs, outputs) => {
-                let (inputs, outputs) = (inputs.len(), outputs.len());
-                let reason =
-                    format!("belongs to one input and one output, the graph has {inputs} and {outputs}");
-                Err(PackageError::tensor(&golden_name(0, "input"), reason))
-            }
-        }
     }
 }
 
@@ -264,20 +264,32 @@ fn regular(metadata: &std::fs::Metadata) -> Result<(), PackageError> {
     }
 }
 
-/// Names of values cannot hold `@`, so no weight is ever called this.
-fn golden_name(index: usize, part: &str) -> String {
-    format!("@golden/{index}/{part}")
+/// Names of values cannot hold `@`, so no weight is ever called this. The first of a list has no number.
+fn golden_name(index: usize, part: &str, at: usize) -> String {
+    match at {
+        0 => format!("@golden/{index}/{part}"),
+        _ => format!("@golden/{index}/{part}/{at}"),
+    }
 }
 
 /// Moves the golden samples out of the tensors; what is left should be weights.
 fn take_golden(tensors: &mut Weights) -> Result<Vec<Golden>, PackageError> {
     let mut golden = Vec::new();
-    while let Some(input) = tensors.remove(&golden_name(golden.len(), "input")) {
-        let name = golden_name(golden.len(), "output");
-        let output = tensors.remove(&name).ok_or_else(|| PackageError::tensor(&name, "is missing"))?;
-        golden.push(Golden { input, output });
+    loop {
+        let mut take = |part| {
+            let index = golden.len();
+            (0..).map_while(|at| tensors.remove(&golden_name(index, part, at))).collect::<Vec<_>>()
+        };
+        let inputs = take("input");
+        if inputs.is_empty() {
+            return Ok(golden);
+        }
+        let outputs = take("output");
+        if outputs.is_empty() {
+            return Err(PackageError::tensor(&golden_name(golden.len(), "output", 0), "is missing"));
+        }
+        golden.push(Golden { inputs, outputs });
     }
-    Ok(golden)
 }
 
 fn check_weight(name: &str, ty: &TensorType, tensor: Option<&Tensor>) -> Result<(), PackageError> {

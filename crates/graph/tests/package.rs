@@ -1,5 +1,6 @@
 //! The package file: round trips, the bytes pinned by a stored file, and hostile files.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -36,8 +37,8 @@ fn package() -> Package {
         graph: GRAPH.parse().unwrap(),
         weights: weights.map(|(name, tensor)| (name.to_string(), tensor)).into(),
         golden: vec![Golden {
-            input: Tensor::f32(&[1, 3], vec![1.0, 2.0, 3.0]),
-            output: Tensor::f32(&[1, 2], vec![-1.4, 3.25]),
+            inputs: vec![Tensor::f32(&[1, 3], vec![1.0, 2.0, 3.0])],
+            outputs: vec![Tensor::f32(&[1, 2], vec![-1.4, 3.25])],
         }],
     }
 }
@@ -126,9 +127,23 @@ fn other_readers_find_the_tensors_under_their_names() {
 fn raw_inputs_of_a_task_may_be_of_any_type() {
     let mut package = package();
     package.manifest.task = Some(json!({"name": "classify-image"}));
-    package.golden[0].input = Tensor::new(&[2, 3, 3], Data::U8((0..18).collect()));
-    package.golden[0].output = Tensor::new(&[0, 6], Data::I32(vec![]));
+    package.golden[0].inputs[0] = Tensor::new(&[2, 3, 3], Data::U8((0..18).collect()));
+    package.golden[0].outputs[0] = Tensor::new(&[0, 6], Data::I32(vec![]));
     assert_eq!(Package::from_bytes(&package.to_bytes().unwrap()).unwrap(), package);
+}
+
+#[test]
+fn golden_samples_hold_every_input_and_output() {
+    let mut package = package();
+    package.graph = format!("input z: f32[N]\n{GRAPH}output product = product\n").parse().unwrap();
+    package.golden[0].inputs.insert(0, Tensor::f32(&[1], vec![0.5]));
+    package.golden[0].outputs.push(Tensor::f32(&[1, 2], vec![0.25, -0.5]));
+    let bytes = package.to_bytes().unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let golden: BTreeSet<&str> = tensors.names().into_iter().filter(|name| name.starts_with('@')).collect();
+    let want = ["@golden/0/input", "@golden/0/input/1", "@golden/0/output", "@golden/0/output/1"];
+    assert_eq!(golden, want.into());
+    assert_eq!(Package::from_bytes(&bytes).unwrap(), package);
 }
 
 #[test]
@@ -274,7 +289,7 @@ fn weights_are_exactly_the_states() {
 
 #[test]
 fn golden_samples_are_well_typed() {
-    let input = |tensor: Tensor, want: &str| check_change(|p| p.golden[0].input = tensor, want);
+    let input = |tensor: Tensor, want: &str| check_change(|p| p.golden[0].inputs[0] = tensor, want);
     input(
         Tensor::f32(&[2, 3], vec![0.0; 6]),
         "`@golden/0/input` is f32[2,3], it should be f32[N,3] for a batch of one",
@@ -286,17 +301,23 @@ fn golden_samples_are_well_typed() {
         "`@golden/0/input` holds a value that is not finite",
     );
     let output = Tensor::f32(&[1, 3], vec![0.0; 3]);
-    check_change(|p| p.golden[0].output = output, "`@golden/0/output` is f32[1,3], it should be f32[N,2]");
+    check_change(
+        |p| p.golden[0].outputs[0] = output,
+        "`@golden/0/output` is f32[1,3], it should be f32[N,2]",
+    );
     check_change(
         |p| {
             p.manifest.task = Some(json!("any"));
-            p.golden[0].input = Tensor::new(&[0, 4], Data::U8(vec![]));
+            p.golden[0].inputs[0] = Tensor::new(&[0, 4], Data::U8(vec![]));
         },
         "`@golden/0/input` has no elements",
     );
     check_change(|p| p.golden = vec![p.golden[0].clone(); MAX_GOLDEN + 1], "at most 64 samples are allowed");
     let two = format!("{GRAPH}output z = product\n");
-    check_change(|p| p.graph = two.parse().unwrap(), "the graph has 1 and 2");
+    check_change(
+        |p| p.graph = two.parse().unwrap(),
+        "`@golden/0/output` begins a list of 1, the graph has 2 outputs",
+    );
 
     let renamed = |from: &str, to: &str| {
         with_header(|header| {

@@ -5,7 +5,7 @@
 #![allow(clippy::undocumented_unsafe_blocks)]
 
 use crate::lanes::Lanes;
-use crate::math::{abs, clip, exp, log, max_nan, min_nan, neg, normal, sigmoid, tanh};
+use crate::math::{abs, clip, erf, exp, log, max_nan, min_nan, neg, normal, sigmoid, tanh};
 use espalier_graph::{BinaryFn, UnaryFn};
 
 /// Parameters of a [`Function`], in the order of its enum variant.
@@ -67,6 +67,7 @@ functions! {
     HardSwish x => V::splat(-3.0).max(x).mul(ramp(x)), ramp(x).add(clip(x, -3.0, 3.0).mul(between(x, -3.0, 3.0)).mul(V::splat(SIXTH)));
     HardSigmoid { alpha, beta } x => clip(affine(x, alpha, beta), 0.0, 1.0), between(affine(x, alpha, beta), 0.0, 1.0).mul(V::splat(alpha));
     Gelu x => { let x = V::splat(-HUGE).max(x); x.mul(normal(x).0) }, gelu_derivative(clip(x, -HUGE, HUGE));
+    Erf x => erf(x), exp(neg(x.mul(x))).mul(V::splat(std::f32::consts::FRAC_2_SQRT_PI));
     Tanh x => tanh(x), { let y = tanh(x); V::splat(1.0).sub(y.mul(y)) };
     Exp x => exp(x), exp(x);
     Log x => log(x), V::splat(1.0).div(x);
@@ -185,6 +186,7 @@ pub(crate) fn unary_value(f: UnaryFn, x: f64) -> f64 {
         UnaryFn::HardSwish => x * clip(x / 6.0 + 0.5, 0.0, 1.0),
         UnaryFn::HardSigmoid { alpha, beta } => clip(f64::from(alpha) * x + f64::from(beta), 0.0, 1.0),
         UnaryFn::Gelu => x * normal_cdf(x),
+        UnaryFn::Erf => erf_value(x),
         UnaryFn::Tanh => x.tanh(),
         UnaryFn::Exp => x.exp(),
         UnaryFn::Log => x.ln(),
@@ -229,6 +231,7 @@ pub(crate) fn unary_derivative(f: UnaryFn, x: f64) -> f64 {
             f64::from(alpha) * inside(f64::from(alpha) * x + f64::from(beta), 0.0, 1.0)
         }
         UnaryFn::Gelu => normal_cdf(x) + x * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt(),
+        UnaryFn::Erf => std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp(),
         UnaryFn::Tanh => x.cosh().powi(-2),
         UnaryFn::Exp => x.exp(),
         UnaryFn::Log => 1.0 / x,
@@ -278,13 +281,28 @@ pub(crate) fn normal_cdf(x: f64) -> f64 {
         let tail = density / fraction;
         return if x > 0.0 { 1.0 - tail } else { tail };
     }
+    0.5 + density * series(x)
+}
+
+/// `x + x^3 / 3 + x^5 / (3 * 5) + ...`
+fn series(x: f64) -> f64 {
     let (mut term, mut sum, mut k) = (x, 0.0, 1.0);
     while f64::abs(term) > 1e-18 * f64::abs(sum) {
         sum += term;
         k += 2.0;
         term *= x * x / k;
     }
-    0.5 + density * sum
+    sum
+}
+
+/// The error function, without cancellation near zero.
+pub(crate) fn erf_value(x: f64) -> f64 {
+    let z = x * std::f64::consts::SQRT_2;
+    if z.abs() > 5.0 {
+        2.0 * normal_cdf(z) - 1.0
+    } else {
+        2.0 * (-x * x).exp() / std::f64::consts::TAU.sqrt() * series(z)
+    }
 }
 
 #[cfg(test)]
@@ -292,7 +310,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::testing::values;
 
-    pub(crate) const FUNCTIONS: [UnaryFn; 17] = [
+    pub(crate) const FUNCTIONS: [UnaryFn; 18] = [
         UnaryFn::Relu,
         UnaryFn::Clip { lo: 0.0, hi: 6.0 },
         UnaryFn::Clip { lo: -0.5, hi: 0.25 },
@@ -302,6 +320,7 @@ pub(crate) mod tests {
         UnaryFn::HardSwish,
         UnaryFn::HardSigmoid { alpha: 0.2, beta: 0.5 },
         UnaryFn::Gelu,
+        UnaryFn::Erf,
         UnaryFn::Tanh,
         UnaryFn::Exp,
         UnaryFn::Log,

@@ -9,6 +9,7 @@ mod portable;
 mod prune_unused;
 pub mod rewrite;
 mod rules;
+mod simplify;
 mod training;
 mod update;
 
@@ -17,5 +18,6 @@ pub use ema::{average_name, ema};
 pub use fold_batch_norm::fold_batch_norm;
 pub use portable::portable;
 pub use prune_unused::prune_unused;
+pub use simplify::simplify;
 pub use training::training;
 pub use update::{Optimizer, decays_by_default, update};

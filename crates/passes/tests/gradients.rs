@@ -365,6 +365,7 @@ const UNARY: &[&str] = &[
     "HardSwish",
     "HardSigmoid(0.7,0.5)",
     "Gelu",
+    "Erf",
     "Tanh",
     "Exp",
     "Abs",

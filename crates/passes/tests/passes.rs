@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use espalier_graph::{Bindings, Graph, GraphError, Shape, Tensor, TensorType, ValueId, Weights};
 use espalier_kernels::reference::{RefTensor, interpret};
 use espalier_passes::{
-    Optimizer, decays_by_default, differentiate, ema, fold_batch_norm, portable, prune_unused, training,
-    update,
+    Optimizer, decays_by_default, differentiate, ema, fold_batch_norm, portable, prune_unused, simplify,
+    training, update,
 };
 
 const NET: &str = "\
@@ -387,4 +387,71 @@ fn a_fold_names_the_weight_it_lacks() {
     );
     weights.remove("bn.running_var");
     assert_eq!(weights, before);
+}
+
+/// `nodes` over `x`, of which the last makes `y`, become `want`; and a second run changes nothing.
+fn check_simplify(nodes: &[&str], want: &[&str]) {
+    let text = |nodes: &[&str]| format!("input x: f32[N,2,4,4]\n{}\noutput y = y\n", nodes.join("\n"));
+    let simpler = simplify(&parse(&text(nodes)));
+    check(simpler, &text(want));
+    check(simplify(&parse(&text(want))), &text(want));
+}
+
+#[test]
+fn steps_get_their_name_back() {
+    let ty = "f32[N,2,4,4]";
+    let unary = |name: &str, x: &str, f: &str| format!("{name}: {ty} = Unary({x}) f={f}");
+    let mul = |name: &str, a: &str, b: &str| format!("{name}: {ty} = Binary({a}, {b}) f=Mul");
+    let one = |nodes: &[String], f: &str| {
+        let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+        check_simplify(&nodes, &[&unary("y", "x", f)]);
+    };
+    one(&[unary("s", "x", "Sigmoid"), mul("y", "s", "x")], "Silu");
+    let ramp = [unary("a", "x", "Affine(1.0,3.0)"), unary("c", "a", "Clip(0.0,6.0)")];
+    let six = |name: &str, x: &str| unary(name, x, "Affine(0.16666667,0.0)");
+    one(&[ramp[0].clone(), ramp[1].clone(), six("d", "c"), mul("y", "x", "d")], "HardSwish");
+    one(&[ramp[0].clone(), ramp[1].clone(), mul("m", "x", "c"), six("y", "m")], "HardSwish");
+    let erf = [
+        unary("z", "x", "Affine(0.70710677,0.0)"),
+        unary("e", "z", "Erf"),
+        unary("p", "e", "Affine(1.0,1.0)"),
+    ];
+    let gelu = [
+        erf[0].clone(),
+        erf[1].clone(),
+        erf[2].clone(),
+        mul("m", "x", "p"),
+        unary("y", "m", "Affine(0.5,0.0)"),
+    ];
+    one(&gelu, "Gelu");
+    one(&[unary("r", "x", "Relu"), unary("y", "r", "Clip(-inf,6.0)")], "Clip(0.0,6.0)");
+    one(&[unary("a", "x", "Affine(2.0,1.0)"), unary("y", "a", "Affine(-1.0,3.0)")], "Affine(-2.0,2.0)");
+    // Another argument, another number: nothing is recognised.
+    for nodes in [
+        [unary("a", "x", "Relu"), unary("s", "a", "Sigmoid"), mul("y", "x", "s")],
+        [unary("a", "x", "Affine(1.0,2.0)"), unary("c", "a", "Clip(0.0,6.0)"), mul("y", "x", "c")],
+        [unary("z", "x", "Affine(0.75,0.0)"), unary("e", "z", "Erf"), mul("y", "x", "e")],
+    ] {
+        let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+        check_simplify(&nodes, &nodes);
+    }
+}
+
+#[test]
+fn zeros_around_become_padding() {
+    let weight = "weight w: f32[1,2,3,3]";
+    let pads = [
+        "p: f32[N,2,7,4] = Pad(x) axis=2 before=1 after=2 value=0.0",
+        "q: f32[N,2,7,6] = Pad(p) axis=3 before=2 after=0 value=0.0",
+    ];
+    let conv = |x: &str, pad: &str| {
+        format!("y: f32[N,1,5,4] = Conv({x}, w) window=[[3,3],[1,1],{pad},[1,1]] groups=1")
+    };
+    check_simplify(&[weight, pads[0], pads[1], &conv("q", "[0,0,0,0]")], &[weight, &conv("x", "[1,2,2,0]")]);
+    let ones = [
+        "p: f32[N,2,7,4] = Pad(x) axis=2 before=1 after=2 value=1.0",
+        "q: f32[N,2,7,6] = Pad(p) axis=3 before=2 after=0 value=1.0",
+    ];
+    let kept = conv("q", "[0,0,0,0]");
+    check_simplify(&[weight, ones[0], ones[1], &kept], &[weight, ones[0], ones[1], &kept]);
 }

@@ -527,6 +527,7 @@ fn keeps_finite(f: UnaryFn) -> bool {
         | UnaryFn::HardSwish
         | UnaryFn::HardSigmoid { .. }
         | UnaryFn::Gelu
+        | UnaryFn::Erf
         | UnaryFn::Tanh
         | UnaryFn::Abs
         | UnaryFn::Neg

@@ -201,6 +201,7 @@ impl Growing {
             UnaryFn::HardSwish,
             UnaryFn::HardSigmoid { alpha: 0.2, beta: 0.5 },
             UnaryFn::Gelu,
+            UnaryFn::Erf,
             UnaryFn::Tanh,
             UnaryFn::Abs,
             UnaryFn::Neg,

@@ -25,6 +25,9 @@ pub struct ClassifyImage {
     pub mean: Vec<f32>,
     /// Each channel is divided by it, of values scaled to 0..1.
     pub std: Vec<f32>,
+    /// The planes of the input are blue, green, red; `mean` and `std` are in that order then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bgr: bool,
     /// How an image of another size is brought to `size`.
     #[serde(default)]
     pub fit: Fit,
@@ -35,7 +38,7 @@ pub struct ClassifyImage {
 impl ClassifyImage {
     /// Settings with the default fit; there are as many channels as means.
     pub fn new(size: [usize; 2], mean: Vec<f32>, std: Vec<f32>, labels: Vec<String>) -> Self {
-        ClassifyImage { size, channels: mean.len(), mean, std, fit: Fit::default(), labels }
+        ClassifyImage { size, channels: mean.len(), mean, std, bgr: false, fit: Fit::default(), labels }
     }
 
     /// Refuses settings that contradict themselves, saying which and why.
@@ -43,6 +46,7 @@ impl ClassifyImage {
         let sides = self.size.iter().all(|side| (1..=SIDE_MAX).contains(side));
         ensure(sides, || format!("size is {:?}, each side must be 1 to {SIDE_MAX}", self.size))?;
         ensure([1, 3].contains(&self.channels), || format!("channels is {}, must be 1 or 3", self.channels))?;
+        ensure(!self.bgr || self.channels == 3, || "bgr is set for grey images".to_owned())?;
         self.validate_normalisation()?;
         self.validate_labels()
     }
@@ -82,10 +86,15 @@ impl ClassifyImage {
         for (channel, plane) in out.chunks_exact_mut(self.size[0] * self.size[1]).enumerate() {
             let scale = 1.0 / (255.0 * self.std[channel]);
             let bias = -self.mean[channel] / self.std[channel];
-            let pixels = pixels.iter().skip(channel).step_by(self.channels);
+            let pixels = pixels.iter().skip(self.place(channel)).step_by(self.channels);
             plane.iter_mut().zip(pixels).for_each(|(out, &v)| *out = f32::from(v) * scale + bias);
         }
         Ok(())
+    }
+
+    /// Where a pixel has the value of plane `channel`.
+    fn place(&self, channel: usize) -> usize {
+        if self.bgr { self.channels - 1 - channel } else { channel }
     }
 
     /// The picture of an input tensor: [`normalize`](Self::normalize) the other way round, rounded. Panics where `input`
@@ -95,7 +104,7 @@ impl ClassifyImage {
         assert_eq!(input.len(), channels * height * width, "the input tensor has the task's shape");
         let mut pixels = vec![0; input.len()];
         for (channel, plane) in input.chunks_exact(height * width).enumerate() {
-            let pixels = pixels.iter_mut().skip(channel).step_by(channels);
+            let pixels = pixels.iter_mut().skip(self.place(channel)).step_by(channels);
             // Casts saturate.
             let value = |v: f32| ((v * self.std[channel] + self.mean[channel]) * 255.0).round() as u8;
             pixels.zip(plane).for_each(|(pixel, &v)| *pixel = value(v));
@@ -149,6 +158,18 @@ mod tests {
         task().preprocess(&image, &mut input).unwrap();
         assert_eq!(task().denormalize(&input), image);
         assert_eq!(task().denormalize(&[9.0; 6]).pixels, [255; 6]);
+    }
+
+    #[test]
+    fn planes_may_begin_with_blue() {
+        let image = Image::new(2, 1, 3, vec![0, 51, 255, 255, 102, 0]).unwrap();
+        let mut out = [0.0; 6];
+        let task = ClassifyImage { bgr: true, ..task() };
+        task.preprocess(&image, &mut out).unwrap();
+        assert_eq!(task.denormalize(&out), image);
+        for (found, expected) in out.iter().zip([1.0, 0.0, -0.6, -0.2, -4.0, 0.0]) {
+            assert!((found - expected).abs() < 1e-6, "{out:?}");
+        }
     }
 
     #[test]

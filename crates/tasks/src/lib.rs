@@ -5,6 +5,7 @@
 
 pub mod classification;
 pub mod classify_image;
+pub mod golden;
 pub mod image;
 pub mod model;
 pub mod resize;

@@ -4,10 +4,8 @@
 use espalier_graph::{Bindings, Data, Golden, Graph, Tensor, Weights};
 use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, lower};
 
+use crate::golden::compare;
 use crate::{Answer, Image, ImageError, Input, Task, TaskError};
-
-/// Float outputs may differ from a golden sample's by this share of their range.
-pub const GOLDEN_TOLERANCE: f32 = 1e-3;
 
 /// Why a model could not be made or asked.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +19,9 @@ pub enum ModelError {
     /// A golden sample is no picture.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A golden sample does not fit what it is replayed by.
+    #[error("a golden sample has other inputs or outputs than the graph")]
+    GoldenInput,
     /// The task's input or output shape is not the graph's.
     #[error("the graph's {what} is {have}, the task {task} needs {want}")]
     Mismatch {
@@ -35,12 +36,14 @@ pub enum ModelError {
     },
     /// This machine answers differently from the one that made the package.
     #[error(
-        "golden sample {sample}: output {element} is {got}, the package was made with {want} (allowed difference {allowed}); \
-         this machine would answer differently, so the package is refused"
+        "golden sample {sample}: element {element} of output {output} is {got}, the package was made with {want} (allowed \
+         difference {allowed}); this machine would answer differently, so the package is refused"
     )]
     Golden {
         /// Number of the sample.
         sample: usize,
+        /// Number of the output.
+        output: usize,
         /// Number of the element.
         element: usize,
         /// What this machine computes.
@@ -157,46 +160,23 @@ impl Model {
     /// # Errors
     /// As [`Model::infer`].
     pub fn golden(&mut self, image: &Image) -> Result<Golden, ModelError> {
-        let outputs = self.outputs(image)?.swap_remove(0);
+        let outputs = self.outputs(image)?;
         let shape = [image.height, image.width, image.channels];
         let input = Tensor::new(&shape, Data::U8(image.pixels.clone()));
-        Ok(Golden { input, output: Tensor::f32(&[outputs.len()], outputs) })
+        let outputs = outputs.into_iter().map(|output| Tensor::f32(&[output.len()], output)).collect();
+        Ok(Golden { inputs: vec![input], outputs })
     }
 
     /// Answers golden samples again and compares.
     ///
     /// # Errors
-    /// The first element outside of [`GOLDEN_TOLERANCE`].
+    /// The first element outside of [`GOLDEN_TOLERANCE`](crate::golden::GOLDEN_TOLERANCE).
     pub fn replay(&mut self, golden: &[Golden]) -> Result<(), ModelError> {
-        let wanted: Vec<&[f32]> = golden.iter().filter_map(|g| g.output.as_f32()).collect();
-        let (lo, hi) = wanted
-            .iter()
-            .flat_map(|w| w.iter())
-            .fold((f32::MAX, f32::MIN), |(lo, hi), &v| (lo.min(v), hi.max(v)));
-        let allowed = (hi - lo).max(f32::MIN_POSITIVE) * GOLDEN_TOLERANCE;
-        for (sample, (golden, want)) in golden.iter().zip(wanted).enumerate() {
-            let got = self.outputs(&picture(&golden.input)?)?.swap_remove(0);
-            // Not `> allowed`: a NaN has to differ.
-            let agrees = |got: f32, want: f32| (got - want).abs() <= allowed;
-            if got.len() != want.len() {
-                let want = format!("{} elements", want.len());
-                return Err(self.mismatch("output", format!("{} elements", got.len()), want));
-            }
-            if let Some(element) = got.iter().zip(want).position(|(&got, &want)| !agrees(got, want)) {
-                return Err(ModelError::Golden {
-                    sample,
-                    element,
-                    got: got[element],
-                    want: want[element],
-                    allowed,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn mismatch(&self, what: &'static str, have: String, want: String) -> ModelError {
-        ModelError::Mismatch { what, have, task: self.task.kind(), want }
+        let answers = golden.iter().map(|sample| {
+            let input = sample.inputs.first().ok_or(ModelError::GoldenInput)?;
+            self.outputs(&picture(input)?)
+        });
+        compare(golden, &answers.collect::<Result<Vec<_>, _>>()?)
     }
 }
 

@@ -4,6 +4,7 @@ mod benchmark;
 mod completions;
 mod data;
 mod demo;
+mod import;
 mod inspect;
 mod man;
 mod predict;
@@ -19,6 +20,7 @@ pub(crate) enum Command {
     Data(data::Args),
     Predict(predict::Args),
     Run(run::Args),
+    Import(import::Args),
     Inspect(inspect::Args),
     Benchmark(benchmark::Args),
     Demo(demo::Args),
@@ -34,6 +36,7 @@ impl Command {
             Command::Data(args) => data::run(args),
             Command::Predict(args) => predict::run(args),
             Command::Run(args) => run::run(args),
+            Command::Import(args) => import::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Benchmark(args) => benchmark::run(args),
             Command::Demo(args) => demo::run(args),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use espalier_graph::{Bindings, DType, Graph};
 use espalier_runtime::{Options, Plan, Pool, lower};
+use espalier_tasks::golden::Raw;
 use npyz::WriterBuilder;
 use serde_json::json;
 
@@ -58,6 +59,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
     let package = open::package(&args.package)?;
     let (graph, weights) = open::folded(&package)?;
+    if package.manifest.task.is_none() {
+        let sample = &package.golden[..package.golden.len().min(1)];
+        let options = Options { isa, threads, bindings: Bindings::batch(1) };
+        Raw::new(&graph, &weights, options)?.replay(sample)?;
+    }
     let arrays = arrays(&args.input, &graph)?;
     let bindings = bindings(&graph, &arrays)?;
     let mut plan = lower(&graph, &weights, Options { isa, threads, bindings })?;
