@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Epoch;
-use crate::trainer::Stopped;
+use crate::event::Stopped;
 
 /// The kinds of endings, by what to do about them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,7 +129,7 @@ fn by_heart(curves: &Curves<'_>) -> Verdict {
         ),
         &[
             "check the labels: random or shifted labels look like this",
-            "more pictures, or stronger augmentation",
+            "more pictures, or stronger augmentation (--augment strong)",
             "a smaller network (--model, --width) and more weight decay (--weight-decay)",
         ],
     )
@@ -150,12 +150,12 @@ fn overfitting(curves: &Curves<'_>, turn: usize) -> Verdict {
     verdict(
         Kind::Overfitting,
         format!(
-            "Overfitting: the loss on val turned at epoch {} while that of training {training}; the weights of epoch {best} \
-             were kept.",
+            "Overfitting: validation turned at epoch {} while the loss of training {training}; the weights of epoch \
+             {best} were kept.",
             turn + 1
         ),
         &[
-            "more pictures, or stronger augmentation",
+            "more pictures, or stronger augmentation (--augment strong)",
             "more weight decay (--weight-decay) or label smoothing (--smoothing)",
             "a smaller network (--model, --width)",
             "fewer epochs, so that the learning rate falls before validation turns (--epochs)",
@@ -185,7 +185,11 @@ fn plateau(curves: &Curves<'_>) -> Verdict {
             format!(
                 "Validation has not improved since epoch {since}, though the loss of training still fell."
             ),
-            &[mistakes, "more pictures, or stronger augmentation", "more weight decay (--weight-decay)"],
+            &[
+                mistakes,
+                "more pictures, or stronger augmentation (--augment strong)",
+                "more weight decay (--weight-decay)",
+            ],
         );
     }
     verdict(
@@ -263,16 +267,35 @@ impl<'a> Curves<'a> {
         (self.evidence.history.len() / 5).max(1)
     }
 
-    /// The epoch (from 0) at which the loss on val was lowest, where it rose since while training went on and the metric
-    /// gained nothing any more.
+    /// The epoch (from 0) at which validation turned while training went on.
     fn turned(&self) -> Option<usize> {
+        let turn = self.loss_turned().or(self.metric_turned())?;
+        let far = self.val.last() - turn >= self.window().max(2);
+        (far && (self.train_fell_since(turn) || self.above_val())).then_some(turn)
+    }
+
+    /// Where the loss on val was lowest, if it rose since and the metric gained nothing from that.
+    fn loss_turned(&self) -> Option<usize> {
         let (turn, last) = (self.val.lowest(), self.val.last());
-        let far = last - turn >= self.window().max(2);
         let rise = self.val.smooth[last] - self.val.smooth[turn];
         let rose = rise > SIGMAS * self.val.error() && rise > TURNED * self.val.smooth[turn].abs();
-        let gained = self.metric.smooth[last] > self.metric.smooth[turn] + self.standard_error();
-        let training = self.train_fell_since(turn) || self.above_val();
-        (far && rose && !gained && training).then_some(turn)
+        let gained = self.metric.smooth[last] - self.metric.smooth[turn] > self.moved();
+        (rose && !gained).then_some(turn)
+    }
+
+    /// Where the metric was last as good as ever, if it fell since.
+    fn metric_turned(&self) -> Option<usize> {
+        let smooth = &self.metric.smooth;
+        let highest = smooth.iter().copied().fold(f64::MIN, f64::max);
+        let fall = highest - smooth[self.metric.last()];
+        let fell = fall > self.moved() && fall > SIGMAS * self.metric.error();
+        smooth.iter().rposition(|&v| v >= highest - self.standard_error()).filter(|_| fell)
+    }
+
+    /// A change of the metric that hardly comes from the choice of val's images: two standard errors.
+    fn moved(&self) -> f64 {
+        let last = standard_error(self.metric.smooth[self.metric.last()], self.evidence.images);
+        2.0 * self.standard_error().max(last)
     }
 
     fn train_fell_since(&self, epoch: usize) -> bool {
@@ -410,10 +433,16 @@ mod tests {
         for epochs in [10, 30, 100] {
             for stopped in [Epochs, Patience, Time] {
                 let overfitting = [falling, learned, turning, saturating];
-                check(epochs, stopped, overfitting, Kind::Overfitting, "while that of training kept falling");
+                check(
+                    epochs,
+                    stopped,
+                    overfitting,
+                    Kind::Overfitting,
+                    "while the loss of training kept falling",
+                );
                 // At its floor, training cannot fall any more.
                 let floor = [|_| 0.5, |_| 0.99, turning, saturating];
-                check(epochs, stopped, floor, Kind::Overfitting, "while that of training stayed low");
+                check(epochs, stopped, floor, Kind::Overfitting, "while the loss of training stayed low");
                 let flat: [fn(f64) -> f64; 4] = [|_| 0.5, |_| 0.8, |_| 0.6, |_| 0.8];
                 check(epochs, stopped, flat, Kind::Plateau, "neither validation");
                 let guessing: [fn(f64) -> f64; 4] = [|_| 1.4, |_| 0.25, |_| 1.4, |_| 0.25];

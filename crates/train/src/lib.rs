@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod diagnosis;
 pub mod evaluate;
+pub mod event;
 pub mod init;
 pub mod layers;
 pub mod networks;
@@ -19,5 +20,6 @@ pub mod suspects;
 pub mod trainer;
 
 pub use diagnosis::Verdict;
+pub use event::{Event, Outcome, Stopped, Times};
 pub use settings::{OptimizerName, Overrides, Settings, SettingsError};
-pub use trainer::{CHECKPOINT_EVERY, Event, Outcome, Request, Stopped, Times, UsageError, train};
+pub use trainer::{CHECKPOINT_EVERY, Request, UsageError, train};

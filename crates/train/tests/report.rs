@@ -32,7 +32,7 @@ fn a_report_holds_what_was_measured() {
     // The mistake and one batch of inputs.
     assert_eq!(count(&text, "<img src=\"data:image/png;base64,"), 1 + 16);
     assert!(!text.contains("src=\"http") && !text.contains("<link"));
-    assert!(text.contains("<dt>augment.pad</dt>") && text.contains("<dt>processor</dt>"));
+    assert!(text.contains("<dt>augment.geometric.pad</dt>") && text.contains("<dt>processor</dt>"));
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn tensorboard_reads_every_step_once() {
     assert_eq!(read, losses);
     let settings = found["texts"]["settings/text_summary"].as_str().unwrap();
     assert!(
-        settings.contains("| model | lenet |") && settings.contains("| augment.flip | false |"),
+        settings.contains("| model | lenet |") && settings.contains("| augment.geometric.flip | false |"),
         "{settings}"
     );
     assert_eq!(found["plugins"]["settings/text_summary"], "text");

@@ -3,12 +3,14 @@
 mod common;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use common::{Drawn, easy, request, split, train};
 use espalier_graph::random::Random;
+use espalier_train::data::Level;
 use espalier_train::diagnosis::Kind;
 use espalier_train::schedule::Shape;
-use espalier_train::{OptimizerName, Overrides, Stopped, Verdict};
+use espalier_train::{Event, OptimizerName, Outcome, Overrides, Stopped, Verdict};
 
 fn constant(lr: f32, epochs: usize) -> Overrides {
     Overrides {
@@ -16,6 +18,7 @@ fn constant(lr: f32, epochs: usize) -> Overrides {
         epochs: Some(epochs),
         patience: Some(epochs),
         schedule: Some(Shape::Constant),
+        warmup: Some(0.0),
         optimizer: Some(OptimizerName::Adamw),
         ..Overrides::default()
     }
@@ -49,19 +52,24 @@ fn a_missed_target_is_said_too() {
     check(&data, overrides, Kind::NothingLearned, Stopped::Epochs, "The target accuracy=1 was missed");
 }
 
-/// A third of the labels in train are wrong: what is learned first is right, then the wrong labels are learned by heart.
+/// Half of the labels in train are wrong: what is right is learned first, then the wrong ones are learned by heart.
 #[test]
 fn overfitting_after_a_turn() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
+<<<<<<< ours
     let third_wrong = |i: usize, random: &mut Random| {
         let label = if i.is_multiple_of(3) { random.below(4) } else { i % 4 };
+=======
+    let half_wrong = |i: usize, random: &mut Random| {
+        let label = if i % 8 < 4 { random.below(4) } else { i % 4 };
+>>>>>>> theirs
         Drawn { shows: i % 4, label }
     };
-    split(&data, "train", 96, third_wrong);
+    split(&data, "train", 96, half_wrong);
     split(&data, "val", 200, |i, _| Drawn { shows: i % 4, label: i % 4 });
     let verdict =
-        check(&data, still(constant(2e-3, 60)), Kind::Overfitting, Stopped::Epochs, "turned at epoch");
+        check(&data, still(constant(3e-3, 60)), Kind::Overfitting, Stopped::Epochs, "turned at epoch");
     assert!(verdict.advice[0].contains("more pictures"), "{:?}", verdict.advice);
 }
 
@@ -76,19 +84,37 @@ fn learned_by_heart() {
     check(&data, still(constant(2e-3, 60)), Kind::Overfitting, Stopped::Epochs, "learned by heart");
 }
 
+/// The time is up after as many epochs on any machine: the run is held up until then.
 #[test]
 fn time_ran_out_too_early() {
+    const EPOCHS: usize = 8;
+    const LIMIT: Duration = Duration::from_secs(8);
     let folder = tempfile::tempdir().unwrap();
     let data = easy(folder.path(), 160, 400);
-    let overrides = Overrides { max_time_s: Some(1.0), ..constant(3e-5, 100_000) };
-    check(&data, overrides, Kind::StillImproving, Stopped::Time, "still improving when time ran out");
+    let overrides = Overrides { max_time_s: Some(LIMIT.as_secs_f64()), ..constant(2e-4, 100_000) };
+    let start = Instant::now();
+    let outcome = espalier_train::train(&request(&data, folder.path(), overrides), &mut |event| {
+        if let Event::Epoch { row, .. } = event
+            && row.epoch == EPOCHS
+        {
+            std::thread::sleep(LIMIT.saturating_sub(start.elapsed()) + Duration::from_millis(1));
+        }
+    });
+    let Outcome { verdict, stopped, epochs, .. } = outcome.unwrap();
+    assert_eq!(
+        (stopped, epochs),
+        (Stopped::Time, EPOCHS + 1),
+        "the machine makes {EPOCHS} epochs in {LIMIT:?}"
+    );
+    assert_eq!(verdict.kind, Kind::StillImproving, "{}", verdict.text);
+    assert_eq!(verdict.text, "Validation was still improving when time ran out at epoch 9.");
 }
 
 #[test]
 fn plateau() {
     let folder = tempfile::tempdir().unwrap();
     let data = easy(folder.path(), 320, 200);
-    check(&data, constant(2e-3, 30), Kind::Plateau, Stopped::Epochs, "");
+    check(&data, constant(2e-3, 30), Kind::Plateau, Stopped::Epochs, "since epoch");
 }
 
 #[test]
@@ -100,5 +126,6 @@ fn nothing_learned() {
 
 /// Without augmentation, smoothing and weight decay.
 fn still(overrides: Overrides) -> Overrides {
-    Overrides { smoothing: Some(0.0), weight_decay: Some(0.0), flip: Some(false), ..overrides }
+    let augment = Some(Level::None);
+    Overrides { smoothing: Some(0.0), weight_decay: Some(0.0), augment, ..overrides }
 }

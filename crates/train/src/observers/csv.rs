@@ -8,8 +8,8 @@ use espalier_graph::files;
 
 use super::Observer;
 use crate::checkpoint::Epoch;
+use crate::event::Event;
 use crate::run_folder::RunFolder;
-use crate::trainer::Event;
 
 /// Writes metrics.csv anew after every epoch.
 pub struct MetricsCsv {

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Observer;
 use crate::checkpoint::Epoch;
+use crate::event::Event;
 use crate::run_folder::RunFolder;
-use crate::trainer::Event;
 use session::Session;
 
 pub use server::{Patience, Server};

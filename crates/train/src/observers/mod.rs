@@ -8,8 +8,8 @@ pub mod mlflow;
 pub mod report;
 pub mod tensorboard;
 
+use crate::event::Event;
 use crate::run_folder::RunFolder;
-use crate::trainer::Event;
 
 pub use csv::MetricsCsv;
 pub use mlflow::Mlflow;

@@ -21,8 +21,8 @@ use crate::best;
 use crate::checkpoint::Epoch;
 use crate::data::{Batch, Images, Loader, Split};
 use crate::evaluate::answers;
+use crate::event::{Event, Outcome, Times};
 use crate::run_folder::RunFolder;
-use crate::trainer::{Event, Outcome, Times};
 
 /// Mistakes and inputs that are shown.
 const PICTURES: usize = 24;
@@ -141,7 +141,9 @@ fn mistakes(
         let sample = &val.samples()[index];
         let (label, guess) = (task.labels[sample.label].clone(), task.labels[guess].clone());
         let alt = format!("labelled {label}, taken for {guess}");
-        let picture = picture(task, val.pixels(index)?.into_owned(), alt);
+        let [height, width] = task.size;
+        let pixels = val.pixels(index)?.into_owned();
+        let picture = picture(Image { width, height, channels: task.channels, pixels }, alt);
         let name = sample.name();
         let file = name.rsplit(['/', '\\']).next().unwrap_or(&name).to_string();
         Ok(Mistake { picture, file, label, guess, confidence })
@@ -149,42 +151,43 @@ fn mistakes(
     wrong.into_iter().take(PICTURES).map(mistake).collect()
 }
 
-/// The first training inputs as the network saw them, with their labels.
+/// The first training inputs as the network saw them, with what it was told of them.
 fn inputs(loader: &Loader, task: &ClassifyImage) -> anyhow::Result<Vec<(Picture, String)>> {
     let mut batches = loader.epoch(0, 0);
     let Some(batch) = batches.next_batch() else { return Ok(Vec::new()) };
-    let Batch { images, labels, .. } = batch?;
+    let Batch { images, targets, .. } = batch?;
     let size = task.input_shape().iter().product();
-    let shown = images.chunks_exact(size).zip(labels).take(PICTURES);
-    Ok(shown
-        .map(|(tensor, &label)| {
-            let label = task.labels[label].clone();
-            (picture(task, denormalized(task, tensor), format!("an input of class {label}")), label)
-        })
-        .collect())
-}
-
-/// The pixels (HWC) that an input tensor (CHW) was made of.
-fn denormalized(task: &ClassifyImage, tensor: &[f32]) -> Vec<u8> {
-    let plane = task.size[0] * task.size[1];
-    let value = |pixel: usize, channel: usize| {
-        let v = tensor[channel * plane + pixel] * task.std[channel] + task.mean[channel];
-        (v * 255.0).round().clamp(0.0, 255.0) as u8
+    let shown = images.chunks_exact(size).zip(targets.chunks_exact(task.labels.len())).take(PICTURES);
+    let input = |(tensor, target): (&[f32], &[f32])| {
+        let label = told(target, &task.labels);
+        (picture(task.denormalize(tensor), format!("an input of class {label}")), label)
     };
-    (0..plane)
-        .flat_map(|pixel| (0..task.channels).map(move |channel| (pixel, channel)))
-        .map(|(p, c)| value(p, c))
-        .collect()
+    Ok(shown.map(input).collect())
 }
 
-/// Pixels at the task's size as a picture of the page, shrunk if they are many.
-fn picture(task: &ClassifyImage, pixels: Vec<u8>, alt: String) -> Picture {
-    let [height, width] = task.size;
-    let mut image = Image { width, height, channels: task.channels, pixels };
-    let side = width.max(height);
+/// The class of a soft target; of two mixed images both, with their shares. What label smoothing gives to every class
+/// does not count.
+fn told(target: &[f32], labels: &[String]) -> String {
+    let base = target.iter().copied().fold(f32::MAX, f32::min);
+    let shares: Vec<f32> = target.iter().map(|share| share - base).collect();
+    let sum: f32 = shares.iter().sum();
+    let mut classes: Vec<usize> = (0..shares.len()).filter(|&i| shares[i] > 0.01 * sum).collect();
+    classes.sort_by(|&a, &b| shares[b].total_cmp(&shares[a]));
+    match classes[..] {
+        [one] => labels[one].clone(),
+        _ => {
+            let share = |i: usize| format!("{} {:.0}\u{202f}%", labels[i], 100.0 * shares[i] / sum);
+            classes.into_iter().map(share).collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+/// A picture of the page, shrunk if it is large.
+fn picture(mut image: Image, alt: String) -> Picture {
+    let side = image.width.max(image.height);
     if side > SIDE {
         let scaled = |v: usize| (v * SIDE / side).max(1);
-        image = resize(&image, [scaled(height), scaled(width)]);
+        image = resize(&image, [scaled(image.height), scaled(image.width)]);
     }
     Picture::pixels(image.width, image.height, image.channels, &image.pixels, alt)
         .expect("an image has its pixels")
@@ -195,12 +198,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inputs_come_back_as_pixels() {
-        let labels = ["cat", "dog"].map(String::from).to_vec();
-        let task = ClassifyImage::new([2, 3], vec![0.1, 0.5, 0.9], vec![0.3, 0.2, 0.25], labels);
-        let pixels: Vec<u8> = (0..2 * 3 * 3).map(|v| v * 14).collect();
-        let mut tensor = vec![0.0; pixels.len()];
-        task.normalize(&pixels, &mut tensor).unwrap();
-        assert_eq!(denormalized(&task, &tensor), pixels);
+    fn what_the_network_was_told() {
+        let labels = ["cat", "dog", "fox"].map(String::from);
+        let check = |target: [f32; 3], expected: &str| assert_eq!(told(&target, &labels), expected);
+        check([0.0, 1.0, 0.0], "dog");
+        check([0.05, 0.05, 0.9], "fox");
+        check([0.3, 0.7, 0.0], "dog 70\u{202f}%, cat 30\u{202f}%");
+        check([0.35, 0.05, 0.6], "fox 65\u{202f}%, cat 35\u{202f}%");
     }
 }

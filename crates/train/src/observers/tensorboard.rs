@@ -15,9 +15,9 @@ use crc::{CRC_32_ISCSI, Crc};
 use prost::Message;
 
 use super::Observer;
+use crate::event::Event;
 use crate::run_folder::RunFolder;
 use crate::settings::Settings;
-use crate::trainer::Event;
 
 /// Values of the training loss that each epoch leaves, about.
 const LOSSES_PER_EPOCH: usize = 20;
