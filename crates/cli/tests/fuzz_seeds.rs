@@ -1,6 +1,7 @@
 //! The fuzz targets over their seeds, whole, cut and damaged, so that they hold between the times that somebody fuzzes.
 
 #[path = "../../../fuzz/src/lib.rs"]
+#[allow(unreachable_pub)]
 mod targets;
 
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use espalier_graph::random::Random;
 
 /// Damaged versions of each seed.
-const VERSIONS: u64 = 40;
+const VERSIONS: u64 = 400;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
