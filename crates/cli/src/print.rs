@@ -71,7 +71,10 @@ fn aligned(lines: &[Vec<String>], pad: impl Fn(usize, &str, usize) -> String) ->
 /// Says on stderr which files take no part, and why: the first few, and how many more.
 pub(crate) fn skipped(skipped: &[Skipped]) {
     const MOST: usize = 5;
-    skipped.iter().take(MOST).for_each(|s| eprintln!("skipped {}", line(&format!("{}: {}", s.name, s.reason))));
+    skipped
+        .iter()
+        .take(MOST)
+        .for_each(|s| eprintln!("skipped {}", line(&format!("{}: {}", s.name, s.reason))));
     if skipped.len() > MOST {
         eprintln!("skipped {} more files", skipped.len() - MOST);
     }

@@ -18,7 +18,9 @@ const SIDE: usize = 48;
 fn scene(seed: u64) -> Vec<u8> {
     let mut random = Random::new(seed, 77);
     let waves: Vec<[f32; 4]> = (0..6)
-        .map(|_| [random.range(-0.5, 0.5), random.range(-0.5, 0.5), random.range(0.0, 6.3), random.range(0.0, 1.0)])
+        .map(|_| {
+            [random.range(-0.5, 0.5), random.range(-0.5, 0.5), random.range(0.0, 6.3), random.range(0.0, 1.0)]
+        })
         .collect();
     let value = |x: f32, y: f32, c: f32| {
         let sum: f32 = waves.iter().map(|w| (w[0] * x + w[1] * y + w[2] + c * w[3]).sin()).sum();
@@ -58,7 +60,8 @@ fn faulty(name: &str) -> std::path::PathBuf {
     let root = fresh(name);
     for (i, class) in ["cat", "dog"].iter().enumerate() {
         (0..20).for_each(|n| save(&root.join(format!("train/{class}/{n}.png")), &scene(100 * i as u64 + n)));
-        (0..5).for_each(|n| save(&root.join(format!("val/{class}/{n}.png")), &scene(100 * i as u64 + 50 + n)));
+        (0..5)
+            .for_each(|n| save(&root.join(format!("val/{class}/{n}.png")), &scene(100 * i as u64 + 50 + n)));
     }
     save(&root.join("val/cat/leak.bmp"), &scene(3));
     fs::copy(root.join("train/dog/4.png"), root.join("val/dog/leak.png")).unwrap();
@@ -99,8 +102,9 @@ fn planted_faults_are_found_and_nothing_else() {
         ("near", false, false, vec!["6.png", "twin.bmp"]),
         ("near", true, false, vec!["3.png", "leak.bmp"]),
     ];
-    let expected: Vec<_> =
-        expected.map(|(likeness, leak, conflict, names)| (likeness.to_string(), leak, conflict, names)).into();
+    let expected: Vec<_> = expected
+        .map(|(likeness, leak, conflict, names)| (likeness.to_string(), leak, conflict, names))
+        .into();
     assert_eq!(found, expected);
     let kinds: Vec<&Value> = value["findings"].as_array().unwrap().iter().map(|f| &f["kind"]).collect();
     assert_eq!(kinds, ["unreadable", "leaks", "conflicts", "duplicates", "mirrored", "ignored"]);
@@ -196,7 +200,10 @@ fn huge_pictures_stay_within_the_stated_memory() {
     }
     let value = json(&root, &["--threads", "2"]);
     assert_eq!((&value["images"]["train"], &value["width"]["max"]), (&4.into(), &7900.into()));
-    assert!(value["unreadable"][0]["reason"].as_str().unwrap().contains("more than 64000000 pixels"), "{value}");
+    assert!(
+        value["unreadable"][0]["reason"].as_str().unwrap().contains("more than 64000000 pixels"),
+        "{value}"
+    );
     let peak = value["peak_rss_bytes"].as_u64().unwrap();
     println!("{} MiB at most for pictures of 62 megapixels on 2 threads", peak >> 20);
     assert!(peak < (2 * 256 + 64) << 20, "{} MiB", peak >> 20);
@@ -232,6 +239,7 @@ fn small(seed: u64) -> Vec<u8> {
     let mut random = Random::new(seed, 1);
     let pixels: Vec<u8> = (0..256).map(|_| (random.uniform() * 256.0) as u8).collect();
     let mut out = Cursor::new(Vec::new());
-    image::write_buffer_with_format(&mut out, &pixels, 16, 16, ExtendedColorType::L8, ImageFormat::Png).unwrap();
+    image::write_buffer_with_format(&mut out, &pixels, 16, 16, ExtendedColorType::L8, ImageFormat::Png)
+        .unwrap();
     out.into_inner()
 }

@@ -41,7 +41,8 @@ fn damaged(seed: &[u8], version: u64) -> Vec<u8> {
 #[test]
 fn no_target_fails_on_its_seeds() {
     for (name, target) in targets::TARGETS {
-        let files: Vec<_> = std::fs::read_dir(folder(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let files: Vec<_> =
+            std::fs::read_dir(folder(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(!files.is_empty(), "{name} has seeds");
         for path in files {
             let seed = std::fs::read(&path).unwrap();

@@ -191,7 +191,10 @@ fn check_scans() {
     assert_eq!(result, Ok(()), "ten scans are usual");
     let (result, many) = timed(&scans(90));
     println!("64 megapixels: {some:?} for 10 scans, {many:?} to refuse 90");
-    assert!(matches!(&result, Err(ImageError::Corrupt { reason, .. }) if reason.contains("too many")), "{result:?}");
+    assert!(
+        matches!(&result, Err(ImageError::Corrupt { reason, .. }) if reason.contains("too many")),
+        "{result:?}"
+    );
     assert!(many < some, "refused before any work");
 }
 

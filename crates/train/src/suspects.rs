@@ -31,7 +31,7 @@ const SIDE_MAX: usize = 64;
 /// Multiply-accumulates of all folds together (three for each of the forward pass): some minutes on two cores.
 const MACS_MAX: f64 = 1.2e13;
 /// Images that a fold's network learns from, all epochs together, where the data is small.
-const IMAGES_SEEN: usize = 60_000;
+const IMAGES_SEEN: usize = 40_000;
 /// Epochs at least and at most.
 const EPOCHS: (usize, usize) = (2, 40);
 
@@ -258,9 +258,8 @@ mod tests {
         let labels: Vec<usize> = (0..103).map(|i| i % 3).collect();
         let folds = folds(&labels, 3, 7);
         for class in 0..3 {
-            let in_class = |fold| {
-                folds.iter().zip(&labels).filter(|&(&f, &label)| f == fold && label == class).count()
-            };
+            let in_class =
+                |fold| folds.iter().zip(&labels).filter(|&(&f, &label)| f == fold && label == class).count();
             let counts: Vec<usize> = (0..FOLDS).map(in_class).collect();
             assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
         }

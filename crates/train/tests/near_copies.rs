@@ -26,7 +26,9 @@ const CHANGES: [(&str, Change); 8] = [
     ("jpeg50", |image| encoded(image, 50)),
     ("brighter", |image| brightness(image, 1.1)),
     ("darker", |image| brightness(image, 0.9)),
-    ("smaller", |image| resize(image, [image.height, image.width].map(|n| (n as f64 * 0.8).round() as usize))),
+    ("smaller", |image| {
+        resize(image, [image.height, image.width].map(|n| (n as f64 * 0.8).round() as usize))
+    }),
     ("moved", moved),
     ("mirrored", mirrored),
 ];
@@ -37,7 +39,9 @@ fn color(image: &Image) -> ExtendedColorType {
 
 fn encoded(image: &Image, quality: u8) -> Image {
     let (mut out, width, height) = (Vec::new(), image.width as u32, image.height as u32);
-    JpegEncoder::new_with_quality(&mut out, quality).encode(&image.pixels, width, height, color(image)).unwrap();
+    JpegEncoder::new_with_quality(&mut out, quality)
+        .encode(&image.pixels, width, height, color(image))
+        .unwrap();
     decode(&out, &Limits::default()).unwrap()
 }
 

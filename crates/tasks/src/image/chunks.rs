@@ -37,7 +37,8 @@ pub(super) fn webp<'a>(bytes: &'a [u8], limits: &Limits) -> Result<WebP<'a>, Ima
             b"ANMF" => {
                 found.layered = true;
                 // Its place and flags, then chunks.
-                Chunks(data.get(16..).ok_or_else(early)?).try_for_each(|chunk| check_picture(chunk?, limits))?;
+                Chunks(data.get(16..).ok_or_else(early)?)
+                    .try_for_each(|chunk| check_picture(chunk?, limits))?;
             }
             b"ALPH" => found.layered = true,
             _ => check_picture((name, data), limits)?,

@@ -217,7 +217,10 @@ fn pictures_without_pixels() {
             let mut file = files[name].clone();
             file[at + side * bytes..][..bytes].fill(0);
             let result = decode(&file, &Limits::default());
-            assert!(matches!(&result, Err(ImageError::Empty { .. } | ImageError::Corrupt { .. })), "{name}: {result:?}");
+            assert!(
+                matches!(&result, Err(ImageError::Empty { .. } | ImageError::Corrupt { .. })),
+                "{name}: {result:?}"
+            );
         }
     }
 }

@@ -128,9 +128,7 @@ pub(super) fn all(facts: &[Vec<Facts>; 3], threads: usize) -> Vec<Group> {
         [one] => (contents[*one].members.len() > 1).then(|| contents[*one].clone()),
         many => Some(united(many, Likeness::Near)),
     });
-    let mirrored = mirrored
-        .iter()
-        .map(|&(a, b)| united(&[groups[a][0], groups[b][0]], Likeness::Mirrored));
+    let mirrored = mirrored.iter().map(|&(a, b)| united(&[groups[a][0], groups[b][0]], Likeness::Mirrored));
     copies.chain(mirrored).collect()
 }
 

@@ -70,12 +70,7 @@ fn others(neighbours: &[Neighbour]) -> f32 {
 }
 
 /// The candidates of picture `i`, the most alike first.
-fn neighbours(
-    known: &[(usize, &Fingerprint)],
-    hashes: &[u64],
-    norms: &[Norms],
-    i: usize,
-) -> Vec<Neighbour> {
+fn neighbours(known: &[(usize, &Fingerprint)], hashes: &[u64], norms: &[Norms], i: usize) -> Vec<Neighbour> {
     let own = known[i].1;
     let plain = closest(hashes, own.hash, i).into_iter().map(|place| (place, false));
     let mirrored = closest(hashes, own.mirrored_hash(), i).into_iter().map(|place| (place, true));
@@ -220,7 +215,8 @@ mod tests {
         let fingerprints: Vec<Option<Fingerprint>> = images.iter().map(Fingerprint::of).collect();
         let fingerprints: Vec<Option<&Fingerprint>> = fingerprints.iter().map(Option::as_ref).collect();
         for threads in [1, 3] {
-            let found: Vec<_> = pairs(&fingerprints, threads).iter().map(|p| (p.a, p.b, p.mirrored)).collect();
+            let found: Vec<_> =
+                pairs(&fingerprints, threads).iter().map(|p| (p.a, p.b, p.mirrored)).collect();
             assert_eq!(found, expected, "{threads} threads");
         }
     }
@@ -264,7 +260,8 @@ mod tests {
     #[test]
     fn mirroring_flips_known_bits() {
         for seed in 0..20 {
-            let (one, other) = (Fingerprint::of(&picture(seed, 0)), Fingerprint::of(&mirrored(&picture(seed, 0))));
+            let (one, other) =
+                (Fingerprint::of(&picture(seed, 0)), Fingerprint::of(&mirrored(&picture(seed, 0))));
             let (one, other) = (one.unwrap(), other.unwrap());
             assert_eq!((one.mirrored_hash(), one.mirrored()), (other.hash, other.thumbnail));
         }

@@ -326,7 +326,8 @@ fn copies_under_two_labels_are_a_warning() {
     images(root.path(), &["train/a", "train/b", "val/a", "val/b"], 3);
     let mut dataset = open(&root).unwrap();
     survey(&mut dataset).unwrap();
-    let warning = dataset.warnings.iter().find(|w| w.contains("1 images have several labels")).expect("a warning");
+    let warning =
+        dataset.warnings.iter().find(|w| w.contains("1 images have several labels")).expect("a warning");
     assert!(warning.contains("x.png (a) = ") && warning.ends_with("y.png (b)"), "{warning}");
 }
 

@@ -33,7 +33,8 @@ impl Finding {
             0 => String::new(),
             n => format!("\n    and {n} more"),
         };
-        let text = format!("* {}{}{more}\n  {}", print::line(&self.text), shown.collect::<String>(), self.advice);
+        let text =
+            format!("* {}{}{more}\n  {}", print::line(&self.text), shown.collect::<String>(), self.advice);
         text.trim_end().to_string()
     }
 }
@@ -64,7 +65,7 @@ fn unreadable(report: &Report) -> Option<Finding> {
     (n > 0).then(|| Finding {
         kind: "unreadable",
         n,
-        text: format!("{} cannot be read ({:.1} %).", count(n, "image"), share * 100.0),
+        text: format!("{} cannot be read ({} %).", count(n, "image"), print::significant(share * 100.0)),
         advice: "Fetch them again or remove them; training refuses a split of which more than 1 % is unreadable.",
         examples: report.unreadable.iter().map(|bad| format!("{}: {}", bad.file, bad.reason)).collect(),
     })
@@ -143,7 +144,7 @@ fn imbalance(report: &Report) -> Option<Finding> {
     Some(Finding {
         kind: "imbalance",
         n: report.classes.len(),
-        text: format!("The largest class has {} times as many images as the smallest.", print::significant(ratio)),
+        text: format!("The largest class has {ratio:.1} times as many images as the smallest."),
         advice: "Collect more of the small classes, or train with --sampling balanced; look at per-class figures.",
         examples: Vec::new(),
     })
@@ -154,7 +155,10 @@ fn ignored(report: &Report) -> Option<Finding> {
     (n > 0).then(|| Finding {
         kind: "ignored",
         n,
-        text: format!("{} no image of a class, and left out.", if n == 1 { "1 file is".into() } else { format!("{n} files are") }),
+        text: format!(
+            "{} no image of a class, and left out.",
+            if n == 1 { "1 file is".into() } else { format!("{n} files are") }
+        ),
         advice: "Nothing, unless pictures are among them: each belongs into the folder of its class.",
         examples: report.ignored.iter().map(|bad| format!("{}: {}", bad.file, bad.reason)).collect(),
     })
@@ -172,7 +176,11 @@ fn examples(report: &Report, wanted: impl Fn(&Copies) -> bool) -> Vec<String> {
     let line = |copies: &Copies| {
         let files: Vec<String> =
             copies.files.iter().take(3).map(|f| format!("{} ({}, {})", f.file, f.split, f.label)).collect();
-        let more = if copies.files.len() > 3 { format!(" = {} more", copies.files.len() - 3) } else { String::new() };
+        let more = if copies.files.len() > 3 {
+            format!(" = {} more", copies.files.len() - 3)
+        } else {
+            String::new()
+        };
         format!("{}{more}: {}", files.join(" = "), copies.likeness)
     };
     report.duplicates.iter().filter(|copies| wanted(copies)).map(line).collect()

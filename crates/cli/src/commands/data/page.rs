@@ -1,8 +1,6 @@
 //! What `espalier data` found, as a page with pictures.
 
-use espalier_pages::{
-    Picture, Table, bar, callout, facts, gallery, number, page as shell, percent, section,
-};
+use espalier_pages::{Picture, Table, bar, callout, facts, gallery, number, page as shell, percent, section};
 use espalier_tasks::resize::resize;
 use espalier_tasks::{Image, Limits};
 use espalier_train::data::duplicates::{Group, Likeness, Member};
@@ -44,9 +42,7 @@ pub(super) fn page(
             (callout("good", "Nothing is wrong with it that could be seen.", "", &[]))
         }
         @for finding in &report.findings {
-            @let advice = [finding.advice.to_string()];
-            @let advice = if finding.advice.is_empty() { &[][..] } else { &advice[..] };
-            (callout(colour(finding.kind), &finding.text, "", advice))
+            (callout(colour(finding.kind), &finding.text, finding.advice, &[]))
         }
         (section("Classes", "", classes(report)))
         @if let Some(suspects) = suspects {
@@ -84,9 +80,9 @@ fn overview(report: &Report) -> Vec<(&'static str, String, String)> {
         0 => range.min.to_string(),
         _ => format!("{}–{}", range.min, range.max),
     };
-    let medians = format!("pixels; medians {} and {}", range_median(&report.width), range_median(&report.height));
-    let splits: Vec<String> =
-        Split::ALL.iter().map(|s| format!("{} {s}", number(report.images[s.name()] as f64))).collect();
+    let medians = format!("pixels; medians {} and {}", report.width.median, report.height.median);
+    let filled = Split::ALL.iter().map(|s| (s, report.images[s.name()])).filter(|(_, n)| *n > 0);
+    let splits: Vec<String> = filled.map(|(split, n)| format!("{} {split}", number(n as f64))).collect();
     let list = |values: &[f32]| values.iter().map(|v| format!("{v:.3}")).collect::<Vec<_>>().join(" ");
     vec![
         ("images", number(report.total() as f64), splits.join(", ")),
@@ -97,17 +93,14 @@ fn overview(report: &Report) -> Vec<(&'static str, String, String)> {
     ]
 }
 
-fn range_median(range: &Range) -> String {
-    range.median.to_string()
-}
-
 /// A histogram as a table: it reads on paper, on a phone, and aloud.
 fn classes(report: &Report) -> Markup {
     let splits: Vec<&str> =
         Split::ALL.into_iter().map(Split::name).filter(|split| report.images[split] > 0).collect();
     let total = |class: &super::report::Class| class.images.values().sum::<usize>();
     let most = report.classes.iter().map(total).max().unwrap_or(0).max(1);
-    let mut table = splits.iter().fold(Table::new().text("class"), |table, split| table.number(*split)).text("");
+    let mut table =
+        splits.iter().fold(Table::new().text("class"), |table, split| table.number(*split)).text("");
     for class in &report.classes {
         let mut cells = vec![html! { (class.label) }];
         cells.extend(splits.iter().map(|split| html! { (number(class.images[split] as f64)) }));

@@ -171,8 +171,8 @@ impl Report {
         format!("{kind}; mean {}, deviation {} (of 1)", list(&self.mean), list(&self.std))
     }
 
-    /// For people.
-    pub(super) fn text(&self) -> String {
+    /// For people; files are named from `data`, the folder, on.
+    pub(super) fn text(&self, data: &str) -> String {
         let head = format!("{}: {} images in {} classes", self.dataset, self.total(), self.classes.len());
         let properties = format!("size    {}\ncolour  {}", self.sizes(), self.colours());
         let findings: Vec<String> = self.findings.iter().map(Finding::text).collect();
@@ -180,14 +180,17 @@ impl Report {
             [] => "Nothing is wrong with it that could be seen.".to_string(),
             findings => findings.join("\n\n"),
         };
-        let deep = if self.suspicious.is_some() { "" } else { "\nWrong labels were not looked for: --deep does.\n" };
+        let deep =
+            if self.suspicious.is_some() { "" } else { "\nWrong labels were not looked for: --deep does.\n" };
+        let findings = findings.replace(&format!("{}/", data.trim_end_matches('/')), "");
         format!("{head}\n\n{}\n{properties}\n\n{findings}\n{deep}", self.table())
     }
 
     /// Classes and splits.
     fn table(&self) -> String {
         const MOST: usize = 40;
-        let splits: Vec<&str> = Split::ALL.into_iter().map(Split::name).filter(|s| self.images[s] > 0).collect();
+        let splits: Vec<&str> =
+            Split::ALL.into_iter().map(Split::name).filter(|s| self.images[s] > 0).collect();
         let row = |name: &str, images: &PerSplit| {
             let cells = splits.iter().map(|split| images[split].to_string());
             std::iter::once(print::line(name)).chain(cells).collect::<Vec<_>>()
