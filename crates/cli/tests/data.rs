@@ -147,27 +147,26 @@ fn the_page_shows_pictures_and_loads_nothing() {
     assert!(!text.contains("http://") && !text.contains("https://"), "nothing is loaded");
 }
 
-/// 5 % of the labels are exchanged; most of the first suspects are among them.
+/// Six labels of 120 are exchanged; the first suspects are these.
 #[test]
 fn deep_finds_wrong_labels() {
     let root = fresh("data-deep");
-    for i in 0..200u64 {
-        let class = if i < 100 { "left" } else { "right" };
-        let labelled = if i % 20 == 7 { if i < 100 { "right" } else { "left" } } else { class };
-        let bytes = common::picture(16, class, i);
-        let path = root.join(format!("train/{labelled}/{class}-{i}.bmp"));
+    for i in 0..120u64 {
+        let [class, other] = if i < 60 { ["left", "low"] } else { ["low", "left"] };
+        let label = if i % 20 == 7 { other } else { class };
+        let path = root.join(format!("train/{label}/{class}-{i}.bmp"));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
+        fs::write(path, common::picture(16, class, i)).unwrap();
     }
-    let value = json(&root, &["--deep", "--threads", "2"]);
+    let value = json(&root, &["--deep", "--threads", "1"]);
     let suspects = value["suspicious"].as_array().unwrap();
     let is_wrong = |suspect: &&Value| {
         let file = suspect["file"].as_str().unwrap().rsplit('/').next().unwrap();
         !file.starts_with(suspect["label"].as_str().unwrap())
     };
-    let right = suspects.iter().take(10).filter(is_wrong).count();
-    assert!(right >= 9, "{right} of the first 10: {suspects:?}");
-    assert_eq!(json(&root, &["--deep", "--threads", "2"])["suspicious"], value["suspicious"], "repeatable");
+    let right = suspects.iter().take(6).filter(is_wrong).count();
+    assert!(right >= 5, "{right} of the first 6: {suspects:?}");
+    assert_eq!(json(&root, &["--deep", "--threads", "1"])["suspicious"], value["suspicious"], "repeatable");
 }
 
 /// A PNG of one grey value, `side` by `side`: some kilobytes for any size.
@@ -193,8 +192,8 @@ fn blank(side: usize) -> Vec<u8> {
 fn huge_pictures_stay_within_the_stated_memory() {
     let root = fresh("data-huge");
     let (huge, bomb) = (blank(7_900), blank(20_000));
-    for class in ["a", "b"] {
-        let folder = root.join("train").join(class);
+    for class in ["train/a", "train/b", "val/a"] {
+        let folder = root.join(class);
         fs::create_dir_all(&folder).unwrap();
         (0..2).for_each(|n| fs::write(folder.join(format!("{n}.png")), &huge).unwrap());
         fs::write(folder.join("bomb.png"), &bomb).unwrap();

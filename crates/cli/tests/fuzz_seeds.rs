@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use espalier_graph::random::Random;
 
 /// Damaged versions of each seed.
-const VERSIONS: u64 = 40;
+const VERSIONS: u64 = 400;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 

@@ -183,7 +183,7 @@ fn name(format: ImageFormat) -> &'static str {
 }
 
 fn corrupt<E: ToString>(format: &'static str) -> impl Fn(E) -> ImageError + Copy {
-    move |error| ImageError::Corrupt { format, reason: error.to_string() }
+    move |error| ImageError::Corrupt { format, reason: error.to_string().trim().to_owned() }
 }
 
 /// What a decoder may take besides its picture: rows, tables, a colour profile, a frame that does not fill the canvas.

@@ -30,8 +30,10 @@ const NETWORK: (&str, f32) = ("plain6", 0.5);
 const SIDE_MAX: usize = 64;
 /// Multiply-accumulates of all folds together (three for each of the forward pass): some minutes on two cores.
 const MACS_MAX: f64 = 1.2e13;
-/// Epochs at least and at most. After more, a network begins to learn wrong labels by heart.
-const EPOCHS: (usize, usize) = (2, 12);
+/// Images that a fold's network learns from, all epochs together, where the data is small.
+const IMAGES_SEEN: usize = 40_000;
+/// Epochs at least and at most.
+const EPOCHS: (usize, usize) = (2, 40);
 
 /// An image whose label is probably wrong.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -141,7 +143,8 @@ impl Trial {
         let mut settings = Settings::resolve(&overrides, &seen, dataset.classes.len())?;
         let network = networks::build(model, &settings.network(dataset.classes.len()))?;
         let macs = 3.0 * networks::cost(&network).macs as f64 * (seen.images[0] * FOLDS) as f64;
-        settings.epochs = ((MACS_MAX / macs) as usize).clamp(EPOCHS.0, EPOCHS.1);
+        let wanted = IMAGES_SEEN / seen.images[0];
+        settings.epochs = wanted.min((MACS_MAX / macs) as usize).clamp(EPOCHS.0, EPOCHS.1);
         let step = training_step(&network, &step_options(&settings), &|_| false)?;
         let (mean, std) = (statistics.mean.clone(), statistics.std.clone());
         let task = ClassifyImage::new([imgsz; 2], mean, std, dataset.classes.clone());

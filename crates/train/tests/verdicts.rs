@@ -57,13 +57,8 @@ fn a_missed_target_is_said_too() {
 fn overfitting_after_a_turn() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-<<<<<<< ours
-    let third_wrong = |i: usize, random: &mut Random| {
-        let label = if i.is_multiple_of(3) { random.below(4) } else { i % 4 };
-=======
     let half_wrong = |i: usize, random: &mut Random| {
         let label = if i % 8 < 4 { random.below(4) } else { i % 4 };
->>>>>>> theirs
         Drawn { shows: i % 4, label }
     };
     split(&data, "train", 96, half_wrong);

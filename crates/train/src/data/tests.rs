@@ -572,6 +572,7 @@ fn balanced_epochs_draw_classes_equally_often() {
     let root = TempDir::new().unwrap();
     images(root.path(), &["train/few", "val/few"], 10);
     images(root.path(), &["train/many"], 90);
+    images(root.path(), &["val/few", "val/many"], 1);
     let dataset = open(&root).unwrap();
     let task = ClassifyImage::new([4, 6], vec![0.5; 1], vec![0.5; 1], dataset.classes.clone());
     let samples = dataset.split(Split::Train);

@@ -20,7 +20,7 @@ const STAGES: [(usize, usize, usize, usize, usize); 7] = [
 pub(super) fn efficientnet_lite0(g: &mut Graph, x: ValueId, o: &NetworkOptions) -> Made {
     let mut x = activated(g, ["conv_stem", "bn1"], x, 32, [3, o.stride(2, true)], 1)?;
     for (stage, (kernel, expansion, channels, blocks, stride)) in STAGES.into_iter().enumerate() {
-        let out = divisible(channels as f64 * f64::from(o.width));
+        let out = divisible(channels as f64 * o.written_width());
         for block in 0..blocks {
             let name = format!("blocks.{stage}.{block}");
             let stride = if block == 0 { stride } else { 1 };

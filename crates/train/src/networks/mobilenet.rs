@@ -59,7 +59,7 @@ const STAGES: [(usize, usize, usize, usize); 7] = [
 ];
 
 pub(super) fn mobilenet_v2(g: &mut Graph, x: ValueId, o: &NetworkOptions) -> Made {
-    let width = f64::from(o.width);
+    let width = o.written_width();
     let layers = &mut Layers { g, norm: DEFAULT_NORM };
     let mut x = layers.conv("features.0", x, divisible(32.0 * width), same(3, o.stride(2, true)), RELU6)?;
     let mut index = 1;
@@ -164,7 +164,8 @@ pub(super) fn mobilenet_v3_small(g: &mut Graph, x: ValueId, o: &NetworkOptions) 
 }
 
 fn mobilenet_v3(g: &mut Graph, x: ValueId, o: &NetworkOptions, blocks: &[Block], hidden: usize) -> Made {
-    let scaled = |channels: usize| divisible(channels as f64 * f64::from(o.width));
+    let width = o.written_width();
+    let scaled = |channels: usize| divisible(channels as f64 * width);
     let layers = &mut Layers { g, norm: Norm { eps: 1e-3, momentum: 0.01 } };
     let mut x = layers.conv("features.0", x, scaled(16), same(3, o.stride(2, true)), HS)?;
     let first_strided = blocks.iter().position(|block| block.stride > 1);

@@ -126,12 +126,17 @@ impl NetworkOptions {
         if early && self.is_small() { 1 } else { stride }
     }
 
+    /// The width as it was written: 0.35 in f32 is a little less, and 240 * 0.35 would round down where PyTorch rounds up.
+    fn written_width(&self) -> f64 {
+        self.width.to_string().parse().expect("a number's text is a number")
+    }
+
     /// `channels` times the width, to the nearest multiple of 8 and at least 8; as published where the width is 1.
     fn scale(&self, channels: usize) -> usize {
         if self.width == 1.0 {
             return channels;
         }
-        let eighths = f64::from(self.width) * channels as f64 / 8.0;
+        let eighths = self.written_width() * channels as f64 / 8.0;
         eighths.round().max(1.0) as usize * 8
     }
 }

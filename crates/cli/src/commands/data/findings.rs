@@ -65,7 +65,7 @@ fn unreadable(report: &Report) -> Option<Finding> {
     (n > 0).then(|| Finding {
         kind: "unreadable",
         n,
-        text: format!("{} cannot be read ({:.1} %).", count(n, "image"), share * 100.0),
+        text: format!("{} cannot be read ({} %).", count(n, "image"), print::significant(share * 100.0)),
         advice: "Fetch them again or remove them; training refuses a split of which more than 1 % is unreadable.",
         examples: report.unreadable.iter().map(|bad| format!("{}: {}", bad.file, bad.reason)).collect(),
     })
@@ -144,10 +144,7 @@ fn imbalance(report: &Report) -> Option<Finding> {
     Some(Finding {
         kind: "imbalance",
         n: report.classes.len(),
-        text: format!(
-            "The largest class has {} times as many images as the smallest.",
-            print::significant(ratio)
-        ),
+        text: format!("The largest class has {ratio:.1} times as many images as the smallest."),
         advice: "Collect more of the small classes, or train with --sampling balanced; look at per-class figures.",
         examples: Vec::new(),
     })

@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         write_atomic(path, |file| file.write_all(text.as_bytes()))?;
         eprintln!("{}", path.display());
     }
-    print::result(args.json, &serde_json::to_value(&report)?, || report.text())
+    print::result(args.json, &serde_json::to_value(&report)?, || report.text(&args.data))
 }
 
 fn judge(

@@ -42,9 +42,7 @@ pub(super) fn page(
             (callout("good", "Nothing is wrong with it that could be seen.", "", &[]))
         }
         @for finding in &report.findings {
-            @let advice = [finding.advice.to_string()];
-            @let advice = if finding.advice.is_empty() { &[][..] } else { &advice[..] };
-            (callout(colour(finding.kind), &finding.text, "", advice))
+            (callout(colour(finding.kind), &finding.text, finding.advice, &[]))
         }
         (section("Classes", "", classes(report)))
         @if let Some(suspects) = suspects {
@@ -82,10 +80,9 @@ fn overview(report: &Report) -> Vec<(&'static str, String, String)> {
         0 => range.min.to_string(),
         _ => format!("{}–{}", range.min, range.max),
     };
-    let medians =
-        format!("pixels; medians {} and {}", range_median(&report.width), range_median(&report.height));
-    let splits: Vec<String> =
-        Split::ALL.iter().map(|s| format!("{} {s}", number(report.images[s.name()] as f64))).collect();
+    let medians = format!("pixels; medians {} and {}", report.width.median, report.height.median);
+    let filled = Split::ALL.iter().map(|s| (s, report.images[s.name()])).filter(|(_, n)| *n > 0);
+    let splits: Vec<String> = filled.map(|(split, n)| format!("{} {split}", number(n as f64))).collect();
     let list = |values: &[f32]| values.iter().map(|v| format!("{v:.3}")).collect::<Vec<_>>().join(" ");
     vec![
         ("images", number(report.total() as f64), splits.join(", ")),
@@ -94,10 +91,6 @@ fn overview(report: &Report) -> Vec<(&'static str, String, String)> {
         ("grey", number(report.grey_images as f64), "images without colour".into()),
         ("mean of channels", list(&report.mean), format!("deviation {}", list(&report.std))),
     ]
-}
-
-fn range_median(range: &Range) -> String {
-    range.median.to_string()
 }
 
 /// A histogram as a table: it reads on paper, on a phone, and aloud.

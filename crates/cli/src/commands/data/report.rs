@@ -171,8 +171,8 @@ impl Report {
         format!("{kind}; mean {}, deviation {} (of 1)", list(&self.mean), list(&self.std))
     }
 
-    /// For people.
-    pub(super) fn text(&self) -> String {
+    /// For people; files are named from `data`, the folder, on.
+    pub(super) fn text(&self, data: &str) -> String {
         let head = format!("{}: {} images in {} classes", self.dataset, self.total(), self.classes.len());
         let properties = format!("size    {}\ncolour  {}", self.sizes(), self.colours());
         let findings: Vec<String> = self.findings.iter().map(Finding::text).collect();
@@ -182,6 +182,7 @@ impl Report {
         };
         let deep =
             if self.suspicious.is_some() { "" } else { "\nWrong labels were not looked for: --deep does.\n" };
+        let findings = findings.replace(&format!("{}/", data.trim_end_matches('/')), "");
         format!("{head}\n\n{}\n{properties}\n\n{findings}\n{deep}", self.table())
     }
 
