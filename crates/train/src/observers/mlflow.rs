@@ -1,7 +1,7 @@
 //! MLflow: parameters, metrics of every epoch and the package, logged to a tracking server.
 //!
 //! A thread of its own does the talking. The run hands it rows and never waits for it, but for a short while at its very
-//! end. A server that is away, slow or odd costs one warning; the rows wait, at most [`WAITING_MAX`] of them, and what
+//! end. A server that is away, slow or odd costs one warning; the rows wait, at most `WAITING_MAX` of them, and what
 //! was lost is sent again from the history when the run ends. Rows are delivered in order, so one number says how far the
 //! server is: a resumed run asks for it and goes on from there, in the same MLflow run.
 
