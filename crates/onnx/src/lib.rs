@@ -1,7 +1,7 @@
 //! The door to others: ONNX files become graphs that can be trained, compressed and run.
 //!
-//! A file is read ([`model`]), its operators become ops of our vocabulary one by one ([`ops`] holds one rule for each),
-//! and whatever depends on shapes and constants alone is computed on the way ([`fold`]). Every limit is checked before
+//! A file is read (`model`), its operators become ops of our vocabulary one by one (`ops` holds one rule for each),
+//! and whatever depends on shapes and constants alone is computed on the way (`fold`). Every limit is checked before
 //! memory is taken; what cannot be imported is an error that names all of it at once. `docs/onnx.md` lists what is read.
 
 mod constant;
