@@ -7,7 +7,7 @@
 //!
 //! Two register tiles (`tile`) read the same packed weights (`pack`) from the input itself or from padded rows in scratch
 //! (`source`); `engine` walks them over the output. Depthwise convolution has kernels of its own
-//! ([`depthwise`](crate::int8::depthwise)).
+//! ([`depthwise`](mod@crate::int8::depthwise)).
 //!
 //! # Pictures
 //!
