@@ -6,8 +6,19 @@ use std::process::Command;
 
 use common::{fresh, run};
 
-const COMMANDS: [&str; 9] =
-    ["train", "val", "predict", "run", "inspect", "benchmark", "demo", "completions", "man"];
+const COMMANDS: [&str; 11] = [
+    "train",
+    "data",
+    "val",
+    "predict",
+    "run",
+    "import",
+    "inspect",
+    "benchmark",
+    "demo",
+    "completions",
+    "man",
+];
 
 /// The long flags that the help of `command` lists.
 fn flags(command: &str) -> Vec<String> {
