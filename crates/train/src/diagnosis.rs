@@ -314,7 +314,8 @@ impl<'a> Curves<'a> {
             return false;
         }
         let window = self.window();
-        let gain = self.metric.gain(window) > self.standard_error();
+        let gain =
+            self.metric.gain(window) > self.standard_error() || self.flat_since() + window > self.val.last();
         let loss = -self.val.gain(window);
         gain || (loss > SIGMAS * self.val.error() && loss > TURNED * self.val.smooth[self.val.last()].abs())
     }
@@ -325,8 +326,10 @@ impl<'a> Curves<'a> {
         self.metric.smooth.iter().position(|&v| v >= highest - self.standard_error()).unwrap_or(0)
     }
 
+    /// Of the highest metric; where not one image was missed, as if one were.
     fn standard_error(&self) -> f64 {
-        standard_error(self.highest(), self.evidence.images)
+        let n = self.evidence.images;
+        standard_error(self.highest().min(1.0 - 1.0 / n.max(2) as f64), n)
     }
 }
 
@@ -453,6 +456,9 @@ mod tests {
             let rising: [fn(f64) -> f64; 4] = [falling, learned, falling, |at| 0.4 + 0.5 * at];
             check(epochs, Time, rising, Kind::StillImproving, "when time ran out");
             check(epochs, Epochs, rising, Kind::StillImproving, "when the epochs were done");
+            // Nothing to choose between, and never a mistake but for single images.
+            let perfect: [fn(f64) -> f64; 4] = [|_| 0.5, |_| 1.0, |_| 0.02, |_| 1.0];
+            check(epochs, Epochs, perfect, Kind::Plateau, "neither validation");
             let stuck = [falling, learned, |_| 0.6, |at: f64| 0.8 - 0.4 * (-20.0 * at).exp()];
             check(epochs, Epochs, stuck, Kind::Plateau, "though the loss of training still fell");
         }
