@@ -155,6 +155,6 @@ fn photographs() {
 fn small_grey_pictures() {
     check("fashion-mnist", 5_000, 0.4, 20);
     if espalier_testing::heavy("near copies among all of Fashion-MNIST") {
-        check("fashion-mnist", usize::MAX, 0.4, 100);
+        check("fashion-mnist", usize::MAX, 0.4, 400);
     }
 }
