@@ -4,9 +4,8 @@
 use crate::data::Statistics;
 use crate::settings::OptimizerName;
 
-/// Images that a default run looks at, all epochs together, where the data is small: in colour, and in grey, which holds
-/// less to tell apart.
-const IMAGES_SEEN: [usize; 2] = [150_000, 100_000];
+/// Images that a default run looks at, all epochs together, where the data is small.
+const IMAGES_SEEN: usize = 100_000;
 /// Up to so many training images, data counts as small: smaller steps and more weight decay generalise better.
 const SMALL: usize = 10_000;
 /// Epochs over data that is large.
@@ -66,7 +65,7 @@ impl Budget {
         let most = if self.timed {
             EPOCHS_TIMED_MAX
         } else {
-            (IMAGES_SEEN[usize::from(self.grey)] / self.train).clamp(EPOCHS_LARGE, EPOCHS_MAX)
+            (IMAGES_SEEN / self.train).clamp(EPOCHS_LARGE, EPOCHS_MAX)
         };
         fitting.clamp(1, most)
     }
@@ -193,10 +192,10 @@ mod tests {
     fn rules_by_hand() {
         // Without a time: by the number of images, within what a default run may take.
         check(100, 32, false, None, ("plain6", 1.0, 32, 100));
-        check(2_400, 32, false, None, ("plain6", 1.0, 32, 62));
+        check(2_400, 32, false, None, ("plain6", 1.0, 32, 41));
         check(4_000, 28, true, None, ("plain6", 0.5, 28, 25));
         check(54_000, 28, true, None, ("plain6", 0.5, 28, 10));
-        check(2_000, 480, false, None, ("mobilenet_v2", 1.0, 224, 75));
+        check(2_000, 480, false, None, ("mobilenet_v2", 1.0, 224, 50));
         check(1_000_000, 480, false, None, ("mobilenet_v2", 1.0, 224, 1));
         // With one: it is used.
         check(2_400, 32, false, Some(360.0), ("plain6", 1.0, 32, 117));
