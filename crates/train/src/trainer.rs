@@ -26,6 +26,7 @@ use crate::init::Init;
 use crate::observers::{Observers, mlflow};
 use crate::run_folder::{RunError, RunFolder};
 use crate::schedule::{Schedule, ema_decay};
+use crate::rules::cores;
 use crate::settings::{OptimizerName, Overrides, Settings};
 use crate::step::{StepOptions, training_step};
 use crate::{layers, networks};
@@ -65,7 +66,7 @@ pub fn train(request: &Request, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Re
     let mut dataset = Dataset::open(&request.data).map_err(usage_if_missing)?;
     dataset.require(Split::Train).map_err(usage_if_missing)?;
     dataset.require(Split::Val).map_err(usage_if_missing)?;
-    let threads = request.overrides.threads.unwrap_or(1).max(2);
+    let threads = request.overrides.threads.unwrap_or_else(cores);
     let statistics = dataset.survey(&Limits::default(), threads)?;
     let folder = RunFolder::open(&request.out, request.resume).map_err(usage_if_taken)?;
     if statistics.images[0] < 2 {
