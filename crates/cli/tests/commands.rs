@@ -198,6 +198,12 @@ fn wrong_files_are_refused() {
         ("val PKG {}/data --split all", 2, "'all'"),
         ("val PKG {}/strangers", 1, "\"above\""),
         ("val PKG {}/none", 2, "does not exist"),
+        ("data {}/none", 2, "does not exist"),
+        ("data {}/formless", 2, "data is a folder with"),
+        ("data {}/gap", 1, "\"nobody\" has no image"),
+        ("data {}/data --threads 0", 2, "--threads"),
+        ("data {}/data --html {}/none/page.html", 2, "there is no folder"),
+        ("data {}/data --html {}/data", 2, "is a folder"),
         ("predict PKG", 2, "<FILES>"),
         ("predict PKG {}/none.png", 2, "there is no such file"),
         ("predict PKG {}/bad.png", 1, "not an image"),
@@ -283,6 +289,12 @@ fn training_stops_where_it_is_told() {
     let (status, value, _) = train("timed", "--epochs 10000 --max-time 2s");
     assert_eq!((status, &value["stopped"]), (Some(0), &"time".into()));
     assert_eq!(json("val {}/timed/best.espalier {}/data --json")["n"], 24);
+    // What is written is the rate that the clock gave, which has fallen by the end.
+    let metrics = fs::read_to_string(fixture().join("timed/metrics.csv")).unwrap();
+    let rates: Vec<f64> =
+        metrics.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().parse().unwrap()).collect();
+    let highest = rates.iter().copied().fold(0.0, f64::max);
+    assert!(rates.last().unwrap() < &(0.05 * highest), "{rates:?}");
 
     // For people, it says why.
     let said = at(

@@ -183,7 +183,7 @@ fn transfer_beats_scratch() {
     let folder = fresh("transfer-gain");
     copy(&all, &folder.join("known"), &["bicycle", "bus", "car"], usize::MAX);
     copy(&all, &folder.join("new"), &["dog", "motorcycle", "person"], 40);
-    good(&folder, "train {}/known --out {}/known-run --max-time 60s --threads 2");
+    good(&folder, "train {}/known --out {}/known-run --threads 2");
     let gain = |seed: usize| {
         let accuracy = |name: &str, flags: &str| {
             let line = format!(
@@ -199,7 +199,7 @@ fn transfer_beats_scratch() {
     let gains: Vec<f64> = (0..3).map(gain).collect();
     let mean = gains.iter().sum::<f64>() / gains.len() as f64;
     println!("transfer gains {mean:.3} on average");
-    assert!(mean >= 0.02, "transfer gains {mean:.3} on average: {gains:?}");
+    assert!(mean >= 0.05, "transfer gains {mean:.3} on average: {gains:?}");
 }
 
 /// The first `most` training pictures of each class by name, and all for validation.

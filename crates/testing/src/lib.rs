@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// The data set `name`: in the folder `ESPALIER_DATA`, or, where that is not set, in `shared/data` beside the
 /// repository. Where it is missing, the test says that it skipped, and `None` comes back.
@@ -28,6 +29,23 @@ pub fn heavy(what: &str) -> bool {
     heavy
 }
 
+/// The Python that `ESPALIER_PYTHON` names, which has to have the package `package`. Where none is named, the test says
+/// that it skipped, and `None` comes back.
+///
+/// # Panics
+/// Where one is named that lacks the package.
+pub fn python(package: &str) -> Option<String> {
+    let python = std::env::var("ESPALIER_PYTHON").ok().filter(|path| !path.is_empty());
+    let Some(python) = python else {
+        skip(&format!("ESPALIER_PYTHON names no Python with the package {package}"));
+        return None;
+    };
+    let found = Command::new(&python).args(["-c", &format!("import {package}")]).output();
+    let found = found.unwrap_or_else(|e| panic!("ESPALIER_PYTHON={python}: {e}"));
+    assert!(found.status.success(), "{python} lacks {package}: {}", String::from_utf8_lossy(&found.stderr));
+    Some(python)
+}
+
 /// Says on the process's own stderr, which the test harness does not swallow, that the running test skips something.
 /// `.ci/run` counts these lines.
 pub fn skip(why: &str) {
@@ -39,7 +57,7 @@ pub fn skip(why: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use super::Command;
 
     /// The harness shows nothing of a test that passes; this line has to come through.
     #[test]

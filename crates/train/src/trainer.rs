@@ -24,6 +24,7 @@ use crate::evaluate::evaluate;
 use crate::event::{Event, Outcome, Stopped, Times};
 use crate::init::Init;
 use crate::observers::{Observers, mlflow};
+use crate::rules::cores;
 use crate::run_folder::{RunError, RunFolder};
 use crate::schedule::{Schedule, ema_decay};
 use crate::settings::{OptimizerName, Overrides, Settings};
@@ -65,7 +66,7 @@ pub fn train(request: &Request, notify: &mut dyn FnMut(Event<'_>)) -> anyhow::Re
     let mut dataset = Dataset::open(&request.data).map_err(usage_if_missing)?;
     dataset.require(Split::Train).map_err(usage_if_missing)?;
     dataset.require(Split::Val).map_err(usage_if_missing)?;
-    let threads = request.overrides.threads.unwrap_or(1).max(2);
+    let threads = request.overrides.threads.unwrap_or_else(cores);
     let statistics = dataset.survey(&Limits::default(), threads)?;
     let folder = RunFolder::open(&request.out, request.resume).map_err(usage_if_taken)?;
     if statistics.images[0] < 2 {
@@ -181,6 +182,8 @@ struct Run {
     notes: Vec<String>,
     started: Instant,
     saved: Instant,
+    /// Learning rate of the last step.
+    rate: f32,
     times: Times,
 }
 
@@ -257,6 +260,7 @@ impl Run {
             notes,
             started,
             saved,
+            rate: 0.0,
             times: Times::default(),
         })
     }
@@ -317,15 +321,11 @@ impl Run {
         let mut data = self.loader.epoch(epoch as u64, self.progress.batch);
         while let Some(batch) = timed(&mut self.times.data, || data.next_batch()) {
             let batch = batch?;
-            let rate = self.schedule.at(scheduled(
-                &self.settings,
-                &self.schedule,
-                &self.started,
-                self.progress.step,
-            ));
+            let at = scheduled(&self.settings, &self.schedule, &self.started, self.progress.step);
+            self.rate = self.schedule.at(at);
             self.plan.input("x").copy_from_slice(&batch.images);
             self.plan.input("target").copy_from_slice(&batch.targets);
-            self.plan.input("lr").fill(rate);
+            self.plan.input("lr").fill(self.rate);
             self.set_counters();
             timed(&mut self.times.steps, || self.plan.run(&mut self.pool));
             self.times.count += 1;
@@ -379,7 +379,7 @@ impl Run {
             epoch: self.progress.epoch + 1,
             train_loss: self.progress.loss_sum / self.progress.batch.max(1) as f64,
             train_accuracy: self.progress.right as f64 / self.progress.seen.max(1) as f64,
-            lr: f64::from(self.schedule.at(self.progress.step.saturating_sub(1))),
+            lr: f64::from(self.rate),
             val: metrics.metrics(),
         };
         let is_best = self.is_best(&row);

@@ -8,19 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{broken_off, easy, request, train};
+use espalier_testing::{heavy, python};
 use espalier_train::observers::mlflow::Server;
 use espalier_train::{Overrides, Request};
 use serde_json::{Value, json};
 
 const EPOCHS: usize = 3;
-
-/// A Python that has the package `mlflow`, where heavy tests are wanted.
-fn python() -> Option<String> {
-    std::env::var_os("ESPALIER_HEAVY")?;
-    let python = std::env::var("ESPALIER_PYTHON").ok().filter(|path| !path.is_empty())?;
-    let found = Command::new(&python).args(["-c", "import mlflow.server"]).output();
-    found.expect("ESPALIER_PYTHON names a Python").status.success().then_some(python)
-}
 
 /// A server that ends with its test.
 struct Mlflow {
@@ -71,12 +64,10 @@ impl Drop for Mlflow {
 
 #[test]
 fn a_real_server_takes_a_resumed_run() {
-    let Some(python) = python() else {
-        println!(
-            "not run: needs ESPALIER_HEAVY, and ESPALIER_PYTHON to name a Python with the package mlflow"
-        );
+    if !heavy("a real MLflow server") {
         return;
-    };
+    }
+    let Some(python) = python("mlflow.server") else { return };
     let folder = tempfile::tempdir().unwrap();
     let mlflow = Mlflow::start(&python, folder.path());
     let variable = |name: &str| match name {
@@ -93,7 +84,7 @@ fn a_real_server_takes_a_resumed_run() {
     let (outcome, warnings) = train(&Request { resume: true, ..request.clone() });
     assert_eq!(warnings, [""; 0]);
 
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mlflow.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mlflow_runs.py");
     let output = Command::new(&python).arg(script).args([&mlflow.url, "quarters"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let runs: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -13,15 +13,8 @@ const EPOCHS: usize = 4;
 /// 64 images in batches of 16.
 const BATCHES: usize = 4;
 
-/// A Python that has the package `tensorboard`.
-fn python() -> Option<String> {
-    let python = std::env::var("ESPALIER_PYTHON").ok().filter(|path| !path.is_empty())?;
-    let found = Command::new(&python).args(["-c", "import tensorboard"]).output();
-    found.expect("ESPALIER_PYTHON names a Python").status.success().then_some(python)
-}
-
 fn read(python: &str, run: &Path) -> Value {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tensorboard.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tensorboard_events.py");
     let output = Command::new(python).arg(script).arg(run).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -34,10 +27,7 @@ fn steps(value: &Value, tag: &str) -> Vec<u64> {
 
 #[test]
 fn tensorboard_reads_every_step_once() {
-    let Some(python) = python() else {
-        println!("not run: ESPALIER_PYTHON names no Python with the package tensorboard");
-        return;
-    };
+    let Some(python) = espalier_testing::python("tensorboard") else { return };
     let folder = tempfile::tempdir().unwrap();
     let data = easy(folder.path(), 64, 16);
     let overrides = Overrides { epochs: Some(EPOCHS), patience: Some(EPOCHS), ..Overrides::default() };

@@ -5,7 +5,7 @@ mod page;
 mod report;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use espalier_graph::files::write_atomic;
@@ -13,6 +13,7 @@ use espalier_tasks::Limits;
 use espalier_train::data::{Dataset, Split, SurveyOptions};
 use espalier_train::suspects::suspects;
 
+use crate::exit::usage;
 use crate::progress::Progress;
 use crate::{open, print};
 use report::Report;
@@ -50,6 +51,9 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let threads = open::threads(args.threads)?;
+    if let Some(path) = &args.html {
+        refuse_lost(path)?;
+    }
     let mut dataset = open::dataset(&args.data)?;
     let count = Split::ALL.map(|split| dataset.split(split).len()).iter().sum::<usize>();
     let progress = Mutex::new(Progress::new("reading", "images", count as u64, 0));
@@ -69,6 +73,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         eprintln!("{}", path.display());
     }
     print::result(args.json, &serde_json::to_value(&report)?, || report.text(&args.data))
+}
+
+/// A page that cannot be written is better known before the work.
+fn refuse_lost(page: &Path) -> anyhow::Result<()> {
+    let folder = page.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder.filter(|folder| !folder.is_dir()) {
+        Some(folder) => Err(usage(format!("--html: there is no folder {}", folder.display()))),
+        None if page.is_dir() => Err(usage(format!("--html: {} is a folder", page.display()))),
+        None => Ok(()),
+    }
 }
 
 fn judge(

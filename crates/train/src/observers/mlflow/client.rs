@@ -61,7 +61,7 @@ impl Client {
         let limit = self.server.patience.request + Duration::from_secs(bytes.len() as u64 / BYTES_PER_SECOND);
         let request = self.agent.put(url).config().timeout_global(Some(limit)).build();
         let request = request.header("content-type", "application/octet-stream");
-        self.answer(self.authorized(request).send(bytes)).map(drop)
+        self.text(self.authorized(request).send(bytes)).map(drop)
     }
 
     fn endpoint(&self, path: &str) -> String {
@@ -76,17 +76,24 @@ impl Client {
     }
 
     fn answer(&self, answer: Result<http::Response<Body>, ureq::Error>) -> Result<Value, Fault> {
+        let text = self.text(answer)?;
+        let fault = |_| Fault::new(format!("{} does not answer like an MLflow server", self.server.url));
+        serde_json::from_str(&text).map_err(fault)
+    }
+
+    /// What a success says; nothing, for some requests and servers.
+    fn text(&self, answer: Result<http::Response<Body>, ureq::Error>) -> Result<String, Fault> {
         let url = &self.server.url;
         let mut answer = answer.map_err(|e| Fault::new(format!("{url} does not answer ({e})")))?;
         let status = answer.status().as_u16();
         let text = answer.body_mut().with_config().limit(ANSWER_MAX).read_to_string();
         let text = text.map_err(|e| Fault::new(format!("the answer of {url} breaks off ({e})")))?;
-        let value = serde_json::from_str::<Value>(&text);
         if (200..300).contains(&status) {
-            return value.map_err(|_| Fault::new(format!("{url} does not answer like an MLflow server")));
+            return Ok(text);
         }
+        let value = serde_json::from_str::<Value>(&text).ok();
         let why =
-            value.ok().and_then(|v| Some(v["message"].as_str()?.lines().next()?.chars().take(200).collect()));
+            value.and_then(|v| Some(v["message"].as_str()?.lines().next()?.chars().take(200).collect()));
         let why = why.map(|why: String| format!(": {why}")).unwrap_or_default();
         Err(Fault { status: Some(status), reason: format!("{url} refuses with status {status}{why}") })
     }
