@@ -184,6 +184,10 @@ impl<'a> Importer<'a> {
     fn declare_inputs(&mut self) -> Result<(), ImportError> {
         for input in &self.model.inputs {
             let shape = self.input_shape(input)?;
+            if is_too_large(&shape) {
+                let name = shown(&input.name);
+                return Err(ImportError::TooLarge(format!("the input `{name}` is {shape}")));
+            }
             let dtype = if input.is_float { DType::F32 } else { DType::I32 };
             let name = self.names.fresh(&input.name);
             let id = self.graph.add_input(&name, TensorType { dtype, shape });
@@ -270,21 +274,7 @@ impl<'a> Importer<'a> {
         {
             return Ok(made?.into_iter().map(|c| Value::Constant(Rc::new(c))).collect());
         }
-        let made = rule(self, node)?;
-        self.check_sizes(&made)?;
-        Ok(made)
-    }
-
-    fn check_sizes(&self, made: &[Value]) -> Result<(), Fault> {
-        for value in made {
-            let Value::Flowing(id) = value else { continue };
-            let shape = &self.graph.ty(*id).shape;
-            let elements = shape.elements().bind(Bindings::batch(1));
-            if elements > MAX_ELEMENTS || shape.rank() > MAX_RANK {
-                return Err(malformed(format!("gives {shape}, which is too large")));
-            }
-        }
-        Ok(())
+        rule(self, node)
     }
 
     /// Says what the outputs are; returns those whose name had to change.
@@ -408,7 +398,12 @@ impl Importer<'_> {
     pub(crate) fn add(&mut self, part: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId, Fault> {
         let wanted = if part.is_empty() { self.base.clone() } else { format!("{}.{part}", self.base) };
         let name = self.names.fresh(&wanted);
-        Ok(self.graph.add(&name, op, inputs)?)
+        let y = self.graph.add(&name, op, inputs)?;
+        let shape = &self.graph.ty(y).shape;
+        match is_too_large(shape) {
+            true => Err(malformed(format!("gives {shape}, which is too large"))),
+            false => Ok(y),
+        }
     }
 
     /// Other axes for the same elements, where they are other ones.
@@ -446,6 +441,11 @@ impl Importer<'_> {
         self.states.push((name, c));
         Ok(id)
     }
+}
+
+/// Whether a value of this shape is beyond what is read.
+fn is_too_large(shape: &Shape) -> bool {
+    shape.elements().bind(Bindings::batch(1)) > MAX_ELEMENTS || shape.rank() > MAX_RANK
 }
 
 /// The constants among `inputs` with their absent ones, if all are known and there is one.

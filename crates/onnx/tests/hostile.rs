@@ -114,6 +114,10 @@ fn lying_graphs() {
     check("a cycle", with(&cycle, &[]), "a cycle");
     check("itself", with(&[node("Add", &["x", "y"], &["y"])], &[]), "a cycle");
     check("nobody's value", with(&[node("Add", &["x", "z"], &["y"])], &[]), "`z` is read but never made");
+    let huge = model(
+        message().message(1, relu()).message(11, value("x", &[1, 1 << 31])).message(12, value("y", &[1])),
+    );
+    check("a huge input", huge, "the input `x` is [N,2147483648]");
     check("no producer", with(&[node("Relu", &["x"], &["z"])], &[]), "`y` is read but never made");
     check("made twice", with(&[relu(), relu()], &[]), "`y` is made twice");
     check("an input made", with(&[node("Relu", &["x"], &["x"]), relu()], &[]), "`x` is made twice");

@@ -37,7 +37,7 @@ fn main() {
         ["bicycle", "bus", "car", "dog", "motorcycle", "person"].map(String::from).to_vec();
     let counts = |i: usize, j: usize| if i == j { 80 } else { [0, 3, 11, 0, 1, 24][(i * 3 + j * 5) % 6] };
     let matrix = (0..6).map(|i| (0..6).map(|j| counts(i, j)).collect()).collect();
-    let mut table = Table::new().text("class").number("images").text("").number("F1");
+    let mut table = Table::new().text("class").number("images").bars().number("F1");
     for (i, name) in names.iter().enumerate() {
         let n = 40.0 * (6 - i) as f64;
         table.row(vec![

@@ -41,7 +41,7 @@ impl Heat {
             tr {
                 th scope="row" { (name) }
                 @for (column, &n) in counts.iter().enumerate() {
-                    @let right = if column == at { "right" } else { "wrong" };
+                    @let right = if column == at { "right" } else { "other" };
                     @if n == 0 {
                         td.(right) {}
                     } @else {

@@ -67,7 +67,8 @@ pub fn bar(share: f64) -> Markup {
 /// A table; numeric columns are set to the right.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    columns: Vec<(String, bool)>,
+    /// Names and classes.
+    columns: Vec<(String, Option<&'static str>)>,
     rows: Vec<Vec<Markup>>,
 }
 
@@ -79,13 +80,19 @@ impl Table {
 
     /// Adds a column of words or pictures.
     pub fn text(mut self, name: impl Into<String>) -> Table {
-        self.columns.push((name.into(), false));
+        self.columns.push((name.into(), None));
         self
     }
 
     /// Adds a column of numbers.
     pub fn number(mut self, name: impl Into<String>) -> Table {
-        self.columns.push((name.into(), true));
+        self.columns.push((name.into(), Some("number")));
+        self
+    }
+
+    /// Adds a column of [`bar`]s. It has no name, and is left out where there is no room for it.
+    pub fn bars(mut self) -> Table {
+        self.columns.push((String::new(), Some("bars")));
         self
     }
 
@@ -101,16 +108,15 @@ impl Table {
 
 impl Render for Table {
     fn render(&self) -> Markup {
-        let class = |number: bool| number.then_some("number");
         html! {
             div.scroll {
                 table {
-                    thead { tr { @for (name, number) in &self.columns { th class=[class(*number)] { (name) } } } }
+                    thead { tr { @for (name, class) in &self.columns { th class=[class] { (name) } } } }
                     tbody {
                         @for row in &self.rows {
                             tr {
-                                @for ((_, number), cell) in self.columns.iter().zip(row) {
-                                    td class=[class(*number)] { (cell) }
+                                @for ((_, class), cell) in self.columns.iter().zip(row) {
+                                    td class=[class] { (cell) }
                                 }
                             }
                         }

@@ -262,7 +262,9 @@ impl Settings {
 
     /// Names and values for people and for logs, in the order of run.toml; parts of `augment` as `augment.NAME`.
     pub fn pairs(&self) -> Vec<(String, String)> {
-        let table = toml::Table::try_from(self).expect("settings are plain data");
+        // Through the text, in which an f32 has only the digits that it needs.
+        let text = toml::to_string(self).expect("settings are plain data");
+        let table: toml::Table = text.parse().expect("what was written can be read");
         let mut pairs = Vec::new();
         flatten("", &table, &mut pairs);
         pairs

@@ -79,7 +79,7 @@ pub(super) fn leaky_relu(im: &mut Importer<'_>, node: &Node) -> Made {
 pub(super) fn prelu(im: &mut Importer<'_>, node: &Node) -> Made {
     let x = im.float(node, 0)?;
     if let Some(Value::Constant(c)) = im.optional(node, 1)
-        && let Some(slope) = c.scalar()
+        && let Some(slope) = c.scalar().filter(|slope| !slope.is_nan())
     {
         return Ok(vec![Value::Flowing(step(im, "", UnaryFn::LeakyRelu { slope }, x)?)]);
     }

@@ -49,7 +49,7 @@ pub(super) fn variadic(im: &mut Importer<'_>, node: &Node) -> Made {
 /// Small whole powers are products, which are exact and faster.
 pub(super) fn pow(im: &mut Importer<'_>, node: &Node) -> Made {
     let (a, b) = (im.input(node, 0)?, im.input(node, 1)?);
-    let Some(exponent) = number(&b) else {
+    let Some(exponent) = number(&b).filter(|exponent| exponent.is_finite()) else {
         let y = join(im, "", BinaryFn::Pow, a, b)?;
         return Ok(vec![Value::Flowing(y)]);
     };

@@ -100,7 +100,7 @@ fn classes(report: &Report) -> Markup {
     let total = |class: &super::report::Class| class.images.values().sum::<usize>();
     let most = report.classes.iter().map(total).max().unwrap_or(0).max(1);
     let mut table =
-        splits.iter().fold(Table::new().text("class"), |table, split| table.number(*split)).text("");
+        splits.iter().fold(Table::new().text("class"), |table, split| table.number(*split)).bars();
     for class in &report.classes {
         let mut cells = vec![html! { (class.label) }];
         cells.extend(splits.iter().map(|split| html! { (number(class.images[split] as f64)) }));

@@ -49,16 +49,15 @@ fn verdict(c: &Contents<'_>) -> Markup {
 fn headline(c: &Contents<'_>) -> Markup {
     let n = c.metrics.n();
     let accuracy = c.metrics.accuracy();
-    let [low, high] = interval(accuracy, n).map(percent);
+    let [low, high] = interval(accuracy, n).map(|share| format!("{:.1}", 100.0 * share));
     let train: usize = c.run.counts[0].iter().sum();
-    let note = |text: String| text;
     facts(&[
-        ("val accuracy", percent(accuracy), note(format!("{low} to {high} by {} images", number(n as f64)))),
-        ("val loss", number(c.metrics.loss()), note("cross-entropy".into())),
-        ("best epoch", c.outcome.best_epoch.to_string(), note(format!("of {}", c.outcome.epochs))),
-        ("training images", number(train as f64), note(format!("{} classes", c.labels.len()))),
-        ("parameters", short(c.run.parameters), note(format!("{} multiply-accumulates", short(c.run.macs)))),
-        ("time", duration(c.times.total.as_secs_f64()), note(rate(c))),
+        ("val accuracy", percent(accuracy), format!("95\u{202f}% sure: {low} to {high}\u{202f}%")),
+        ("val loss", number(c.metrics.loss()), format!("on {} images", number(n as f64))),
+        ("best epoch", c.outcome.best_epoch.to_string(), format!("of {}", c.outcome.epochs)),
+        ("training images", number(train as f64), format!("{} classes", c.labels.len())),
+        ("parameters", short(c.run.parameters), format!("{} multiply-adds", short(c.run.macs))),
+        ("time", duration(c.times.total.as_secs_f64()), rate(c)),
     ])
 }
 
@@ -161,7 +160,7 @@ fn classes(c: &Contents<'_>) -> Markup {
     let mut table = Table::new()
         .text("class")
         .number("train")
-        .text("")
+        .bars()
         .number("val")
         .number("precision")
         .number("recall")
@@ -243,7 +242,7 @@ fn throughput(c: &Contents<'_>) -> Markup {
     ];
     let named: f64 = parts.iter().map(|(_, time)| time.as_secs_f64()).sum();
     let rest = ("everything else", (total - named).max(0.0));
-    let mut table = Table::new().text("").number("time").number("share").text("");
+    let mut table = Table::new().text("").number("time").number("share").bars();
     for (name, seconds) in parts.map(|(name, time)| (name, time.as_secs_f64())).into_iter().chain([rest]) {
         let share = seconds / total.max(1e-9);
         table.row(vec![
