@@ -1,7 +1,7 @@
 //! The text form of attributes: every attribute type writes itself without spaces and reads itself back.
 
 use crate::op::Window;
-use crate::types::{DType, Dim, Shape};
+use crate::types::{DType, Dim, Quant, Shape};
 
 /// A value that can stand as an attribute in the text form.
 pub trait Attr: Sized {
@@ -149,6 +149,24 @@ impl Attr for Dim {
 }
 
 impl Attr for DType {
+    fn write(&self) -> String {
+        self.to_string()
+    }
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Attr for Quant {
+    fn write(&self) -> String {
+        self.to_string()
+    }
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Attr for u8 {
     fn write(&self) -> String {
         self.to_string()
     }

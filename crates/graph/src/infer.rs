@@ -1,6 +1,6 @@
 //! Shape inference: the types of an op's outputs from those of its inputs, or what is wrong and what would be right.
 
-use crate::op::{Op, Window};
+use crate::op::{Op, ResizeMode, Window};
 use crate::types::{DType, Dim, Shape, TensorType};
 
 type Inferred = Result<Vec<TensorType>, String>;
@@ -10,24 +10,37 @@ type Inferred = Result<Vec<TensorType>, String>;
 /// # Errors
 /// One sentence that names the shapes and the rule they break.
 pub fn infer(op: &Op, inputs: &[&TensorType]) -> Inferred {
+    let outputs = infer_any(op, inputs)?;
+    match outputs.iter().find(|ty| ty.dtype.quant().is_some() && ty.shape.rank() < 2) {
+        Some(ty) => Err(format!("gives {ty}; a quantized value has at least two axes, batch and channels")),
+        None => Ok(outputs),
+    }
+}
+
+fn infer_any(op: &Op, inputs: &[&TensorType]) -> Inferred {
     match op {
         Op::Conv { window, groups } => conv(window, *groups, inputs),
         Op::ConvInputGrad { window, groups, input } => conv_input_grad(window, *groups, *input, inputs),
         Op::ConvWeightGrad { window, groups } => conv_weight_grad(window, *groups, inputs),
         Op::MatMul { trans_a, trans_b } => matmul(*trans_a, *trans_b, inputs),
-        Op::MaxPool { window } | Op::AvgPool { window, .. } => pool(window, inputs),
+        Op::MaxPool { window } => pool(window, float_or_bytes(count(inputs)?)?),
+        Op::AvgPool { window, .. } => pool(window, floats(inputs)?),
         Op::MaxPoolGrad { window } => {
             let [x, dy] = floats(inputs)?;
-            same("dy", dy, &pool(window, &[x])?[0])?;
+            same("dy", dy, &pool(window, [x])?[0])?;
             one(x.clone())
         }
         Op::AvgPoolGrad { window, input, .. } => {
             let [dy] = floats(inputs)?;
             let dx = resized(dy, *input)?;
-            same("dy", dy, &pool(window, &[&dx])?[0])?;
+            same("dy", dy, &pool(window, [&dx])?[0])?;
             one(dx)
         }
-        Op::Resize { size, .. } => one(resized(floats::<1>(inputs)?[0], *size)?),
+        Op::Resize { mode: ResizeMode::Nearest, size } => {
+            let [x] = float_or_bytes(count(inputs)?)?;
+            one(resized(x, *size)?)
+        }
+        Op::Resize { mode: ResizeMode::Linear, size } => one(resized(floats::<1>(inputs)?[0], *size)?),
         Op::ResizeGrad { input, .. } => one(resized(floats::<1>(inputs)?[0], *input)?),
         Op::BatchNorm { .. } => {
             let [x, channels @ ..] = floats::<5>(inputs)?;
@@ -115,6 +128,42 @@ pub fn infer(op: &Op, inputs: &[&TensorType]) -> Inferred {
         }
         Op::Gather { axis } => gather(*axis, inputs),
         Op::GatherGrad { axis, size } => gather_grad(*axis, *size, inputs),
+        Op::Quantize { to } => one(TensorType::q8(*to, floats::<1>(inputs)?[0].shape.clone())),
+        Op::Dequantize => {
+            let [x] = quantized(count(inputs)?)?;
+            one(TensorType::f32(x.shape.clone()))
+        }
+        Op::QConv { window, groups, to, limits } => qconv(window, *groups, *to, *limits, inputs),
+        Op::QAdd { to, limits } => {
+            let [a, b] = quantized(count(inputs)?)?;
+            if a.shape != b.shape {
+                return Err(format!("{} and {} are of different shapes", a.shape, b.shape));
+            }
+            ordered(*limits)?;
+            one(TensorType::q8(*to, a.shape.clone()))
+        }
+        Op::QMul { to, limits } => {
+            let [a, b] = quantized(count(inputs)?)?;
+            let is_gate = |dims: &[Dim]| matches!(dims, [n, c, h, w] if [*h, *w] == [1.into(); 2] && a.shape.0[..2] == [*n, *c]);
+            if a.shape != b.shape && !(a.shape.rank() == 4 && is_gate(&b.shape.0)) {
+                return Err(format!(
+                    "b is {}, it should be {} or have 1 pixel for each of its channels",
+                    b.shape, a.shape
+                ));
+            }
+            ordered(*limits)?;
+            one(TensorType::q8(*to, a.shape.clone()))
+        }
+        Op::QAvgPool { window, to, .. } => {
+            let x = quantized::<1>(count(inputs)?)?;
+            Ok(pool(window, x)?.into_iter().map(|y| TensorType::q8(*to, y.shape)).collect())
+        }
+        Op::Table { to } => {
+            let [x, table] = count(inputs)?;
+            quantized([x])?;
+            same("the table", table, &TensorType { dtype: DType::U8, shape: Shape::known(&[256]) })?;
+            one(TensorType::q8(*to, x.shape.clone()))
+        }
         Op::GlobalNorm => {
             inputs.iter().try_for_each(|t| is_float(t))?;
             one(scalar())
@@ -159,6 +208,26 @@ fn floats<'a, const K: usize>(inputs: &[&'a TensorType]) -> Result<[&'a TensorTy
     Ok(all)
 }
 
+/// Inputs that are all bytes that stand for numbers.
+fn quantized<'a, const K: usize>(inputs: [&'a TensorType; K]) -> Result<[&'a TensorType; K], String> {
+    match inputs.iter().find(|ty| ty.dtype.quant().is_none()) {
+        Some(ty) => Err(format!("takes q8 here, got {}", ty.dtype)),
+        None => Ok(inputs),
+    }
+}
+
+/// Inputs of an op that moves or compares elements and does not compute with them.
+fn float_or_bytes<'a, const K: usize>(inputs: [&'a TensorType; K]) -> Result<[&'a TensorType; K], String> {
+    match inputs.iter().find(|ty| ty.dtype != DType::F32 && ty.dtype.quant().is_none()) {
+        Some(ty) => Err(format!("takes f32 or q8 here, got {}", ty.dtype)),
+        None => Ok(inputs),
+    }
+}
+
+fn ordered([lo, hi]: [u8; 2]) -> Result<(), String> {
+    if lo <= hi { Ok(()) } else { Err(format!("the limits are {lo} and {hi}")) }
+}
+
 fn same(what: &str, have: &TensorType, want: &TensorType) -> Result<(), String> {
     if have == want { Ok(()) } else { Err(format!("{what} is {have}, it should be {want}")) }
 }
@@ -188,7 +257,7 @@ fn resized(x: &TensorType, size: [usize; 2]) -> Result<TensorType, String> {
     if size.contains(&0) {
         return Err("the size must not be 0".into());
     }
-    Ok(picture(n, c, size))
+    Ok(TensorType { dtype: x.dtype, ..picture(n, c, size) })
 }
 
 fn window_output(window: &Window, hw: [usize; 2]) -> Result<[usize; 2], String> {
@@ -235,6 +304,47 @@ fn conv(window: &Window, groups: usize, inputs: &[&TensorType]) -> Inferred {
     one(picture(n, o, window_output(window, hw)?))
 }
 
+/// The fewest products whose sum could leave i32 are 65,794: 255 * 128 each.
+const MAX_PRODUCTS: usize = i32::MAX as usize / (255 * 128);
+
+fn qconv(window: &Window, groups: usize, to: DType, limits: [u8; 2], inputs: &[&TensorType]) -> Inferred {
+    let (&[x, w, scale, bias], residual) = inputs
+        .split_first_chunk::<4>()
+        .ok_or_else(|| format!("takes 4 or 5 inputs, got {}", inputs.len()))?;
+    quantized([x])?;
+    if w.dtype != DType::S8 {
+        return Err(format!("the weight is {}, it should be s8", w.dtype));
+    }
+    let (n, c, hw) = nchw("x", x)?;
+    let (o, channels) = conv_weight(window, groups, w)?;
+    if c != channels {
+        return Err(format!("x has {c} channels, the weight expects {channels}"));
+    }
+    let products = (channels / groups).saturating_mul(window.kernel[0]).saturating_mul(window.kernel[1]);
+    if products > MAX_PRODUCTS {
+        return Err(format!("a sum of {products} products may leave i32, at most {MAX_PRODUCTS} are safe"));
+    }
+    let per_channel = TensorType::f32(Shape::known(&[o]));
+    same("the scale", scale, &per_channel)?;
+    same("the bias", bias, &per_channel)?;
+    let y = TensorType { dtype: to, ..picture(n, o, window_output(window, hw)?) };
+    match (to, residual) {
+        (DType::F32 | DType::Q8(_), []) => {}
+        (DType::Q8(_), [r]) => {
+            same("the residual (its quantization apart)", r, &TensorType { dtype: r.dtype, ..y.clone() })?
+        }
+        (DType::F32, [_]) => return Err("a residual joins a quantized result only".into()),
+        (DType::F32 | DType::Q8(_), _) => return Err(format!("takes 4 or 5 inputs, got {}", inputs.len())),
+        _ => return Err(format!("gives q8 or f32, not {to}")),
+    }
+    residual.iter().try_for_each(|&r| quantized([r]).map(drop))?;
+    ordered(limits)?;
+    if to == DType::F32 && limits != [0, 255] {
+        return Err(format!("limits {limits:?} of an f32 result"));
+    }
+    one(y)
+}
+
 fn conv_input_grad(window: &Window, groups: usize, input: [usize; 2], inputs: &[&TensorType]) -> Inferred {
     let [dy, w] = floats(inputs)?;
     let (o, channels) = conv_weight(window, groups, w)?;
@@ -272,14 +382,13 @@ fn matmul(trans_a: bool, trans_b: bool, inputs: &[&TensorType]) -> Inferred {
     one(TensorType::f32(Shape(lead.into_iter().chain([m, n]).collect())))
 }
 
-fn pool(window: &Window, inputs: &[&TensorType]) -> Inferred {
-    let [x] = floats(inputs)?;
+fn pool(window: &Window, [x]: [&TensorType; 1]) -> Inferred {
     let (n, c, hw) = nchw("x", x)?;
     let too_wide = (0..2).any(|a| window.pad[a] >= window.kernel[a] || window.pad[a + 2] >= window.kernel[a]);
     if too_wide || window.dilation != [1, 1] {
         return Err("pooling needs padding smaller than its kernel, and no dilation".into());
     }
-    one(picture(n, c, window_output(window, hw)?))
+    one(TensorType { dtype: x.dtype, ..picture(n, c, window_output(window, hw)?) })
 }
 
 fn per_channel(x: &TensorType, channels: &[&TensorType]) -> Result<TensorType, String> {
@@ -324,7 +433,7 @@ fn dropout(p: f32, inputs: &[&TensorType]) -> Inferred {
 
 fn cast(to: DType, inputs: &[&TensorType]) -> Inferred {
     let [x] = count(inputs)?;
-    if [x.dtype, to].contains(&DType::U8) {
+    if ![x.dtype, to].iter().all(|dtype| matches!(dtype, DType::F32 | DType::I32)) {
         return Err(format!("casts between f32 and i32, not {} to {to}: bytes are only carried", x.dtype));
     }
     one(TensorType { dtype: to, shape: x.shape.clone() })
@@ -383,11 +492,14 @@ fn transpose(perm: &[usize], inputs: &[&TensorType]) -> Inferred {
 fn concat(axis: usize, inputs: &[&TensorType]) -> Inferred {
     let first = *inputs.first().ok_or("takes at least 1 input")?;
     let mut total = 0usize;
-    for ty in inputs {
-        is_float(ty)?;
+    for &ty in inputs {
+        float_or_bytes([ty])?;
         let size = known_axis(ty, axis)?;
         same("an input (its joined axis apart)", &with_size(ty, axis, 0), &with_size(first, axis, 0))?;
         total = total.saturating_add(size);
+    }
+    if first.dtype.quant().is_some() && axis != 1 {
+        return Err(format!("quantized values are joined along their channels, axis 1, not axis {axis}"));
     }
     one(with_size(first, axis, total))
 }

@@ -19,6 +19,6 @@ pub use infer::infer;
 pub use op::{BinaryFn, Op, ReduceFn, ResizeMode, UnaryFn, Window};
 pub use package::{Golden, Lineage, Manifest, Package, PackageError};
 pub use text::MAX_TEXT;
-pub use types::{Bindings, DType, Dim, Shape, TensorType};
+pub use types::{Bindings, DType, Dim, Quant, Shape, TensorType};
 pub use verify::{Stage, verify};
 pub use weights::{Data, Tensor, Weights};

@@ -174,7 +174,7 @@ impl Package {
     /// # Errors
     /// The first rule broken.
     pub fn check(&self) -> Result<(), PackageError> {
-        self.manifest.check()?;
+        self.manifest.check(&self.graph)?;
         verify(&self.graph, Stage::Portable)?;
         self.graph.states().iter().try_for_each(|state| {
             let value = self.graph.value(state.value);

@@ -4,14 +4,18 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Element type of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// 32-bit IEEE float.
     F32,
     /// 32-bit signed integer: labels, indices, counters.
     I32,
-    /// Byte: raw pixels.
+    /// Byte: raw pixels, tables.
     U8,
+    /// Signed byte: weights of integer layers.
+    S8,
+    /// Byte that stands for a real number.
+    Q8(Quant),
 }
 
 impl DType {
@@ -19,18 +23,28 @@ impl DType {
     pub fn bytes(self) -> usize {
         match self {
             DType::F32 | DType::I32 => 4,
-            DType::U8 => 1,
+            DType::U8 | DType::S8 | DType::Q8(_) => 1,
+        }
+    }
+
+    /// What the bytes of a quantized type stand for.
+    pub fn quant(self) -> Option<Quant> {
+        match self {
+            DType::Q8(quant) => Some(quant),
+            DType::F32 | DType::I32 | DType::U8 | DType::S8 => None,
         }
     }
 }
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            DType::F32 => "f32",
-            DType::I32 => "i32",
-            DType::U8 => "u8",
-        })
+        match self {
+            DType::F32 => f.write_str("f32"),
+            DType::I32 => f.write_str("i32"),
+            DType::U8 => f.write_str("u8"),
+            DType::S8 => f.write_str("s8"),
+            DType::Q8(quant) => write!(f, "{quant}"),
+        }
     }
 }
 
@@ -41,8 +55,86 @@ impl FromStr for DType {
             "f32" => Ok(DType::F32),
             "i32" => Ok(DType::I32),
             "u8" => Ok(DType::U8),
-            _ => Err(format!("unknown element type `{s}`: f32, i32 and u8 are known")),
+            "s8" => Ok(DType::S8),
+            _ if s.starts_with("q8(") => s.parse().map(DType::Q8),
+            _ => Err(format!("unknown element type `{s}`: f32, i32, u8, s8 and q8(scale,zero) are known")),
         }
+    }
+}
+
+/// Affine quantization: the byte `q` stands for `scale * (q - zero)` (Jacob et al. 2018, "Quantization and training of
+/// neural networks for efficient integer-arithmetic-only inference"). Being of such a type is being rounded to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Quant {
+    scale: f32,
+    zero: u8,
+}
+
+impl Quant {
+    /// The quantization with this step between neighbouring bytes, and the byte that stands for 0.
+    ///
+    /// # Errors
+    /// The scale is not positive, or so small or large that quotients of scales could leave f32.
+    pub fn new(scale: f32, zero: u8) -> Result<Quant, String> {
+        if (1e-12..=1e12).contains(&scale) {
+            return Ok(Quant { scale, zero });
+        }
+        Err(format!("the scale of a quantization is {scale:?}, it should lie in 1e-12..=1e12"))
+    }
+
+    /// What the step from a byte to the next stands for.
+    pub fn scale(self) -> f32 {
+        self.scale
+    }
+
+    /// The byte that stands for 0.
+    pub fn zero(self) -> u8 {
+        self.zero
+    }
+
+    /// The product of `scales` in steps of this quantization: computed in f64, rounded once.
+    pub fn steps(self, scales: &[f32]) -> f32 {
+        (scales.iter().map(|&scale| f64::from(scale)).product::<f64>() / f64::from(self.scale)) as f32
+    }
+
+    /// The byte nearest to `x`, as ONNX's QuantizeLinear has it; NaN gives 0.
+    pub fn quantize(self, x: f32) -> u8 {
+        ((x / self.scale).round_ties_even() + f32::from(self.zero)) as u8
+    }
+
+    /// What `q` stands for.
+    pub fn dequantize(self, q: u8) -> f32 {
+        (f32::from(q) - f32::from(self.zero)) * self.scale
+    }
+}
+
+impl PartialEq for Quant {
+    fn eq(&self, other: &Quant) -> bool {
+        (self.scale.to_bits(), self.zero) == (other.scale.to_bits(), other.zero)
+    }
+}
+
+impl Eq for Quant {}
+
+impl std::hash::Hash for Quant {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.scale.to_bits(), self.zero).hash(state);
+    }
+}
+
+impl fmt::Display for Quant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "q8({:?},{})", self.scale, self.zero)
+    }
+}
+
+impl FromStr for Quant {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        let parts = s.strip_prefix("q8(").and_then(|s| s.strip_suffix(')')).and_then(|s| s.split_once(','));
+        let (scale, zero) = parts.ok_or_else(|| format!("`{s}` is not q8(scale,zero)"))?;
+        let wrong = |what: &str| format!("`{s}` has a malformed {what}");
+        Quant::new(scale.parse().map_err(|_| wrong("scale"))?, zero.parse().map_err(|_| wrong("zero point"))?)
     }
 }
 
@@ -198,6 +290,11 @@ impl TensorType {
     /// An i32 tensor.
     pub fn i32(shape: Shape) -> Self {
         TensorType { dtype: DType::I32, shape }
+    }
+
+    /// A quantized tensor.
+    pub fn q8(quant: Quant, shape: Shape) -> Self {
+        TensorType { dtype: DType::Q8(quant), shape }
     }
 }
 

@@ -31,6 +31,13 @@ pub fn verify(graph: &Graph, stage: Stage) -> Result<(), GraphError> {
             return Err(invalid(name, node, &format!("the op does not belong into a {stage:?} graph")));
         }
     }
+    let plain = |id| graph.ty(id).dtype.quant().is_none();
+    let ends = graph.inputs().iter().copied().chain(graph.states().iter().map(|s| s.value));
+    if let Some(id) = ends.chain(graph.outputs().iter().map(|(_, id)| *id)).find(|&id| !plain(id)) {
+        let name = &graph.value(id).name;
+        let reason = "inputs, states and outputs are not quantized: Quantize and Dequantize stand between";
+        return Err(GraphError::Invalid(format!("`{name}` is {}: {reason}", graph.ty(id))));
+    }
     if stage == Stage::Portable && graph.states().iter().any(|s| s.next.is_some()) {
         return Err(GraphError::Invalid("a portable graph updates no state".into()));
     }
@@ -89,6 +96,13 @@ fn allowed(op: &Op, stage: Stage) -> bool {
         | Op::Sgd { .. }
         | Op::AdamW { .. }
         | Op::Ema => stage == Stage::Step,
+        Op::Quantize { .. }
+        | Op::Dequantize
+        | Op::QConv { .. }
+        | Op::QAdd { .. }
+        | Op::QMul { .. }
+        | Op::QAvgPool { .. }
+        | Op::Table { .. } => stage == Stage::Portable,
         // The input gradient of a convolution is also the transposed convolution of decoders.
         Op::ConvInputGrad { .. }
         | Op::Conv { .. }

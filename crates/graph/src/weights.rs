@@ -13,6 +13,8 @@ pub enum Data {
     I32(Vec<i32>),
     /// Bytes.
     U8(Vec<u8>),
+    /// Signed bytes.
+    S8(Vec<i8>),
 }
 
 impl Data {
@@ -22,6 +24,7 @@ impl Data {
             Data::F32(v) => v.len(),
             Data::I32(v) => v.len(),
             Data::U8(v) => v.len(),
+            Data::S8(v) => v.len(),
         }
     }
 
@@ -36,6 +39,7 @@ impl Data {
             Data::F32(_) => DType::F32,
             Data::I32(_) => DType::I32,
             Data::U8(_) => DType::U8,
+            Data::S8(_) => DType::S8,
         }
     }
 
@@ -45,16 +49,18 @@ impl Data {
             Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Data::I32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Data::U8(v) => v.clone(),
+            Data::S8(v) => v.iter().map(|&x| x as u8).collect(),
         }
     }
 
-    /// From little-endian bytes; a rest shorter than an element is ignored.
+    /// From little-endian bytes; a rest shorter than an element is ignored. Quantized elements come as bare bytes.
     pub fn from_le_bytes(dtype: DType, bytes: &[u8]) -> Data {
         let words = || bytes.chunks_exact(4).map(|c| [c[0], c[1], c[2], c[3]]);
         match dtype {
             DType::F32 => Data::F32(words().map(f32::from_le_bytes).collect()),
             DType::I32 => Data::I32(words().map(i32::from_le_bytes).collect()),
-            DType::U8 => Data::U8(bytes.to_vec()),
+            DType::U8 | DType::Q8(_) => Data::U8(bytes.to_vec()),
+            DType::S8 => Data::S8(bytes.iter().map(|&x| x as i8).collect()),
         }
     }
 }
@@ -89,6 +95,22 @@ impl Tensor {
     pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.data {
             Data::F32(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The signed bytes, or `None` for other element types.
+    pub fn as_s8(&self) -> Option<&[i8]> {
+        match &self.data {
+            Data::S8(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The bytes, or `None` for other element types.
+    pub fn as_u8(&self) -> Option<&[u8]> {
+        match &self.data {
+            Data::U8(v) => Some(v),
             _ => None,
         }
     }

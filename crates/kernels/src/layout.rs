@@ -7,7 +7,7 @@ use crate::isa::{Isa, multiversion};
 use crate::kernel::{Io, Kernel, Worker};
 use crate::lanes::{LANES, Lanes};
 
-/// Physical order of a value in a plan.
+/// Physical order of a value in a plan; of bytes, *blocked* means quads ([`int8`](crate::int8)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {
     /// Row-major in the logical order.

@@ -3,27 +3,34 @@
 
 use std::collections::BTreeMap;
 
-use espalier_graph::{Bindings, Graph, Op};
+use espalier_graph::{Bindings, Graph, Op, Quant};
 
 /// A tensor of the reference: logical order, f64 (integers are exact up to 2^53).
 #[derive(Clone, Debug, PartialEq)]
 pub struct RefTensor {
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
-    /// `shape.product()` elements, row-major.
+    /// `shape.product()` elements, row-major; of a quantized tensor, its bytes.
     pub data: Vec<f64>,
+    /// What the bytes of a quantized tensor stand for.
+    pub quant: Option<Quant>,
 }
 
 impl RefTensor {
     /// From shape and elements; panics where they do not agree.
     pub fn new(shape: &[usize], data: Vec<f64>) -> Self {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "elements of {shape:?}");
-        RefTensor { shape: shape.to_vec(), data }
+        RefTensor { shape: shape.to_vec(), data, quant: None }
     }
 
     /// All elements from their flat index.
     pub fn from_fn(shape: &[usize], f: impl FnMut(usize) -> f64) -> Self {
         RefTensor::new(shape, (0..shape.iter().product()).map(f).collect())
+    }
+
+    /// The same elements, as bytes that stand for numbers.
+    pub fn quantized(self, quant: Quant) -> Self {
+        RefTensor { quant: Some(quant), ..self }
     }
 
     /// All zeros.
@@ -47,7 +54,8 @@ pub fn interpret(
             node.outputs.iter().map(|&id| graph.ty(id).shape.bind(bindings)).collect();
         let outputs = evaluate(&node.op, &inputs, &shapes);
         for (&id, output) in node.outputs.iter().zip(outputs) {
-            values.insert(name(id).to_string(), output);
+            let quant = graph.ty(id).dtype.quant();
+            values.insert(name(id).to_string(), RefTensor { quant, ..output });
         }
     }
     values
@@ -90,6 +98,13 @@ pub fn evaluate(op: &Op, inputs: &[&RefTensor], outputs: &[Vec<usize>]) -> Vec<R
         | Op::Pad { .. }
         | Op::Gather { .. }
         | Op::GatherGrad { .. } => crate::movement::reference(op, inputs, outputs),
+        Op::Quantize { .. }
+        | Op::Dequantize
+        | Op::QConv { .. }
+        | Op::QAdd { .. }
+        | Op::QMul { .. }
+        | Op::QAvgPool { .. }
+        | Op::Table { .. } => crate::int8::reference::reference(op, inputs, outputs),
         Op::GlobalNorm | Op::Sgd { .. } | Op::AdamW { .. } | Op::Ema => {
             crate::update::reference(op, inputs, outputs)
         }

@@ -81,6 +81,13 @@ pub(crate) fn gradients(graph: &mut Graph, node: &Node, dy: &[Option<ValueId>], 
         | Op::SoftmaxGrad { .. }
         | Op::CrossEntropyGrad
         | Op::GatherGrad { .. }
+        | Op::Quantize { .. }
+        | Op::Dequantize
+        | Op::QConv { .. }
+        | Op::QAdd { .. }
+        | Op::QMul { .. }
+        | Op::QAvgPool { .. }
+        | Op::Table { .. }
         | Op::GlobalNorm
         | Op::Sgd { .. }
         | Op::AdamW { .. }

@@ -26,6 +26,8 @@ pub enum Work {
     MatMulBias(Op),
     /// `a, b -> y`: the Reduce of their products.
     ReduceProducts(Op),
+    /// An op of integers, and the tables that its result (QConv) or each of its inputs (Concat) goes through.
+    Tables(Op, Vec<Option<ValueId>>),
 }
 
 /// A group of nodes that run as one step.
@@ -52,6 +54,8 @@ struct Fuser<'a> {
     absorbed: Vec<bool>,
     /// For the result of an Expand that never runs: its input, which the reader broadcasts itself.
     expanded: HashMap<ValueId, ValueId>,
+    /// For the result of a Table that its reader applies: the Table's input and entries.
+    tabled: HashMap<ValueId, [ValueId; 2]>,
     groups: Vec<Option<Group>>,
 }
 
@@ -68,11 +72,13 @@ impl<'a> Fuser<'a> {
             readers: vec![Vec::new(); graph.values().len()],
             absorbed: vec![false; graph.nodes().len()],
             expanded: HashMap::new(),
+            tabled: HashMap::new(),
             groups: vec![None; graph.nodes().len()],
         };
         fuser.count_readers();
         fuser.forget_recomputed();
         (0..graph.nodes().len()).for_each(|n| fuser.broadcast_in_reader(n));
+        (0..graph.nodes().len()).for_each(|n| fuser.look_up_in_reader(n));
         fuser
     }
 
@@ -115,6 +121,23 @@ impl<'a> Fuser<'a> {
         }
     }
 
+    /// A Table whose only reader is a Concat; behind a convolution it joins that.
+    fn look_up_in_reader(&mut self, n: usize) {
+        let node = &self.graph.nodes()[n];
+        let (Op::Table { .. }, [x, table]) = (&node.op, &node.inputs[..]) else { return };
+        let after_conv = self.graph.producer(*x).is_some_and(|p| matches!(p.op, Op::QConv { .. }));
+        if after_conv && self.only_reader(*x) == Some(n) {
+            return;
+        }
+        let Some(reader) = self.only_reader(node.outputs[0]) else { return };
+        if let Op::Concat { .. } = self.op(reader) {
+            self.absorbed[n] = true;
+            self.tabled.insert(node.outputs[0], [*x, *table]);
+            self.readers[x.index()].retain(|&r| r != n);
+            self.readers[x.index()].push(reader);
+        }
+    }
+
     /// The only node that reads `id`.
     fn only_reader(&self, id: ValueId) -> Option<usize> {
         match self.readers[id.index()][..] {
@@ -146,6 +169,12 @@ impl<'a> Fuser<'a> {
             op @ (Op::BatchNorm { .. } | Op::BatchNormTraining { .. }) => self.activated(n, op, ANY),
             Op::Binary { f } => self.binary(n, f),
             Op::UnaryGrad { f } => self.norm_grad(n, f),
+            op @ Op::QConv { .. } => self.looked_up(n, op),
+            op @ Op::Concat { .. }
+                if self.graph.nodes()[n].inputs.iter().any(|id| self.tabled.contains_key(id)) =>
+            {
+                (self.concat_tables(n, op), n)
+            }
             op => (self.alone(n, op), n),
         }
     }
@@ -166,6 +195,28 @@ impl<'a> Fuser<'a> {
         let activation = Activation::of(f).filter(|&activation| applies(activation))?;
         self.absorbed[reader] = true;
         Some((self.graph.nodes()[reader].outputs[0], activation, reader))
+    }
+
+    /// The table that alone reads the result joins.
+    fn looked_up(&mut self, n: usize, op: Op) -> (Group, usize) {
+        let mut group = self.alone(n, op.clone());
+        let Some(reader) = self.only_reader(group.outputs[0]) else { return (group, n) };
+        let node = &self.graph.nodes()[reader];
+        let Op::Table { .. } = node.op else { return (group, n) };
+        self.absorbed[reader] = true;
+        group.work = Work::Tables(op, vec![Some(node.inputs[1])]);
+        group.outputs = node.outputs.clone();
+        (group, reader)
+    }
+
+    fn concat_tables(&self, n: usize, op: Op) -> Group {
+        let inputs = &self.graph.nodes()[n].inputs;
+        let found = |id: &ValueId| self.tabled.get(id).copied();
+        Group {
+            work: Work::Tables(op, inputs.iter().map(|id| found(id).map(|[_, table]| table)).collect()),
+            inputs: inputs.iter().map(|id| found(id).map_or(*id, |[x, _]| x)).collect(),
+            outputs: self.graph.nodes()[n].outputs.clone(),
+        }
     }
 
     /// The activation that alone reads the result joins.

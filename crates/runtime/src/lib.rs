@@ -2,6 +2,7 @@
 //! Nothing here knows of training: a training step is a graph like any other.
 
 mod fuse;
+mod integers;
 mod lower;
 pub mod memory;
 mod plan;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use espalier_graph::{Bindings, DType, Data, Graph, Source, Tensor, ValueId, Weights, Window};
-use espalier_kernels::{Isa, Kernel, LANES, Layout, Worker, blocks, layout, movement};
+use espalier_kernels::{Isa, Kernel, LANES, Layout, Worker, int8, layout, movement};
 
 use crate::fuse::fuse;
 use crate::memory::{Block, Interval, aligned, plan_arena};
@@ -27,7 +27,7 @@ pub struct Options {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LowerError {
     /// A value of an element type that no kernel computes with.
-    #[error("value `{name}` is {ty}: plans compute with f32 and i32 only")]
+    #[error("value `{name}` is {ty}: plans compute with f32, i32 and q8; bytes are states only")]
     Type {
         /// The value.
         name: String,
@@ -43,6 +43,20 @@ pub enum LowerError {
         want: String,
         /// What was given.
         have: String,
+    },
+    /// What integer layers need before they run is computed in a run.
+    #[error(
+        "value `{name}` should be a state that never changes: integer layers are prepared when the plan is made"
+    )]
+    Constant {
+        /// The value.
+        name: String,
+    },
+    /// Scales that no kernel can compute with.
+    #[error("value `{name}`: its scales or biases, in steps of its quantization, are beyond f32")]
+    Scale {
+        /// The value.
+        name: String,
     },
     /// More memory than can be addressed or asked for.
     #[error(
@@ -152,10 +166,16 @@ impl Lowering<'_> {
     pub(crate) fn physical(&self, id: ValueId, layout: Layout) -> Vec<usize> {
         let mut dims = self.dims(id);
         if layout == Layout::Blocked {
-            dims[1] = blocks(dims[1]);
-            dims.push(LANES);
+            let block = self.block(id);
+            dims[1] = dims[1].div_ceil(block);
+            dims.push(block);
         }
         dims
+    }
+
+    /// Channels side by side in the blocked layout.
+    fn block(&self, id: ValueId) -> usize {
+        if self.graph.ty(id).dtype.quant().is_some() { int8::QUAD } else { LANES }
     }
 
     /// Bytes of `id` in `layout`.
@@ -165,7 +185,8 @@ impl Lowering<'_> {
 
     fn check_values(&self) -> Result<(), LowerError> {
         for value in self.graph.values() {
-            if value.ty.dtype == DType::U8 {
+            let bytes = matches!(value.ty.dtype, DType::U8 | DType::S8);
+            if bytes && !matches!(value.source, Source::State(_)) {
                 return Err(LowerError::Type { name: value.name.clone(), ty: value.ty.to_string() });
             }
             let elements = value.ty.shape.elements().bind(self.options.bindings);
@@ -243,7 +264,12 @@ impl Lowering<'_> {
             return Ok((copy, bytes));
         }
         let copy = self.temporary(bytes);
-        let kernel = layout::reorder(self.options.isa, from.layout, layout, n, c, spatial);
+        let isa = self.options.isa;
+        let kernel = match (self.graph.ty(id).dtype.quant(), layout) {
+            (None, _) => layout::reorder(isa, from.layout, layout, n, c, spatial),
+            (Some(_), Layout::Blocked) => int8::to_quads(isa, n, c, spatial),
+            (Some(_), Layout::Plain) => int8::from_quads(isa, n, c, spatial),
+        };
         let inputs = vec![(from.storage, self.bytes(id, from.layout))];
         let node = self.graph.value(id).name.clone();
         self.push(Draft { kernel, inputs, outputs: vec![(copy, bytes)], node, op: "Reorder", macs: 0 });
@@ -254,7 +280,7 @@ impl Lowering<'_> {
     /// Without spatial axes and with whole blocks the two orders are one.
     fn same_in_both_layouts(&self, id: ValueId) -> bool {
         let dims = self.dims(id);
-        dims.len() >= 2 && dims[1].is_multiple_of(LANES) && dims[2..].iter().product::<usize>() == 1
+        dims.len() >= 2 && dims[1].is_multiple_of(self.block(id)) && dims[2..].iter().product::<usize>() == 1
     }
 
     /// The memory of state `id`, which is filled once, when the plan is made.
@@ -316,6 +342,22 @@ impl Lowering<'_> {
         };
         self.packed.insert((id, form), storage);
         Ok((storage, bytes))
+    }
+
+    /// The content of a state that never changes.
+    pub(crate) fn content(&self, id: ValueId) -> Result<&Tensor, LowerError> {
+        match self.constant(id) {
+            true => self.host_tensor(id),
+            false => Err(LowerError::Constant { name: self.graph.value(id).name.clone() }),
+        }
+    }
+
+    /// Memory that holds `bytes` as long as the plan lives.
+    pub(crate) fn keep(&mut self, bytes: &[u8]) -> (Storage, usize) {
+        let block = Block::new(bytes.len());
+        // SAFETY: a fresh block of that many bytes.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), block.at(0), bytes.len()) };
+        (self.region(Kind::Constant(block), bytes.len()), bytes.len())
     }
 
     /// Output `output` of a kernel that updates `input` in place. Where that is how the state changes, the state's own
@@ -478,6 +520,7 @@ pub(crate) fn copy_tensor(tensor: &Tensor, to: *mut u8) {
         Data::F32(v) => (v.as_ptr().cast(), size_of_val(&v[..])),
         Data::I32(v) => (v.as_ptr().cast(), size_of_val(&v[..])),
         Data::U8(v) => (v.as_ptr(), v.len()),
+        Data::S8(v) => (v.as_ptr().cast(), v.len()),
     };
     // SAFETY: `to` is a region of the plan's memory with the size of the tensor's type, and no part of `tensor`.
     unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };

@@ -10,9 +10,9 @@ use espalier_kernels::{
 use crate::fuse::{Group, Work};
 use crate::lower::{Draft, Located, LowerError, Lowering, Storage};
 
-type Emitted = Result<(), LowerError>;
-type Place = (Storage, usize);
-type Boxed = Box<dyn Kernel>;
+pub(crate) type Emitted = Result<(), LowerError>;
+pub(crate) type Place = (Storage, usize);
+pub(crate) type Boxed = Box<dyn Kernel>;
 
 impl Lowering<'_> {
     /// Appends the steps of `group`.
@@ -25,6 +25,7 @@ impl Lowering<'_> {
             Work::MatMulBias(op) => self.matmul(group, op, true),
             Work::ReduceProducts(op) => self.op(group, op, Activation::Identity),
             Work::Op(op, activation) => self.op(group, op, *activation),
+            Work::Tables(op, tables) => self.integers(group, op, tables),
         }
     }
 
@@ -37,6 +38,18 @@ impl Lowering<'_> {
             Op::ConvInputGrad { window, groups, .. } => self.conv_input_grad(group, op, *window, *groups),
             Op::ConvWeightGrad { window, groups } => self.conv_weight_grad(group, op, *window, *groups),
             Op::MatMul { .. } => self.matmul(group, op, false),
+            Op::MaxPool { .. } | Op::Resize { .. } | Op::Concat { .. }
+                if self.graph.ty(y).dtype.quant().is_some() =>
+            {
+                self.integers(group, op, &vec![None; group.inputs.len()])
+            }
+            Op::Quantize { .. }
+            | Op::Dequantize
+            | Op::QConv { .. }
+            | Op::QAdd { .. }
+            | Op::QMul { .. }
+            | Op::QAvgPool { .. }
+            | Op::Table { .. } => self.integers(group, op, &[None]),
             Op::MaxPool { window } => self.pool(group, op, *window, first(), y, pool::max_pool),
             Op::MaxPoolGrad { window } => {
                 self.pool(group, op, *window, y, group.inputs[1], pool::max_pool_grad)
@@ -157,11 +170,11 @@ impl Lowering<'_> {
         (dims[..axis].iter().product(), dims[axis], dims[axis + 1..].iter().product())
     }
 
-    fn gets(&mut self, ids: &[ValueId], layout: Layout) -> Result<Vec<Place>, LowerError> {
+    pub(crate) fn gets(&mut self, ids: &[ValueId], layout: Layout) -> Result<Vec<Place>, LowerError> {
         ids.iter().map(|&id| self.get(id, layout)).collect()
     }
 
-    fn step(
+    pub(crate) fn step(
         &mut self,
         group: &Group,
         op: &Op,
@@ -182,7 +195,13 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    fn geometry(&self, x: ValueId, y: ValueId, window: Window, groups: usize) -> conv::ConvGeometry {
+    pub(crate) fn geometry(
+        &self,
+        x: ValueId,
+        y: ValueId,
+        window: Window,
+        groups: usize,
+    ) -> conv::ConvGeometry {
         let (x, y) = (self.dims(x), self.dims(y));
         conv::ConvGeometry {
             batch: x[0],
@@ -511,7 +530,7 @@ impl Lowering<'_> {
     }
 }
 
-fn macs(g: &conv::ConvGeometry) -> usize {
+pub(crate) fn macs(g: &conv::ConvGeometry) -> usize {
     let taps = g.window.kernel[0] * g.window.kernel[1];
     g.batch * g.channels_out * g.output[0] * g.output[1] * taps * (g.channels_in / g.groups)
 }

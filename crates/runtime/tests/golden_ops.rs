@@ -114,7 +114,7 @@ fn narrow(dtype: DType, tensor: &RefTensor) -> Tensor {
     let data = match dtype {
         DType::F32 => Data::F32(tensor.data.iter().map(|&v| v as f32).collect()),
         DType::I32 => Data::I32(tensor.data.iter().map(|&v| v as i32).collect()),
-        DType::U8 => unreachable!("no golden case holds bytes"),
+        DType::U8 | DType::S8 | DType::Q8(_) => unreachable!("no golden case holds bytes"),
     };
     Tensor::new(&tensor.shape, data)
 }

@@ -87,7 +87,7 @@ impl<'a> Raw<'a> {
             match &tensor.data {
                 Data::F32(v) => self.plan.input(name).copy_from_slice(v),
                 Data::I32(v) => self.plan.input_i32(name).copy_from_slice(v),
-                Data::U8(_) => return Err(ModelError::GoldenInput),
+                Data::U8(_) | Data::S8(_) => return Err(ModelError::GoldenInput),
             }
         }
         self.plan.run(&mut self.pool);

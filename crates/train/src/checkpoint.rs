@@ -141,7 +141,8 @@ fn encode(progress: &Progress, states: &Weights) -> Vec<u8> {
         let dtype = match tensor.data.dtype() {
             DType::F32 => safetensors::Dtype::F32,
             DType::I32 => safetensors::Dtype::I32,
-            DType::U8 => safetensors::Dtype::U8,
+            DType::U8 | DType::Q8(_) => safetensors::Dtype::U8,
+            DType::S8 => safetensors::Dtype::I8,
         };
         let view = safetensors::tensor::TensorView::new(dtype, tensor.shape.clone(), bytes);
         (name.as_str(), view.expect("a tensor has as many bytes as its type says"))
@@ -161,6 +162,7 @@ fn decode(bytes: &[u8]) -> Result<(Progress, Weights), String> {
             safetensors::Dtype::F32 => DType::F32,
             safetensors::Dtype::I32 => DType::I32,
             safetensors::Dtype::U8 => DType::U8,
+            safetensors::Dtype::I8 => DType::S8,
             other => return Err(format!("tensor `{name}` has the type {other:?}")),
         };
         states.insert(name.to_string(), Tensor::new(view.shape(), Data::from_le_bytes(dtype, view.data())));

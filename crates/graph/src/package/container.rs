@@ -157,7 +157,7 @@ fn size(info: &TensorInfo) -> Option<usize> {
 
 fn copy(name: &str, info: TensorInfo, data: &[u8]) -> Result<Tensor, PackageError> {
     let dtype = known(info.dtype).ok_or_else(|| {
-        PackageError::tensor(name, format!("has element type {}; F32, I32 and U8 are known", info.dtype))
+        PackageError::tensor(name, format!("has element type {}; F32, I32, U8 and I8 are known", info.dtype))
     })?;
     let data = Data::from_le_bytes(dtype, content(name, &info, data)?);
     Ok(Tensor { data, shape: info.shape })
@@ -177,6 +177,7 @@ fn known(dtype: Dtype) -> Option<DType> {
         Dtype::F32 => Some(DType::F32),
         Dtype::I32 => Some(DType::I32),
         Dtype::U8 => Some(DType::U8),
+        Dtype::I8 => Some(DType::S8),
         _ => None,
     }
 }
@@ -189,7 +190,8 @@ impl View for Borrowed<'_> {
         match self.0.data.dtype() {
             DType::F32 => Dtype::F32,
             DType::I32 => Dtype::I32,
-            DType::U8 => Dtype::U8,
+            DType::U8 | DType::Q8(_) => Dtype::U8,
+            DType::S8 => Dtype::I8,
         }
     }
 

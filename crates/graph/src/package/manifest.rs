@@ -12,7 +12,10 @@ use crate::package::PackageError;
 pub const MAJOR: u64 = 1;
 
 /// The entries of [`Format::requires`] that are understood.
-pub const FEATURES: &[&str] = &[];
+pub const FEATURES: &[&str] = &[INT8];
+
+/// Stands in [`Format::requires`] where values of the graph are quantized.
+const INT8: &str = "int8";
 
 /// Every JSON object costs hundreds of bytes once parsed, so their number is bounded before.
 const MAX_OBJECTS: usize = 4096;
@@ -25,6 +28,14 @@ pub struct Format {
     /// Features without which the package would be misread.
     #[serde(default)]
     pub requires: Vec<String>,
+}
+
+impl Format {
+    /// What a reader of `graph` must understand.
+    pub fn of(graph: &Graph) -> Self {
+        let quantized = graph.values().iter().any(|value| value.ty.dtype.quant().is_some());
+        Format { major: MAJOR, requires: quantized.then(|| INT8.to_string()).into_iter().collect() }
+    }
 }
 
 impl Default for Format {
@@ -112,8 +123,15 @@ impl Manifest {
     }
 
     /// What a manifest must keep so that it can be written and read.
-    pub(super) fn check(&self) -> Result<(), PackageError> {
+    pub(super) fn check(&self, graph: &Graph) -> Result<(), PackageError> {
         self.format.check()?;
+        if let Some(feature) =
+            Format::of(graph).requires.into_iter().find(|f| !self.format.requires.contains(f))
+        {
+            return Err(PackageError::Manifest(format!(
+                "does not require `{feature}`, which its graph needs"
+            )));
+        }
         match self.metrics.iter().find(|(_, value)| !value.is_finite()) {
             Some((name, value)) => Err(PackageError::Manifest(format!("has the metric `{name}` = {value}"))),
             None => Ok(()),

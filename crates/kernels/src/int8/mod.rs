@@ -24,6 +24,7 @@ mod movement;
 mod pairs;
 mod pool;
 mod quantize;
+pub(crate) mod reference;
 mod share;
 pub(crate) mod sums;
 mod table;
@@ -37,9 +38,12 @@ pub use pool::{Average, PoolGeometry, avg_pool, max_pool};
 pub use quantize::{dequantize, quantize};
 pub use table::{Table, table};
 
+/// Channels of a quad.
+pub const QUAD: usize = 4;
+
 /// Planes of quads that hold `channels`.
 pub fn quads(channels: usize) -> usize {
-    channels.div_ceil(4)
+    channels.div_ceil(QUAD)
 }
 
 /// Bytes of `[n, c, spatial]` in quads.

@@ -20,7 +20,7 @@ pub(crate) fn run(imported: &Imported, inputs: &Tensors, bindings: Bindings, isa
         match &inputs[name].data {
             Data::F32(v) => plan.input(name).copy_from_slice(v),
             Data::I32(v) => plan.input_i32(name).copy_from_slice(v),
-            Data::U8(_) => panic!("no graph takes bytes"),
+            Data::U8(_) | Data::S8(_) => panic!("no graph takes bytes"),
         }
     }
     plan.run(&mut Pool::new(1));

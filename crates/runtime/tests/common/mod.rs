@@ -26,6 +26,8 @@ pub(crate) fn tensors(graph: &Graph, bindings: Bindings) -> Weights {
                 ),
                 DType::I32 => Data::I32((0..len).map(|_| random.below(3) as i32).collect()),
                 DType::U8 => Data::U8((0..len).map(|_| random.below(256) as u8).collect()),
+                DType::S8 => Data::S8((0..len).map(|_| random.below(256) as u8 as i8).collect()),
+                DType::Q8(_) => unreachable!("no state is quantized"),
             };
             (value.name.clone(), Tensor::new(&shape, data))
         })
@@ -48,6 +50,7 @@ pub(crate) fn reference(tensors: &Weights) -> BTreeMap<String, RefTensor> {
         Data::F32(v) => v.iter().map(|&x| f64::from(x)).collect(),
         Data::I32(v) => v.iter().map(|&x| f64::from(x)).collect(),
         Data::U8(v) => v.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>(),
+        Data::S8(v) => v.iter().map(|&x| f64::from(x)).collect(),
     };
     tensors.iter().map(|(name, t)| (name.clone(), RefTensor::new(&t.shape, widen(&t.data)))).collect()
 }
@@ -59,7 +62,7 @@ pub(crate) fn set_inputs(plan: &mut Plan, graph: &Graph, tensors: &Weights) {
         match &tensors[name].data {
             Data::F32(v) => plan.input(name).copy_from_slice(v),
             Data::I32(v) => plan.input_i32(name).copy_from_slice(v),
-            Data::U8(_) => unreachable!("no graph of ours takes bytes"),
+            Data::U8(_) | Data::S8(_) => unreachable!("no graph of ours takes bytes"),
         }
     }
 }

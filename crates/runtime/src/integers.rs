@@ -1,0 +1,186 @@
+//! The rules of [`select`](crate::select) for ops of integers.
+
+use espalier_graph::{DType, Op, Quant, ValueId, Window};
+use espalier_kernels::{Layout, int8};
+
+use crate::fuse::Group;
+use crate::lower::{LowerError, Lowering};
+use crate::select::{Boxed, Emitted, macs};
+
+impl Lowering<'_> {
+    /// Appends the step of `op`. `tables` are those of its result (QConv) or of each input (Concat) that it applies too.
+    pub(crate) fn integers(&mut self, group: &Group, op: &Op, tables: &[Option<ValueId>]) -> Emitted {
+        let (isa, y) = (self.options.isa, group.outputs[0]);
+        let first = group.inputs[0];
+        match op {
+            Op::Quantize { to } => {
+                let layout = self.locate(first)?.layout;
+                let kernel = int8::quantize(isa, layout, self.flat(first), to.scale(), to.zero());
+                self.each(group, op, &[first], layout, Layout::Blocked, kernel)
+            }
+            Op::Dequantize => {
+                let (from, layout) = (self.quant(first), self.float_layout(y));
+                let kernel = int8::dequantize(isa, layout, self.flat(first), from.scale(), from.zero());
+                self.each(group, op, &[first], Layout::Blocked, layout, kernel)
+            }
+            Op::QConv { window, groups, to, limits } => {
+                self.qconv(group, op, (*window, *groups), (*to, *limits), tables[0])
+            }
+            Op::QAdd { to, limits } => {
+                let len = self.bytes(y, Layout::Blocked);
+                let operands = [0, 1].map(|i| self.operand_of(group.inputs[i], *to));
+                let kernel = int8::add(isa, len, operands, f32::from(to.zero()), *limits);
+                self.in_quads(group, op, &group.inputs, kernel)
+            }
+            Op::QMul { to, limits } => {
+                let kernel = self.qmul(group, *to, *limits);
+                self.in_quads(group, op, &group.inputs, kernel)
+            }
+            Op::QAvgPool { window, count_pad, to } => {
+                let from = self.quant(first);
+                let average = int8::Average {
+                    zero: from.zero(),
+                    ratio: to.steps(&[from.scale()]),
+                    bias: f32::from(to.zero()),
+                    count_pad: *count_pad,
+                    limits: [0, 255],
+                };
+                let kernel = int8::avg_pool(isa, &self.byte_pool(*window, first, y), average);
+                self.in_quads(group, op, &[first], kernel)
+            }
+            Op::MaxPool { window } => {
+                let kernel = int8::max_pool(isa, &self.byte_pool(*window, first, y));
+                self.in_quads(group, op, &[first], kernel)
+            }
+            Op::Resize { .. } => {
+                let (x, y) = (self.dims(first), self.dims(y));
+                let planes = x[0] * int8::quads(x[1]);
+                let kernel = int8::resize_nearest(isa, planes, [x[2], x[3]], [y[2], y[3]]);
+                self.in_quads(group, op, &[first], kernel)
+            }
+            Op::Concat { .. } => {
+                let inputs = group.inputs.iter().zip(tables);
+                let part = |(&x, table): (&ValueId, &Option<ValueId>)| {
+                    let table = table.map(|id| self.table(id)).transpose()?;
+                    Ok(int8::Part { channels: self.dims(x)[1], table })
+                };
+                let parts = inputs.map(part).collect::<Result<Vec<_>, LowerError>>()?;
+                let [n, _, spatial] = self.flat(y);
+                self.in_quads(group, op, &group.inputs, int8::concat(isa, n, spatial, &parts))
+            }
+            Op::Table { .. } => {
+                let table = self.table(group.inputs[1])?;
+                let kernel = int8::table(isa, table, self.bytes(y, Layout::Blocked));
+                self.in_quads(group, op, &[first], kernel)
+            }
+            _ => unreachable!("{} is not of integers", op.name()),
+        }
+    }
+
+    fn quant(&self, id: ValueId) -> Quant {
+        self.graph.ty(id).dtype.quant().expect("inference checked that it is quantized")
+    }
+
+    /// Batch, channels, and all else.
+    fn flat(&self, id: ValueId) -> [usize; 3] {
+        let dims = self.dims(id);
+        [dims[0], dims[1], dims[2..].iter().product()]
+    }
+
+    /// What floats made of bytes are for: outputs and matrices are plain, pictures feed convolutions.
+    fn float_layout(&self, id: ValueId) -> Layout {
+        let is_output = self.graph.outputs().iter().any(|(_, output)| *output == id);
+        if self.dims(id).len() == 4 && !is_output { Layout::Blocked } else { Layout::Plain }
+    }
+
+    fn operand_of(&self, id: ValueId, to: Quant) -> int8::Operand {
+        let from = self.quant(id);
+        int8::Operand { zero: from.zero(), scale: to.steps(&[from.scale()]) }
+    }
+
+    fn table(&self, id: ValueId) -> Result<int8::Table, LowerError> {
+        let entries = self.content(id)?.as_u8().expect("inference checked its type");
+        Ok(int8::Table::new(|q| entries[usize::from(q)]))
+    }
+
+    /// A kernel that takes and gives quads.
+    fn in_quads(&mut self, group: &Group, op: &Op, inputs: &[ValueId], kernel: Boxed) -> Emitted {
+        self.each(group, op, inputs, Layout::Blocked, Layout::Blocked, kernel)
+    }
+
+    fn each(
+        &mut self,
+        group: &Group,
+        op: &Op,
+        inputs: &[ValueId],
+        from: Layout,
+        to: Layout,
+        kernel: Boxed,
+    ) -> Emitted {
+        let inputs = self.gets(inputs, from)?;
+        let output = self.place(group.outputs[0], to);
+        self.step(group, op, kernel, inputs, vec![output], 0);
+        Ok(())
+    }
+
+    fn byte_pool(&self, window: Window, x: ValueId, y: ValueId) -> int8::PoolGeometry {
+        let (x, y) = (self.dims(x), self.dims(y));
+        int8::PoolGeometry { batch: x[0], channels: x[1], input: [x[2], x[3]], output: [y[2], y[3]], window }
+    }
+
+    fn qmul(&self, group: &Group, to: Quant, limits: [u8; 2]) -> Boxed {
+        let (isa, [a, b]) = (self.options.isa, [0, 1].map(|i| group.inputs[i]));
+        let (zeros, bias) = ([a, b].map(|id| self.quant(id).zero()), f32::from(to.zero()));
+        let scale = to.steps(&[a, b].map(|id| self.quant(id).scale()));
+        match self.dims(a) == self.dims(b) {
+            true => int8::multiply(isa, self.bytes(a, Layout::Blocked), zeros, scale, bias, limits),
+            false => int8::gate(isa, self.flat(a), zeros, scale, bias, limits),
+        }
+    }
+
+    fn qconv(
+        &mut self,
+        group: &Group,
+        op: &Op,
+        (window, groups): (Window, usize),
+        (to, limits): (DType, [u8; 2]),
+        table: Option<ValueId>,
+    ) -> Emitted {
+        let (x, y) = (group.inputs[0], group.outputs[0]);
+        let g = self.geometry(x, y, window, groups);
+        let from = self.quant(x);
+        let table = table.map(|id| self.table(id)).transpose()?;
+        let residual = group.inputs.get(4).map(|&r| (r, self.operand_of(r, to.quant().expect("of bytes"))));
+        let result = match to {
+            DType::Q8(_) => int8::Output::Quads { lo: limits[0], hi: limits[1], table },
+            _ => int8::Output::Float,
+        };
+        let [values, scale, bias] = [1, 2, 3].map(|i| group.inputs[i]);
+        let floats = |id| Ok(self.content(id)?.as_f32().expect("inference checked its type"));
+        let scale: Vec<f32> = floats(scale)?.iter().map(|&w| factor(&[w, from.scale()], to)).collect();
+        let zero = to.quant().map_or(0.0, |to| f64::from(to.zero()));
+        let unit = to.quant().map_or(1.0, |to| f64::from(to.scale()));
+        let bias: Vec<f32> = floats(bias)?.iter().map(|&b| (f64::from(b) / unit + zero) as f32).collect();
+        if !scale.iter().chain(&bias).all(|v| v.is_finite()) {
+            return Err(LowerError::Scale { name: self.graph.value(y).name.clone() });
+        }
+        let values = self.content(values)?.as_s8().expect("inference checked its type");
+        let weights = int8::Weights { values, scale: &scale, bias: &bias };
+        let epilogue = int8::Epilogue { residual: residual.map(|(_, operand)| operand), result };
+        let input = int8::Input::Quads { zero: from.zero() };
+        let prepared = int8::conv(self.options.isa, &g, &input, &weights, &epilogue);
+        let mut inputs = vec![self.get(x, Layout::Blocked)?, self.keep(&prepared.packed)];
+        if let Some((r, _)) = residual {
+            inputs.push(self.get(r, Layout::Blocked)?);
+        }
+        let output = self.place(y, Layout::Blocked);
+        self.step(group, op, prepared.kernel, inputs, vec![output], macs(&g));
+        Ok(())
+    }
+}
+
+/// A product of scales in units of `to`.
+fn factor(scales: &[f32], to: DType) -> f32 {
+    let product = || scales.iter().map(|&s| f64::from(s)).product::<f64>() as f32;
+    to.quant().map_or_else(product, |to| to.steps(scales))
+}
