@@ -368,7 +368,7 @@ fn inspect_and_benchmark_have_their_keys() {
         &value,
         "p50_ms p90_ms p99_ms min_ms throughput load_ms first_ms peak_rss_bytes arena_bytes energy_mj",
     );
-    check_keys(&value["layers"][0], "name op kernel ms gmacs roofline_ms");
+    check_keys(&value["layers"][0], "name op kernel ms gmacs gmacs_per_s roofline_ms of_roofline");
     assert!(
         value["min_ms"].as_f64() <= value["p50_ms"].as_f64()
             && value["p50_ms"].as_f64() <= value["p99_ms"].as_f64()

@@ -1,10 +1,11 @@
 //! `espalier benchmark`: latency of a package, or speed of training a network.
 
+mod layers;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use espalier_graph::{Bindings, Weights};
-use espalier_kernels::peak;
 use espalier_passes::{Optimizer, fold_batch_norm};
 use espalier_runtime::{Isa, Options, Plan, Pool, lower};
 use espalier_train::networks::{self, NetworkOptions};
@@ -34,7 +35,8 @@ pub(crate) struct Args {
     /// Timed runs, after at least 5 untimed ones.
     #[arg(long, default_value_t = 50)]
     runs: usize,
-    /// Add a row for each step: kernel, time, multiply-accumulates, and the time that the hardware's limits allow.
+    /// Add a row for each step: kernel, time, multiply-accumulates and their rate, the time that this machine's measured
+    /// limits allow, and the share of it that was reached; and say where int8 does not pay or did not apply.
     #[arg(long)]
     per_layer: bool,
     /// Force an instruction set: scalar, avx2, avx512.
@@ -69,10 +71,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         (None, Some(path)) => package(args, path)?,
         (None, None) => unreachable!("the parser wants one of them"),
     };
-    print::result(args.json, &result, || print::table(&result, &COLUMNS))
+    print::result(args.json, &result, || text(&result))
 }
 
-const COLUMNS: [&str; 6] = ["name", "op", "kernel", "ms", "gmacs", "roofline_ms"];
+/// Figures, then the table of the steps, then what is to be said about them.
+fn text(result: &Value) -> String {
+    let mut figures = result.clone();
+    let remarks = figures.as_object_mut().and_then(|map| map.remove("remarks")).unwrap_or_default();
+    let sentences = remarks.as_array().into_iter().flatten().map(|r| format!("\n{}\n", print::cell(r)));
+    print::table(&figures, &layers::COLUMNS) + &sentences.collect::<String>()
+}
 
 fn package(args: &Args, path: &std::path::Path) -> anyhow::Result<Value> {
     let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
@@ -98,7 +106,7 @@ fn package(args: &Args, path: &std::path::Path) -> anyhow::Result<Value> {
     result["peak_rss_bytes"] = memory::peak_rss_bytes().into();
     result["energy_mj"] = Value::Null;
     if args.per_layer {
-        result["layers"] = layers(&mut plan, &mut pool, isa, args.runs.max(1));
+        layers::add(&mut result, &mut plan, &mut pool, isa, args.runs.max(1));
     }
     Ok(result)
 }
@@ -132,21 +140,6 @@ fn latencies(times: &mut [Duration], result: &mut Value) {
 fn fill(values: &mut [f32]) {
     let mut random = espalier_graph::random::Random::new(0, 1);
     values.iter_mut().for_each(|v| *v = random.uniform());
-}
-
-fn layers(plan: &mut Plan, pool: &mut Pool, isa: Isa, runs: usize) -> Value {
-    let limits = peak::measure(isa, pool.workers());
-    let mut times = vec![Duration::ZERO; plan.steps().count()];
-    (0..runs).for_each(|_| plan.run_profiled(pool, &mut times));
-    let rows = plan.steps().zip(&times).map(|(step, time)| {
-        let arithmetic = step.macs as f64 / limits.macs_per_second;
-        let traffic = step.bytes as f64 / limits.bytes_per_second;
-        json!({
-            "name": step.node, "op": step.op, "kernel": step.kernel, "ms": ms(*time) / runs as f64,
-            "gmacs": step.macs as f64 / 1e9, "roofline_ms": arithmetic.max(traffic) * 1e3,
-        })
-    });
-    rows.collect()
 }
 
 fn train(args: &Args, network: &str) -> anyhow::Result<Value> {
@@ -190,7 +183,7 @@ fn train(args: &Args, network: &str) -> anyhow::Result<Value> {
     if args.per_layer {
         fill_batch(&mut plan, args.classes);
         // Later runs of a step read what is left in the inputs' memory; times do not depend on it.
-        result["layers"] = layers(&mut plan, &mut pool, isa, steps.min(10));
+        layers::add(&mut result, &mut plan, &mut pool, isa, steps.min(10));
     }
     Ok(result)
 }
