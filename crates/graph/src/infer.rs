@@ -209,7 +209,7 @@ fn floats<'a, const K: usize>(inputs: &[&'a TensorType]) -> Result<[&'a TensorTy
 }
 
 /// Inputs that are all bytes that stand for numbers.
-fn quantized<'a, const K: usize>(inputs: [&'a TensorType; K]) -> Result<[&'a TensorType; K], String> {
+fn quantized<const K: usize>(inputs: [&TensorType; K]) -> Result<[&TensorType; K], String> {
     match inputs.iter().find(|ty| ty.dtype.quant().is_none()) {
         Some(ty) => Err(format!("takes q8 here, got {}", ty.dtype)),
         None => Ok(inputs),
@@ -217,7 +217,7 @@ fn quantized<'a, const K: usize>(inputs: [&'a TensorType; K]) -> Result<[&'a Ten
 }
 
 /// Inputs of an op that moves or compares elements and does not compute with them.
-fn float_or_bytes<'a, const K: usize>(inputs: [&'a TensorType; K]) -> Result<[&'a TensorType; K], String> {
+fn float_or_bytes<const K: usize>(inputs: [&TensorType; K]) -> Result<[&TensorType; K], String> {
     match inputs.iter().find(|ty| ty.dtype != DType::F32 && ty.dtype.quant().is_none()) {
         Some(ty) => Err(format!("takes f32 or q8 here, got {}", ty.dtype)),
         None => Ok(inputs),
