@@ -182,7 +182,10 @@ fn lying_lengths_are_refused() {
     check_error(&at("fc.weight", "shape", json!([-1])), "its header does not parse");
     check_error(&at("fc.weight", "shape", json!([1, 1, 1, 1, 1, 1, 1, 2, 3])), "has 9 axes, at most 8");
     check_error(&at("fc.weight", "dtype", "I32".into()), "is i32[2,3], it should be f32[2,3]");
-    check_error(&at("fc.weight", "dtype", "U32".into()), "has element type U32; F32, I32 and U8 are known");
+    check_error(
+        &at("fc.weight", "dtype", "U32".into()),
+        "has element type U32; F32, I32, U8 and I8 are known",
+    );
     check_error(&at("fc.weight", "dtype", "F33".into()), "its header does not parse");
     check_error(&at("fc.weight", "shape", json!([3, 2])), "is f32[3,2], it should be f32[2,3]");
 }
@@ -332,6 +335,14 @@ fn golden_samples_are_well_typed() {
 
 #[test]
 fn what_cannot_be_read_is_not_written() {
+    check_change(
+        |p| {
+            p.graph = "input x: f32[N,3]\nq: q8(0.5,0)[N,3] = Quantize(x) to=q8(0.5,0)\ny: f32[N,3] = Dequantize(q)\noutput y = y"
+                .parse()
+                .unwrap();
+        },
+        "does not require `int8`, which its graph needs",
+    );
     check_change(|p| p.manifest.format = Format { major: 2, requires: vec![] }, "it has format 2");
     check_change(|p| p.manifest.metrics = [("loss".into(), f64::NAN)].into(), "the metric `loss` = NaN");
     check_change(|p| p.manifest.name = "x".repeat(MAX_HEADER), "at most 1048576 are allowed");
