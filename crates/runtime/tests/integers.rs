@@ -1,0 +1,285 @@
+//! Random graphs of integer ops: every instruction set and number of workers gives the bits of the reference.
+//! `ESPALIER_HEAVY=1` takes many more graphs.
+
+mod common;
+
+use common::check_for;
+use espalier_graph::random::Random;
+use espalier_graph::{
+    Bindings, DType, Graph, GraphError, Op, Quant, ResizeMode, Role, Shape, Stage, TensorType, ValueId,
+    Window, verify,
+};
+use espalier_kernels::reference::interpret;
+use espalier_runtime::{Isa, Options, lower};
+
+type Made = Result<ValueId, GraphError>;
+
+/// A graph that grows by random nodes between bytes.
+struct Growing {
+    graph: Graph,
+    random: Random,
+    /// What new nodes may read.
+    values: Vec<ValueId>,
+}
+
+const CHANNELS: [usize; 8] = [1, 3, 4, 5, 16, 17, 24, 33];
+
+impl Growing {
+    fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed, 0);
+        let mut graph = Graph::new();
+        let sizes = [CHANNELS[random.below(8)], 1 + random.below(9), 1 + random.below(9)];
+        let x = graph.add_input("x", TensorType::f32(Shape::batched(&sizes))).unwrap();
+        let mut growing = Growing { graph, random, values: Vec::new() };
+        let to = Quant::new(2.0 / 255.0, 127).unwrap();
+        let y = growing.add(Op::Quantize { to }, &[x]).unwrap();
+        growing.values.push(y);
+        growing
+    }
+
+    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
+        list[self.random.below(list.len())]
+    }
+
+    fn coin(&mut self) -> bool {
+        self.random.below(2) == 0
+    }
+
+    fn fresh(&self) -> String {
+        format!("v{}", self.graph.values().len())
+    }
+
+    fn add(&mut self, op: Op, inputs: &[ValueId]) -> Made {
+        let name = self.fresh();
+        self.graph.add(&name, op, inputs)
+    }
+
+    fn state(&mut self, kind: &str, dtype: DType, shape: &[usize]) -> ValueId {
+        let name = format!("{}.{kind}", self.fresh());
+        self.graph.add_state(&name, Role::Weight, TensorType { dtype, shape: Shape::known(shape) }).unwrap()
+    }
+
+    fn sizes(&self, id: ValueId) -> Vec<usize> {
+        self.graph.ty(id).shape.0[1..].iter().map(|d| d.known().expect("only the batch is open")).collect()
+    }
+
+    fn quant(&mut self) -> Quant {
+        let scale = self.random.range(0.005, 0.05);
+        let zero = self.pick(&[0, 1, 100, 127, 128, 254, 255]);
+        Quant::new(scale, zero).unwrap()
+    }
+
+    fn limits(&mut self, to: Quant) -> [u8; 2] {
+        match self.random.below(3) {
+            0 => [to.zero(), 255],
+            1 => [to.zero().min(17), to.zero().max(200)],
+            _ => [0, 255],
+        }
+    }
+
+    /// Mostly one of the last values, so that chains grow; sometimes any, so that they fork and join.
+    fn value(&mut self) -> ValueId {
+        let n = self.values.len();
+        let from = if self.coin() { n - 1 } else { self.random.below(n) };
+        self.values[from]
+    }
+
+    /// Another value that looks like `x`, quantization apart; `x` itself where there is none.
+    fn like(&mut self, x: ValueId) -> ValueId {
+        let same = |id: &&ValueId| **id != x && self.graph.ty(**id).shape == self.graph.ty(x).shape;
+        let found: Vec<ValueId> = self.values.iter().filter(same).copied().collect();
+        if found.is_empty() { x } else { self.pick(&found) }
+    }
+
+    fn grow(&mut self, nodes: usize) {
+        let mut grown = 0;
+        while grown < nodes {
+            let x = self.value();
+            if let Ok(y) = self.node(x) {
+                self.values.push(y);
+                grown += 1;
+            }
+        }
+    }
+
+    fn node(&mut self, x: ValueId) -> Made {
+        let is_picture = self.graph.ty(x).shape.rank() == 4;
+        let to = self.quant();
+        match self.random.below(14) {
+            0..=4 if is_picture => self.conv(x),
+            5 | 6 => self.table(x),
+            7 => {
+                let (other, limits) = (self.like(x), self.limits(to));
+                self.add(Op::QAdd { to, limits }, &[x, other])
+            }
+            8 if is_picture && self.coin() => {
+                let pool = Window::square(1, 1, 0);
+                let kernel = self.sizes(x)[1..].try_into().unwrap();
+                let gate =
+                    self.add(Op::QAvgPool { window: Window { kernel, ..pool }, count_pad: true, to }, &[x])?;
+                let (to, limits) = (self.quant(), self.limits(to));
+                self.add(Op::QMul { to, limits }, &[x, gate])
+            }
+            8 => {
+                let (other, limits) = (self.like(x), self.limits(to));
+                self.add(Op::QMul { to, limits }, &[x, other])
+            }
+            9 if is_picture => {
+                let window = self.window(3);
+                let count_pad = self.coin();
+                self.add(Op::QAvgPool { window, count_pad, to }, &[x])
+            }
+            10 if is_picture => {
+                let window = self.window(3);
+                self.add(Op::MaxPool { window }, &[x])
+            }
+            11 if is_picture => {
+                let size = [1 + self.random.below(9), 1 + self.random.below(9)];
+                self.add(Op::Resize { mode: ResizeMode::Nearest, size }, &[x])
+            }
+            12 => self.concat(x),
+            13 => self.flatten(x),
+            _ => self.table(x),
+        }
+    }
+
+    fn window(&mut self, kernel_max: usize) -> Window {
+        let kernel = [1 + self.random.below(kernel_max), 1 + self.random.below(kernel_max)];
+        let stride = [1 + self.random.below(2), 1 + self.random.below(2)];
+        let pad = std::array::from_fn(|i| self.random.below(kernel[i % 2]));
+        Window { kernel, stride, pad, dilation: [1, 1] }
+    }
+
+    fn conv(&mut self, x: ValueId) -> Made {
+        let channels = self.sizes(x)[0];
+        let (mut window, mut groups, mut out) = (self.window(5), 1, self.pick(&CHANNELS));
+        match self.random.below(6) {
+            0 | 1 => (groups, out) = (channels, channels),
+            2 if channels.is_multiple_of(3) => (groups, out) = (3, 3 * (1 + self.random.below(6))),
+            3 => window = Window::square(1, 1, 0),
+            4 => window = Window::square(3, 1, 1),
+            _ => {}
+        }
+        if self.random.below(8) == 0 {
+            window.dilation = [2, 1];
+        }
+        let [kh, kw] = window.kernel;
+        let w = self.state("w", DType::S8, &[out, channels / groups, kh, kw]);
+        let scale = self.state("small.scale", DType::F32, &[out]);
+        let bias = self.state("bias", DType::F32, &[out]);
+        let to = self.quant();
+        let limits = self.limits(to);
+        let op = Op::QConv { window, groups, to: DType::Q8(to), limits };
+        let y = self.add(op.clone(), &[x, w, scale, bias])?;
+        match self.random.below(4) {
+            0 => {
+                let other = self.like(y);
+                let w = self.state("w", DType::S8, &[out, channels / groups, kh, kw]);
+                if other == y { Ok(y) } else { self.add(op, &[x, w, scale, bias, other]) }
+            }
+            1 => self.table(y),
+            _ => Ok(y),
+        }
+    }
+
+    fn table(&mut self, x: ValueId) -> Made {
+        let to = self.quant();
+        let entries = self.state("entries", DType::U8, &[256]);
+        self.add(Op::Table { to }, &[x, entries])
+    }
+
+    /// Joined are bytes of one quantization, which tables give them.
+    fn concat(&mut self, x: ValueId) -> Made {
+        let to = self.quant();
+        let (pixels, fits) = (self.sizes(x)[1..].to_vec(), |sizes: &[usize]| sizes[1..].to_vec());
+        let others = self.values.clone().into_iter().filter(|&id| fits(&self.sizes(id)) == pixels).take(3);
+        let inputs: Vec<ValueId> = others.chain([x]).collect();
+        let inputs = inputs.into_iter().map(|id| {
+            let entries = self.state("entries", DType::U8, &[256]);
+            self.add(Op::Table { to }, &[id, entries])
+        });
+        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+        self.add(Op::Concat { axis: 1 }, &inputs)
+    }
+
+    fn flatten(&mut self, x: ValueId) -> Made {
+        let sizes = self.sizes(x);
+        let shape = match sizes.len() {
+            1 => Shape::batched(&[sizes[0], 1, 1]),
+            _ => Shape::batched(&[sizes.iter().product()]),
+        };
+        self.add(Op::Reshape { shape }, &[x])
+    }
+
+    /// Everything comes out as floats, by Dequantize or as the sums of a last convolution.
+    fn finish(mut self) -> Graph {
+        for (i, x) in self.values.clone().into_iter().enumerate() {
+            let y = self.add(Op::Dequantize, &[x]).unwrap();
+            self.graph.add_output(&format!("y{i}"), y).unwrap();
+        }
+        let mut pictures = self.values.clone().into_iter().filter(|&x| self.graph.ty(x).shape.rank() == 4);
+        let x = pictures.next_back().expect("the first value is a picture");
+        let w = self.state("w", DType::S8, &[5, self.sizes(x)[0], 1, 1]);
+        let (scale, bias) =
+            (self.state("small.scale", DType::F32, &[5]), self.state("bias", DType::F32, &[5]));
+        let op = Op::QConv { window: Window::square(1, 1, 0), groups: 1, to: DType::F32, limits: [0, 255] };
+        let y = self.add(op, &[x, w, scale, bias]).unwrap();
+        self.graph.add_output("head", y).unwrap();
+        self.graph
+    }
+}
+
+#[test]
+fn every_form_gives_the_bits_of_the_reference() {
+    let graphs =
+        if espalier_testing::heavy("3,000 random graphs of integers instead of 150") { 3_000 } else { 150 };
+    let mut inner = 0.0;
+    for seed in 0..graphs {
+        let mut growing = Growing::new(seed);
+        growing.grow(1 + seed as usize % 12);
+        let graph = growing.finish();
+        verify(&graph, Stage::Portable).unwrap_or_else(|e| panic!("{e}\n{graph}"));
+        assert_eq!(graph.to_string().parse::<Graph>().unwrap(), graph, "the text form");
+        check_for(&Isa::available(), &graph, 0.0);
+        inner += share_of_inner(&graph) / graphs as f64;
+    }
+    assert!(inner > 0.5, "only {inner} of the results of convolutions are not at the ends of their range");
+}
+
+/// How many results of convolutions are neither the least nor the greatest byte.
+fn share_of_inner(graph: &Graph) -> f64 {
+    let bindings = Bindings::batch(1);
+    let values = interpret(graph, bindings, &common::reference(&common::tensors(graph, bindings)));
+    let convs = graph.nodes().iter().filter(|n| matches!(n.op, Op::QConv { to: DType::Q8(_), .. }));
+    let bytes = convs.flat_map(|n| &values[graph.node_name(n)].data);
+    let (inner, all) =
+        bytes.fold((0, 0), |(inner, all), &q| (inner + usize::from(q > 0.0 && q < 255.0), all + 1));
+    if all == 0 { 1.0 } else { inner as f64 / all as f64 }
+}
+
+#[test]
+fn what_cannot_be_prepared_is_refused() {
+    let text = "\
+input x: f32[N,3,4,4]
+weight w: s8[2,3,1,1]
+weight scale: f32[2]
+weight b: f32[2]
+q: q8(0.1,3)[N,3,4,4] = Quantize(x) to=q8(0.1,3)
+y: f32[N,2,4,4] = QConv(q, w, scale, b) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1 to=f32 limits=[0,255]
+update scale = s
+output y = y
+";
+    let computed = text.replace("update scale = s", "update scale = b");
+    let graph: Graph = computed.parse().unwrap();
+    let bindings = Bindings::batch(1);
+    let mut given = common::tensors(&graph, bindings);
+    let options = Options { isa: Isa::available()[0], threads: 1, bindings };
+    let error = lower(&graph, &given, options).map(drop).unwrap_err().to_string();
+    assert!(error.contains("`scale` should be a state that never changes"), "{error}");
+
+    let graph: Graph =
+        text.replace("update scale = s\n", "").replace("q8(0.1,3)", "q8(1e10,3)").parse().unwrap();
+    given.insert("scale".into(), espalier_graph::Tensor::f32(&[2], vec![1.0, 3e38]));
+    let error = lower(&graph, &given, options).map(drop).unwrap_err().to_string();
+    assert!(error.contains("`y`: its scales or biases"), "{error}");
+}
