@@ -315,16 +315,16 @@ impl<'a> Curves<'a> {
             return false;
         }
         let window = self.window();
-        let gain = self.metric.gain(window) > self.standard_error() + SIGMAS * self.metric.error()
+        let gain = self.metric.gain(window) > self.moved() + SIGMAS * self.metric.error()
             || self.flat_since() + window > self.val.last();
         let loss = -self.val.gain(window);
         gain || (loss > SIGMAS * self.val.error() && loss > TURNED * self.val.smooth[self.val.last()].abs())
     }
 
-    /// The first epoch (from 0) from which on the smoothed metric stayed within a standard error of its highest.
+    /// The first epoch (from 0) from which on the smoothed metric stayed within two standard errors of its highest.
     fn flat_since(&self) -> usize {
         let highest = self.metric.smooth.iter().copied().fold(f64::MIN, f64::max);
-        self.metric.smooth.iter().position(|&v| v >= highest - self.standard_error()).unwrap_or(0)
+        self.metric.smooth.iter().position(|&v| v >= highest - self.moved()).unwrap_or(0)
     }
 
     /// Of the highest metric; where not one image was missed, as if one were.
@@ -460,6 +460,17 @@ mod tests {
             let stuck = [falling, learned, |_| 0.6, |at: f64| 0.8 - 0.4 * (-20.0 * at).exp()];
             check(epochs, Epochs, stuck, Kind::Plateau, "though the loss of training still fell");
         }
+    }
+
+    /// The last few mistakes of 500 come and go.
+    #[test]
+    fn a_gain_of_two_images_is_chance() {
+        let accuracy = [0.986, 0.988, 0.988, 0.986, 0.988, 0.99, 0.998, 0.992, 0.996, 0.996];
+        let mut history = history(20, 0.0, 0, [|at| 0.6 - 0.1 * at, |_| 0.99, |_| 0.13, |_| 0.998]);
+        for (row, accuracy) in history.iter_mut().skip(5).zip(accuracy) {
+            row.val.insert("accuracy".into(), accuracy);
+        }
+        assert_eq!(diagnosis(&history, Stopped::Epochs, None).kind, Kind::Plateau);
     }
 
     /// Nothing is left to gain.

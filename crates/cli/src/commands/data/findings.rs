@@ -105,7 +105,7 @@ fn suspicious(report: &Report) -> Option<Finding> {
         kind: "suspicious",
         n: suspects.len(),
         text: format!("{} a network that never saw them disagrees with.", count(suspects.len(), "label")),
-        advice: "Look at them, the first ones first (--html shows them); some are wrong labels, some only hard pictures.",
+        advice: "Look at them, the first ones first; some are wrong labels, some only hard pictures.",
         examples: suspects.iter().map(example).collect(),
     })
 }

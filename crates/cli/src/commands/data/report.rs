@@ -180,8 +180,11 @@ impl Report {
             [] => "Nothing is wrong with it that could be seen.".to_string(),
             findings => findings.join("\n\n"),
         };
-        let deep =
-            if self.suspicious.is_some() { "" } else { "\nWrong labels were not looked for: --deep does.\n" };
+        let deep = match self.suspicious.as_deref() {
+            None => "\nWrong labels were not looked for: --deep does.\n",
+            Some([]) => "",
+            Some(_) => "\nTo see the pictures: --html FILE.\n",
+        };
         let findings = findings.replace(&format!("{}/", data.trim_end_matches('/')), "");
         format!("{head}\n\n{}\n{properties}\n\n{findings}\n{deep}", self.table())
     }
