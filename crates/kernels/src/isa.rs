@@ -9,6 +9,11 @@ pub(crate) enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// And dot products of bytes.
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
 }
 
 /// An instruction set that this CPU supports. It can only be obtained from [`Isa::available`], [`Isa::best`] or
@@ -58,6 +63,13 @@ impl Isa {
                 isas.push(Isa(Level::Avx512));
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            isas.push(Isa(Level::Neon));
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                isas.push(Isa(Level::NeonDotprod));
+            }
+        }
         isas
     }
 
@@ -66,7 +78,7 @@ impl Isa {
         *Isa::available().last().expect("scalar is always available")
     }
 
-    /// The one called `name`: `scalar`, `avx2`, `avx512`.
+    /// The one called `name`: `scalar`; `avx2`, `avx512`; `neon`, `neon-dotprod`.
     ///
     /// # Errors
     /// Unknown, or not supported by this CPU.
@@ -91,6 +103,10 @@ impl fmt::Display for Isa {
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod => "neon-dotprod",
         })
     }
 }
@@ -124,12 +140,19 @@ macro_rules! multiversion {
                 // SAFETY: as above; this function runs only where AVX-512 is.
                 unsafe { $body::<$crate::lanes::Avx512 $($(, $t)* $($(, $c)+)?)?>($($arg),*) }
             }
+            #[cfg(target_arch = "aarch64")]
+            unsafe fn neon $(<$($t: $bound,)* $($(const $c: $ct),+)?>)? ($($arg: $argt),*) {
+                // SAFETY: as above; NEON is part of the target.
+                unsafe { $body::<$crate::lanes::Neon $($(, $t)* $($(, $c)+)?)?>($($arg),*) }
+            }
             match isa.level() {
                 $crate::isa::Level::Scalar => scalar $(::<$($t,)* $($($c),+)?>)?,
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Level::Avx2 => avx2 $(::<$($t,)* $($($c),+)?>)?,
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Level::Avx512 => avx512 $(::<$($t,)* $($($c),+)?>)?,
+                #[cfg(target_arch = "aarch64")]
+                $crate::isa::Level::Neon | $crate::isa::Level::NeonDotprod => neon $(::<$($t,)* $($($c),+)?>)?,
             }
         }
     };

@@ -1,8 +1,14 @@
 //! Sixteen f32 lanes, the channel block of the layout, in the registers of each instruction set.
 //!
-//! Plain intrinsics behind one small trait, so that a kernel is written once: one zmm, two ymm, or an array.
+//! Plain intrinsics behind one small trait, so that a kernel is written once: one zmm, two ymm, four registers of NEON,
+//! or an array.
 //! Everything here is `inline(always)` and takes its instruction set from the function that
 //! [`multiversion!`](crate::isa::multiversion) made around it.
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
 
 /// Channels in a block of the blocked layout, and lanes of a `Lanes`.
 pub const LANES: usize = 16;

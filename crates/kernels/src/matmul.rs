@@ -288,6 +288,8 @@ fn tiles(isa: Isa) -> (usize, Vec<(usize, [TileBody; 2])>) {
         Level::Avx2 => heights!(1: 6 4 3 2 1),
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => heights!(2: 14 12 10 8 6 4 3 2 1),
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::NeonDotprod => heights!(1: 6 4 3 2 1),
     }
 }
 

@@ -31,6 +31,11 @@ impl Registers for crate::lanes::Avx512 {
     const COUNT: usize = 32;
 }
 
+#[cfg(target_arch = "aarch64")]
+impl Registers for crate::lanes::Neon {
+    const COUNT: usize = 8;
+}
+
 /// Arguments of one tile. Lengths are in elements.
 pub(super) struct Call<'a> {
     /// First pixel in the first input block.
@@ -189,6 +194,8 @@ impl Tiles {
                 Level::Avx2 => (6, 1),
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512 => (PIXELS, OUTPUTS),
+                #[cfg(target_arch = "aarch64")]
+                Level::Neon | Level::NeonDotprod => (6, 1),
             },
         }
     }

@@ -91,6 +91,8 @@ impl Tiles {
             Level::Avx2 => (6, 1),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => (14, OUTPUTS),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon | Level::NeonDotprod => (6, 1),
         };
         Tiles {
             one: by_inputs!(isa, 1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16),

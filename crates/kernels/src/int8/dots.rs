@@ -1,8 +1,9 @@
 //! Dot products of quads, four u8 with four s8, into sixteen sums at once; exact in every form.
 //!
-//! VNNI has an instruction for it. Elsewhere the bytes of even and of odd index are multiplied as 16-bit numbers, whose
+//! VNNI has an instruction for it, and so has Arm for signed bytes: there 128 is taken from every byte, and sums start
+//! higher by as much ([`Form::offset`](super::form::Form::offset)). Elsewhere the bytes of even and of odd index are multiplied as 16-bit numbers, whose
 //! products and their pairwise sums fit in 32 bits; the 8-bit instruction of AVX2 (`vpmaddubsw`) saturates and is no
-//! use. Packed weights are the same for all forms.
+//! use. Packed weights are the same for all forms, where sums start apart.
 
 use super::sums::{Sums, scalar};
 
@@ -34,7 +35,7 @@ pub(crate) trait Dots: Copy {
     unsafe fn weights(p: *const i8) -> Self::Weights;
     /// 4 bytes, sixteen times.
     unsafe fn splat_weights(p: *const i8) -> Self::Weights;
-    /// `sums + x . w`, lane by lane.
+    /// `sums + (x - offset) . w`, lane by lane, with the offset of the form.
     unsafe fn dot(sums: Self::Sums, x: Self::Bytes, w: Self::Weights) -> Self::Sums;
 
     /// Whether the registers hold `sums`, and `bytes` and `weights` that are multiplied at a time.
@@ -89,6 +90,125 @@ impl Dots for Scalar {
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512, Vnni};
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) use arm::{Dotprod, Neon};
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    // SAFETY of every block in this module: the contract of `Dots` (the instructions are there, pointers are valid).
+    #![allow(clippy::undocumented_unsafe_blocks)]
+    use super::Dots;
+    use crate::int8::sums;
+    use std::arch::{aarch64::*, asm};
+
+    type Quads = [int8x16_t; 4];
+
+    #[inline(always)]
+    unsafe fn shifted(x: uint8x16_t) -> int8x16_t {
+        unsafe { vreinterpretq_s8_u8(veorq_u8(x, vdupq_n_u8(128))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> Quads {
+        std::array::from_fn(|i| unsafe { shifted(vld1q_u8(p.add(16 * i))) })
+    }
+
+    #[inline(always)]
+    unsafe fn splat(p: *const u8) -> uint8x16_t {
+        unsafe { vreinterpretq_u8_u32(vdupq_n_u32(p.cast::<u32>().read_unaligned())) }
+    }
+
+    /// Products of 16 bits, which two by two fit in 32; the bytes of a quad are two such pairs.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Neon;
+
+    impl Dots for Neon {
+        type Sums = sums::neon::Neon;
+        type Bytes = Quads;
+        type Weights = Quads;
+
+        const REGISTERS: usize = 32;
+        const BYTES: usize = 1;
+        const WEIGHTS: usize = 4;
+        const SUMS: usize = 4;
+        const BESIDES: usize = 3;
+
+        #[inline(always)]
+        unsafe fn bytes(p: *const u8) -> Self::Bytes {
+            unsafe { load(p) }
+        }
+        #[inline(always)]
+        unsafe fn splat_bytes(p: *const u8) -> Self::Bytes {
+            unsafe { [shifted(splat(p)); 4] }
+        }
+        #[inline(always)]
+        unsafe fn weights(p: *const i8) -> Self::Weights {
+            std::array::from_fn(|i| unsafe { vld1q_s8(p.add(16 * i)) })
+        }
+        #[inline(always)]
+        unsafe fn splat_weights(p: *const i8) -> Self::Weights {
+            unsafe { [vreinterpretq_s8_u8(splat(p.cast())); 4] }
+        }
+        #[inline(always)]
+        unsafe fn dot(sums: Self::Sums, x: Self::Bytes, w: Self::Weights) -> Self::Sums {
+            let one = |i: usize| unsafe {
+                let low = vpaddlq_s16(vmull_s8(vget_low_s8(x[i]), vget_low_s8(w[i])));
+                let high = vpaddlq_s16(vmull_high_s8(x[i], w[i]));
+                vaddq_s32(sums.0[i], vpaddq_s32(low, high))
+            };
+            sums::neon::Neon(std::array::from_fn(one))
+        }
+    }
+
+    /// Dot products of signed quads.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Dotprod;
+
+    impl Dots for Dotprod {
+        type Sums = sums::neon::Neon;
+        type Bytes = Quads;
+        type Weights = Quads;
+
+        const REGISTERS: usize = 32;
+        const BYTES: usize = 1;
+        const WEIGHTS: usize = 4;
+        const SUMS: usize = 4;
+        const BESIDES: usize = 1;
+
+        #[inline(always)]
+        unsafe fn bytes(p: *const u8) -> Self::Bytes {
+            unsafe { load(p) }
+        }
+        #[inline(always)]
+        unsafe fn splat_bytes(p: *const u8) -> Self::Bytes {
+            unsafe { Neon::splat_bytes(p) }
+        }
+        #[inline(always)]
+        unsafe fn weights(p: *const i8) -> Self::Weights {
+            unsafe { Neon::weights(p) }
+        }
+        #[inline(always)]
+        unsafe fn splat_weights(p: *const i8) -> Self::Weights {
+            unsafe { Neon::splat_weights(p) }
+        }
+        #[inline(always)]
+        unsafe fn dot(sums: Self::Sums, x: Self::Bytes, w: Self::Weights) -> Self::Sums {
+            // The intrinsic is not stable. It touches neither memory nor flags.
+            let one = |i: usize| unsafe {
+                let mut sum = sums.0[i];
+                asm!(
+                    ".arch_extension dotprod",
+                    "sdot {sum:v}.4s, {x:v}.16b, {w:v}.16b",
+                    sum = inout(vreg) sum, x = in(vreg) x[i], w = in(vreg) w[i],
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+                sum
+            };
+            sums::neon::Neon(std::array::from_fn(one))
+        }
+    }
+}
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {

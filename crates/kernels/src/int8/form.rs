@@ -17,6 +17,12 @@ pub(crate) enum Step {
     /// And bytes moved anywhere within a register.
     #[cfg(target_arch = "x86_64")]
     Vbmi,
+    /// Products of bytes, added up in pairs.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// Dot products of quads.
+    #[cfg(target_arch = "aarch64")]
+    Dotprod,
 }
 
 /// The int8 form of an [`Isa`]; it exists only where the CPU has its instructions.
@@ -47,6 +53,10 @@ impl Form {
                 }
                 forms
             }
+            #[cfg(target_arch = "aarch64")]
+            crate::isa::Level::Neon => vec![Form(Step::Neon)],
+            #[cfg(target_arch = "aarch64")]
+            crate::isa::Level::NeonDotprod => vec![Form(Step::Dotprod)],
         }
     }
 
@@ -54,6 +64,15 @@ impl Form {
     #[cfg(test)]
     pub(crate) fn available() -> Vec<Form> {
         Isa::available().into_iter().flat_map(Form::all).collect()
+    }
+
+    /// What [`Dots::bytes`](super::dots::Dots::bytes) takes from every byte: where only signed bytes are multiplied, 128.
+    pub(crate) fn offset(self) -> u8 {
+        match self.0 {
+            #[cfg(target_arch = "aarch64")]
+            Step::Neon | Step::Dotprod => 128,
+            _ => 0,
+        }
     }
 
     pub(crate) fn step(self) -> Step {
@@ -73,6 +92,10 @@ impl fmt::Display for Form {
             Step::Vnni => "avx512 vnni",
             #[cfg(target_arch = "x86_64")]
             Step::Vbmi => "avx512 vnni vbmi",
+            #[cfg(target_arch = "aarch64")]
+            Step::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Step::Dotprod => "neon-dotprod",
         })
     }
 }
@@ -110,6 +133,16 @@ macro_rules! per_form {
                 // SAFETY: as above; this function runs only where AVX-512 with VNNI is.
                 unsafe { $body::<dots::Vnni $($(, $t)* $($(, $c)+)?)?>($($arg),*) }
             }
+            #[cfg(target_arch = "aarch64")]
+            unsafe fn neon $(<$($t: $bound,)* $($(const $c: $ct),+)?>)? ($($arg: $argt),*) {
+                // SAFETY: as above; NEON is part of the target.
+                unsafe { $body::<dots::Neon $($(, $t)* $($(, $c)+)?)?>($($arg),*) }
+            }
+            #[cfg(target_arch = "aarch64")]
+            unsafe fn dotprod $(<$($t: $bound,)* $($(const $c: $ct),+)?>)? ($($arg: $argt),*) {
+                // SAFETY: as above; this function runs only where the CPU has dotprod.
+                unsafe { $body::<dots::Dotprod $($(, $t)* $($(, $c)+)?)?>($($arg),*) }
+            }
             use $crate::int8::form::Step;
             match form.step() {
                 Step::Scalar => scalar $(::<$($t,)* $($($c),+)?>)?,
@@ -119,6 +152,10 @@ macro_rules! per_form {
                 Step::Avx512 => avx512 $(::<$($t,)* $($($c),+)?>)?,
                 #[cfg(target_arch = "x86_64")]
                 Step::Vnni | Step::Vbmi => vnni $(::<$($t,)* $($($c),+)?>)?,
+                #[cfg(target_arch = "aarch64")]
+                Step::Neon => neon $(::<$($t,)* $($($c),+)?>)?,
+                #[cfg(target_arch = "aarch64")]
+                Step::Dotprod => dotprod $(::<$($t,)* $($($c),+)?>)?,
             }
         }
     };

@@ -10,6 +10,8 @@ use crate::lanes::Lanes;
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
 pub(super) mod scalar;
 
 /// Bounds of a result byte.

@@ -152,7 +152,7 @@ pub(super) fn with_form(
     let from = if matches!(input, Input::Picture { .. }) { " of picture" } else { "" };
     let lanes = if pixels { "pixels" } else { "channels" };
     Prepared {
-        packed: pack::pack(g, input, weights, &arrangement),
+        packed: pack::pack(g, input, weights, &arrangement, form.offset()),
         kernel: Box::new(Engine {
             name: format!("conv {kh}x{kw}{what} int8{from}, {lanes} in lanes, {form}"),
             g: g.clone(),

@@ -59,15 +59,21 @@ fn span(g: &ConvGeometry, block: usize) -> [usize; 2] {
     [first * inputs / 4, ((last + 1) * inputs).div_ceil(4)]
 }
 
-/// Packs all blocks.
-pub(super) fn pack(g: &ConvGeometry, input: &Input, weights: &Weights<'_>, a: &Arrangement) -> Vec<u8> {
+/// Packs all blocks for sums of bytes from which `offset` is taken.
+pub(super) fn pack(
+    g: &ConvGeometry,
+    input: &Input,
+    weights: &Weights<'_>,
+    a: &Arrangement,
+    offset: u8,
+) -> Vec<u8> {
     let mut packed = vec![0; a.starts.len() * a.block()];
     for (index, block) in packed.chunks_exact_mut(a.block()).enumerate() {
         let (header, quads) = block.split_at_mut(HEADER);
         for lane in 0..LANES.min(g.channels_out - index * LANES) {
             let output = index * LANES + lane;
             let lane_of = |field: usize| (field * LANES + lane) * 4..(field * LANES + lane + 1) * 4;
-            header[lane_of(0)].copy_from_slice(&start(g, input, weights, output).to_le_bytes());
+            header[lane_of(0)].copy_from_slice(&start(g, input, weights, output, offset).to_le_bytes());
             header[lane_of(1)].copy_from_slice(&weights.scale[output].to_le_bytes());
             header[lane_of(2)].copy_from_slice(&weights.bias[output].to_le_bytes());
         }
@@ -85,12 +91,12 @@ fn of_output<'a>(g: &ConvGeometry, weights: &Weights<'a>, output: usize) -> &'a 
 }
 
 /// Where the sum of an output starts: what the zero points would add to it is taken away beforehand.
-fn start(g: &ConvGeometry, input: &Input, weights: &Weights<'_>, output: usize) -> i32 {
+fn start(g: &ConvGeometry, input: &Input, weights: &Weights<'_>, output: usize, offset: u8) -> i32 {
     let w = of_output(g, weights, output);
     let taps = (g.window.kernel[0] * g.window.kernel[1]).max(1);
     let zeros = w.chunks_exact(taps).enumerate().map(|(channel, taps)| {
         let sum: i64 = taps.iter().map(|&w| i64::from(w)).sum();
-        sum * i64::from(input.zero(channel))
+        sum * (i64::from(input.zero(channel)) - i64::from(offset))
     });
     -zeros.sum::<i64>() as i32
 }

@@ -266,6 +266,10 @@ fn fits(form: Form) -> fn(usize, usize, usize) -> bool {
         Step::Avx512 => dots::Avx512::fits,
         #[cfg(target_arch = "x86_64")]
         Step::Vnni | Step::Vbmi => dots::Vnni::fits,
+        #[cfg(target_arch = "aarch64")]
+        Step::Neon => dots::Neon::fits,
+        #[cfg(target_arch = "aarch64")]
+        Step::Dotprod => dots::Dotprod::fits,
     }
 }
 
