@@ -6,7 +6,8 @@ use anyhow::Context;
 use clap::ValueEnum;
 use espalier_graph::random::Random;
 use espalier_graph::{
-    Bindings, DType, Data, Format, Golden, Graph, Lineage, Manifest, Op, Package, Shape, Tensor, TensorType, Weights,
+    Bindings, DType, Data, Format, Golden, Graph, Lineage, Manifest, Op, Package, Shape, Tensor, TensorType,
+    Weights,
 };
 use espalier_onnx::{Batch, ImportError, Imported, Metadata, Options};
 use espalier_passes::integers::{Remark, Remarks};

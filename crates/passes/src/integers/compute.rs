@@ -149,11 +149,10 @@ impl Pass<'_> {
     /// A matrix product to which a constant vector is added.
     fn biased(&self, r: &Rewrite<'_>, sum: &Node) -> Option<Product> {
         [(0, 1), (1, 0)].into_iter().find_map(|(a, b)| {
-            let (product, bias) = (sum.inputs[a], sum.inputs[b]);
+            let (product, bias) = (sum.inputs[a], vector(r, sum.inputs[b])?);
             let node = r.old.producer(product).filter(|node| matches!(node.op, Op::MatMul { .. }))?;
-            let is_bias =
-                self.readers[product.index()] == 1 && is_constant(r, bias) && sizes(r, bias).len() == 1;
-            is_bias.then(|| Some(Product { bias: Some(bias), ..self.as_product(r, node)? }))?
+            let product = (self.readers[product.index()] == 1).then(|| self.as_product(r, node))??;
+            Some(Product { bias: Some(bias), ..product })
         })
     }
 
@@ -212,4 +211,16 @@ impl Pass<'_> {
         inputs.extend(ending.and_then(|e| e.residual));
         try_add(r, name, &Op::QConv { window, groups, to, limits }, &inputs)
     }
+}
+
+/// The constant vector that is added along the last axis where `id` is, which may have axes of size 1 in front.
+fn vector(r: &Rewrite<'_>, id: ValueId) -> Option<ValueId> {
+    let state = match r.old.producer(id) {
+        Some(Node { op: Op::Reshape { shape }, inputs, .. }) => {
+            let (_, front) = shape.0.split_last()?;
+            inputs.first().copied().filter(|_| front.iter().all(|&d| d == Dim::from(1)))?
+        }
+        _ => id,
+    };
+    (is_constant(r, state) && sizes(r, state).len() == 1).then_some(state)
 }
