@@ -175,6 +175,8 @@ def products():
     case("matmul-tensor", "QConv Reshape", rows, matmul((7, 5), False))
     case("matmul-bias", "QConv Reshape", rows, matmul((7, 5), added=True))
     case("matmul-tall", "QConv Reshape", [(2, 3, 7)], matmul((7, 5)))
+    turned = lambda g, x: rounded(g, g.node("MatMul", rounded(g, x, **X), g.node("Transpose", weight(g, (5, 7)))), **Y)
+    case("matmul-turned", "QConv Reshape", rows, turned)
     rows_scaled = lambda g, x: rounded(g, g.node("MatMul", rounded(g, x, **X), weight(g, (7, 5), axis=0)), **Y)
     case("matmul-rows-scaled", "MatMul", rows, rows_scaled)
 

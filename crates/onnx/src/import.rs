@@ -10,6 +10,7 @@ use espalier_graph::{
 use espalier_passes::integers::{ByteWeight, ByteWeights, Remarks, integers, remarks};
 use espalier_passes::{prune_unused, simplify};
 
+use crate::bytes::Bytes;
 use crate::constant::{Constant, Elements};
 use crate::fault::{Fault, ImportError, malformed, unsupported};
 use crate::model::{Axis, Input, Model};
@@ -106,7 +107,7 @@ fn build(model: &Model, options: Options, batch: Batch) -> Result<Imported, Impo
         if graph.find(&name).is_none() {
             continue;
         }
-        if let Some((_, weight)) = bytes.get(&Rc::as_ptr(&constant)) {
+        if let Some(weight) = bytes.of(&constant) {
             byte_weights.insert(name, ByteWeight::clone(weight));
             continue;
         }
@@ -151,8 +152,8 @@ pub(crate) struct Importer<'a> {
     states: Vec<(String, Rc<Constant>)>,
     /// The state of each constant that became one, by its address.
     state_of: HashMap<*const Constant, ValueId>,
-    /// Constants of floats that the file has as bytes, by their address.
-    bytes: HashMap<*const Constant, (Rc<Constant>, Rc<ByteWeight>)>,
+    /// Constants of floats that the file has as bytes.
+    pub(crate) bytes: Bytes,
     /// Bytes that the file has as signed ones.
     pub(crate) signed: HashSet<ValueId>,
     /// The name of the node at hand, and the one that it gives to its result.
@@ -180,7 +181,7 @@ impl<'a> Importer<'a> {
             names: Names::default(),
             states: Vec::new(),
             state_of: HashMap::new(),
-            bytes: HashMap::new(),
+            bytes: Bytes::default(),
             signed: HashSet::new(),
             node: String::new(),
             base: String::new(),
@@ -288,7 +289,11 @@ impl<'a> Importer<'a> {
         if let Some(constants) = constants(&inputs)
             && let Some(made) = fold::fold(node, &constants, self.opset(), &mut self.budget)
         {
-            return Ok(made?.into_iter().map(|c| Value::Constant(Rc::new(c))).collect());
+            let made: Vec<Rc<Constant>> = made?.into_iter().map(Rc::new).collect();
+            if let (Some(from), Some(to)) = (constants.first().cloned().flatten(), made.first()) {
+                self.bytes.moved(node, &from, to);
+            }
+            return Ok(made.into_iter().map(Value::Constant).collect());
         }
         rule(self, node)
     }
@@ -433,18 +438,6 @@ impl Importer<'_> {
         self.budget =
             left.ok_or_else(|| unsupported("what is computed at import would take too much memory"))?;
         Ok(())
-    }
-
-    /// Says that the constant `c` is made of bytes.
-    pub(crate) fn remember(&mut self, c: &Rc<Constant>, bytes: ByteWeight) {
-        self.bytes.insert(Rc::as_ptr(c), (c.clone(), Rc::new(bytes)));
-    }
-
-    /// Says that `to` is `from` with other axes behind the first.
-    pub(crate) fn remember_alike(&mut self, from: &Rc<Constant>, to: &Rc<Constant>) {
-        if let Some((_, bytes)) = self.bytes.get(&Rc::as_ptr(from)).filter(|(_, b)| b.axis == 0).cloned() {
-            self.bytes.insert(Rc::as_ptr(to), (to.clone(), bytes));
-        }
     }
 
     /// A constant that takes part in arithmetic. What the file stores may be learned, what was computed may not.

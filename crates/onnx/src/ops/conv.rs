@@ -84,7 +84,7 @@ fn weight(im: &mut Importer<'_>, node: &Node) -> Result<ValueId, Fault> {
     match constant.shape[..] {
         [a, b, k] => {
             let wide = Rc::new(Constant { shape: vec![a, b, 1, k], ..Constant::clone(&constant) });
-            im.remember_alike(&constant, &wide);
+            im.bytes.reshaped(&constant, &wide);
             im.state(&wide, "weight", Role::Weight)
         }
         _ => im.parameter(node, 1, "weight"),

@@ -189,7 +189,8 @@ fn constant(im: &mut Importer<'_>, node: &Node, c: &Rc<Constant>) -> Made {
     let name = own_name(&c.name).to_string();
     let floats = Rc::new(Constant { elements: Elements::Floats(floats), name, ..Constant::clone(c) });
     if let Some(values) = bytes {
-        im.remember(&floats, ByteWeight { values, scale: scales.scales, axis: scales.axis });
+        let weight = ByteWeight { values, scale: scales.scales, axis: scales.axis };
+        im.bytes.remember(&floats, Rc::new(weight));
     }
     Ok(vec![Value::Constant(floats)])
 }
