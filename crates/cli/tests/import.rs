@@ -34,6 +34,22 @@ fn classifier(input: &[i64], metadata: &[(&str, &str)]) -> Vec<u8> {
     metadata.iter().fold(Message(model(graph)), |m, (k, v)| m.message(14, message().text(1, k).text(2, v))).0
 }
 
+/// Bytes through hard sigmoid, which is a table, and their mean, which becomes bytes; softmax stays float.
+fn quantized() -> Vec<u8> {
+    let round = |x: &str, q: &str, y: &str| {
+        [node("QuantizeLinear", &[x, "s"], &[q]), node("DequantizeLinear", &[q, "s"], &[y])]
+    };
+    let mut nodes = round("x", "q", "d").to_vec();
+    nodes.push(node("HardSigmoid", &["d"], &["h"]));
+    nodes.extend(round("h", "i", "e"));
+    nodes.push(node("GlobalAveragePool", &["e"], &["p"]));
+    nodes.extend(round("p", "j", "f"));
+    nodes.push(node("Softmax", &["f"], &["y"]).message(5, int_attribute("axis", 1)));
+    let graph = nodes.iter().fold(message(), |m, node| m.message(1, node.clone()));
+    let graph = graph.message(5, floats("s", &[], &[0.01]));
+    model(graph.message(11, value("x", &[1, 3, 4, 4])).message(12, value("y", &[1, 3, 1, 1])))
+}
+
 fn fixture() -> &'static Path {
     static FIXTURE: OnceLock<PathBuf> = OnceLock::new();
     FIXTURE.get_or_init(|| {
@@ -48,6 +64,7 @@ fn fixture() -> &'static Path {
             ("stride", "1"),
         ];
         save("said.onnx", classifier(&[1, 3, 8, 8], &said));
+        save("quantized.onnx", quantized());
         save("detect.onnx", classifier(&[1, 3, 8, 8], &[("task", "detect")]));
         save("torn.onnx", classifier(&[1, 3, 8, 8], &[])[..80].to_vec());
         save("labels.txt", b"red\ngreen\nblue\n".to_vec());
@@ -101,6 +118,28 @@ fn raw_tensors_go_in_and_out() {
     json("import {}/plain.onnx --out {}/again.espalier --json");
     let read = |name: &str| fs::read(fixture().join(name)).unwrap();
     assert_eq!(read("raw.espalier"), read("again.espalier"));
+}
+
+#[test]
+fn a_quantized_network_says_what_stays_float() {
+    let (value, err) = json("import {}/quantized.onnx --out {}/quantized.espalier --json");
+    assert_eq!(value["integer_operators"], 2);
+    let reason = "there is no op of integers for it";
+    let float = serde_json::json!([{"name": "y", "op": "Softmax", "reason": reason}]);
+    assert_eq!(value["float_operators"], float);
+    assert!(
+        err.contains("2 operators compute with integers, 1 with floats:\n  y (Softmax): there is no op"),
+        "{err}"
+    );
+    assert_eq!(package("quantized.espalier").manifest.format.requires, ["int8"]);
+
+    fs::write(fixture().join("q.npy"), npyz_bytes(&[1, 3, 4, 4], &vec![0.5; 3 * 16])).unwrap();
+    json("run {}/quantized.espalier --input x={}/q.npy --out {}/bytes --json");
+    json("inspect {}/quantized.espalier --json");
+    json("benchmark {}/quantized.espalier --runs 1 --json");
+    let y = npyz::NpyFile::new(&fs::read(fixture().join("bytes/y.npy")).unwrap()[..]).unwrap();
+    let third = |y: f32| (y - 1.0 / 3.0).abs() < 1e-6;
+    assert!(y.into_vec::<f32>().unwrap().into_iter().all(third));
 }
 
 fn npyz_bytes(shape: &[u64], data: &[f32]) -> Vec<u8> {

@@ -3,6 +3,7 @@
 
 pub mod attr;
 pub mod files;
+mod functions;
 mod graph;
 mod infer;
 mod layers;
@@ -14,10 +15,11 @@ pub mod types;
 mod verify;
 mod weights;
 
+pub use functions::normal_cdf;
 pub use graph::{Graph, GraphError, Node, Role, Source, State, Value, ValueId};
 pub use infer::infer;
 pub use op::{BinaryFn, Op, ReduceFn, ResizeMode, UnaryFn, Window};
-pub use package::{Golden, Lineage, Manifest, Package, PackageError};
+pub use package::{Format, Golden, Lineage, Manifest, Package, PackageError};
 pub use text::MAX_TEXT;
 pub use types::{Bindings, DType, Dim, Quant, Shape, TensorType};
 pub use verify::{Stage, verify};

@@ -87,7 +87,7 @@ impl Function for Identity {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::functions::{unary_derivative, unary_value};
+    use crate::functions::unary_derivative;
 
     pub(crate) const ACTIVATIONS: [Activation; 4] = [
         Activation::Identity,
@@ -105,7 +105,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn exact(activation: Activation, x: f64) -> f64 {
-        unary_value(function(activation), x)
+        function(activation).value(x)
     }
 
     pub(crate) fn exact_slope(activation: Activation, x: f64) -> f64 {

@@ -1,7 +1,7 @@
 //! Functions of single elements: unary and their derivatives, broadcast binary, dropout, constants and casts.
 
 use crate::activation::Activation;
-use crate::functions::{self, Function, Function2, Params, binary_value, unary_derivative, unary_value};
+use crate::functions::{self, Function, Function2, Params, unary_derivative};
 use crate::isa::multiversion;
 use crate::lanes::{LANES, Lanes};
 use crate::math::clip;
@@ -353,7 +353,7 @@ impl Kernel for IntToFloat {
 pub(crate) fn reference(op: &Op, inputs: &[&RefTensor], outputs: &[Vec<usize>]) -> Vec<RefTensor> {
     let x = |i: usize| inputs[0].data[i];
     let y: Box<dyn Fn(usize) -> f64> = match op {
-        Op::Unary { f } => Box::new(|i| unary_value(*f, x(i))),
+        Op::Unary { f } => Box::new(|i| f.value(x(i))),
         Op::UnaryGrad { f } => Box::new(|i| unary_derivative(*f, x(i)) * inputs[1].data[i]),
         Op::Binary { f } => Box::new(|i| binary_reference(*f, inputs, &outputs[0], i)),
         Op::Dropout { p, stream } => {
@@ -376,7 +376,7 @@ fn binary_reference(f: BinaryFn, inputs: &[&RefTensor], out: &[usize], index: us
             out.iter().zip(strides).map(|(&size, stride)| Axis { size, strides: [stride] }).collect();
         inputs[k].data[crate::strided::offsets(&axes, index)[0]]
     });
-    binary_value(f, a, b)
+    f.value(a, b)
 }
 
 #[cfg(test)]

@@ -239,9 +239,9 @@ mod tests {
         check("sigmoid", pick_sigmoid, |x| 1.0 / (1.0 + (-x).exp()), [-87.0, 88.0], 3e-7);
         check("tanh", pick_tanh, f64::tanh, [-1.0, 1.0], 4e-7);
         check("tanh", pick_tanh, f64::tanh, [-12.0, 12.0], 4e-7);
-        let phi = crate::functions::normal_cdf;
+        let phi = espalier_graph::normal_cdf;
         check("cdf", pick_cdf, phi, [-4.0, 9.0], 2e-6);
-        let erf = crate::functions::erf_value;
+        let erf = |x| espalier_graph::UnaryFn::Erf.value(x);
         check("erf", pick_erf, erf, [-0.6, 0.6], 1e-6);
         check("erf", pick_erf, erf, [-6.0, 6.0], 1e-6);
     }

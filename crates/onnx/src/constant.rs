@@ -77,12 +77,14 @@ pub(crate) fn quotient(a: Dim, b: Dim) -> Option<Dim> {
 /// Largest size of an axis; the text form of a graph holds no larger one.
 pub(crate) const MAX_SIZE: usize = u32::MAX as usize;
 
-/// The elements of a constant. All float types are read as f32, all integers as 64 bits.
+/// The elements of a constant. All float types are read as f32, all integers but bytes as 64 bits.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Elements {
     Floats(Vec<f32>),
     Ints(Vec<Int>),
     Bools(Vec<bool>),
+    I8(Vec<i8>),
+    U8(Vec<u8>),
 }
 
 impl Elements {
@@ -91,6 +93,8 @@ impl Elements {
             Elements::Floats(v) => v.len(),
             Elements::Ints(v) => v.len(),
             Elements::Bools(v) => v.len(),
+            Elements::I8(v) => v.len(),
+            Elements::U8(v) => v.len(),
         }
     }
 
@@ -99,7 +103,7 @@ impl Elements {
         let size = match self {
             Elements::Floats(_) => size_of::<f32>(),
             Elements::Ints(_) => size_of::<Int>(),
-            Elements::Bools(_) => size_of::<bool>(),
+            Elements::Bools(_) | Elements::I8(_) | Elements::U8(_) => 1,
         };
         count.saturating_mul(size)
     }
@@ -110,7 +114,34 @@ impl Elements {
             Elements::Floats(v) => Elements::Floats(positions.map(|i| v[i]).collect()),
             Elements::Ints(v) => Elements::Ints(positions.map(|i| v[i]).collect()),
             Elements::Bools(v) => Elements::Bools(positions.map(|i| v[i]).collect()),
+            Elements::I8(v) => Elements::I8(positions.map(|i| v[i]).collect()),
+            Elements::U8(v) => Elements::U8(positions.map(|i| v[i]).collect()),
         }
+    }
+
+    /// As many zeros of this kind.
+    pub(crate) fn zeros(&self, count: usize) -> Elements {
+        match self {
+            Elements::Floats(_) => Elements::Floats(vec![0.0; count]),
+            Elements::Ints(_) => Elements::Ints(vec![Int::Known(0); count]),
+            Elements::Bools(_) => Elements::Bools(vec![false; count]),
+            Elements::I8(_) => Elements::I8(vec![0; count]),
+            Elements::U8(_) => Elements::U8(vec![0; count]),
+        }
+    }
+
+    /// Bytes as integers of 64 bits, which arithmetic takes; others as they are.
+    pub(crate) fn widened(&self) -> Elements {
+        match self {
+            Elements::I8(v) => Elements::Ints(v.iter().map(|&v| Int::Known(v.into())).collect()),
+            Elements::U8(v) => Elements::Ints(v.iter().map(|&v| Int::Known(v.into())).collect()),
+            other => other.clone(),
+        }
+    }
+
+    /// Whether they are signed or unsigned bytes.
+    pub(crate) fn is_bytes(&self) -> bool {
+        matches!(self, Elements::I8(_) | Elements::U8(_))
     }
 }
 
@@ -192,6 +223,8 @@ impl Constant {
                 Data::I32(narrowed.ok_or_else(|| unsupported("integers beyond 32 bits at run time"))?)
             }
             Elements::Bools(_) => return Err(unsupported("truth values at run time")),
+            Elements::I8(v) => Data::S8(v),
+            Elements::U8(v) => Data::U8(v),
         };
         Ok(Tensor::new(&self.shape, data))
     }

@@ -7,8 +7,10 @@ use std::rc::Rc;
 use espalier_graph::{
     Bindings, DType, Dim, Graph, Op, Role, Shape, Stage, TensorType, ValueId, Weights, verify,
 };
+use espalier_passes::integers::{ByteWeight, ByteWeights, Remarks, integers, remarks};
 use espalier_passes::{prune_unused, simplify};
 
+use crate::bytes::Bytes;
 use crate::constant::{Constant, Elements};
 use crate::fault::{Fault, ImportError, malformed, unsupported};
 use crate::model::{Axis, Input, Model};
@@ -36,7 +38,7 @@ pub enum Batch {
 /// A file that became a graph.
 #[derive(Debug)]
 pub struct Imported {
-    /// A trainable graph: batch normalisation is as the file has it.
+    /// A trainable graph: batch normalisation is as the file has it. Of a quantized file, a portable graph of integers.
     pub graph: Graph,
     /// The content of its states.
     pub weights: Weights,
@@ -50,6 +52,8 @@ pub struct Imported {
     pub digest: String,
     /// `metadata_props` of the file.
     pub metadata: BTreeMap<String, String>,
+    /// How a quantized file computes.
+    pub integers: Option<Remarks>,
     /// Outputs whose name had to change: as in the file, as in the graph.
     pub renamed: Vec<(String, String)>,
 }
@@ -94,19 +98,26 @@ fn build(model: &Model, options: Options, batch: Batch) -> Result<Imported, Impo
     importer.declare_inputs()?;
     importer.walk()?;
     let renamed = importer.declare_outputs()?;
-    let Importer { graph, states, .. } = importer;
+    let Importer { graph, states, bytes, .. } = importer;
     let invalid = |e: espalier_graph::GraphError| ImportError::Malformed(e.to_string());
     let graph = simplify(&prune_unused(&graph).map_err(invalid)?).map_err(invalid)?;
     verify(&graph, Stage::Portable).map_err(invalid)?;
-    let mut weights = Weights::new();
+    let (mut weights, mut byte_weights) = (Weights::new(), ByteWeights::new());
     for (name, constant) in states {
-        if graph.find(&name).is_some() {
-            let tensor = Rc::unwrap_or_clone(constant).into_tensor();
-            weights.insert(name, tensor.map_err(|fault| plain(&fault))?);
+        if graph.find(&name).is_none() {
+            continue;
         }
+        if let Some(weight) = bytes.of(&constant) {
+            byte_weights.insert(name, ByteWeight::clone(weight));
+            continue;
+        }
+        let tensor = Rc::unwrap_or_clone(constant).into_tensor();
+        weights.insert(name, tensor.map_err(|fault| plain(&fault))?);
     }
+    let graph = integers(&graph, &mut weights, &byte_weights).map_err(invalid)?;
     let (opset, nodes, metadata) = (model.opset, model.nodes.len(), model.metadata.clone());
-    Ok(Imported { graph, weights, batch, opset, nodes, digest: model.digest.clone(), metadata, renamed })
+    let (digest, integers) = (model.digest.clone(), remarks(&graph));
+    Ok(Imported { graph, weights, batch, opset, nodes, digest, metadata, integers, renamed })
 }
 
 fn plain(fault: &Fault) -> ImportError {
@@ -141,6 +152,10 @@ pub(crate) struct Importer<'a> {
     states: Vec<(String, Rc<Constant>)>,
     /// The state of each constant that became one, by its address.
     state_of: HashMap<*const Constant, ValueId>,
+    /// Constants of floats that the file has as bytes.
+    pub(crate) bytes: Bytes,
+    /// Bytes that the file has as signed ones.
+    pub(crate) signed: HashSet<ValueId>,
     /// The name of the node at hand, and the one that it gives to its result.
     node: String,
     base: String,
@@ -148,7 +163,7 @@ pub(crate) struct Importer<'a> {
     budget: usize,
 }
 
-/// Bytes that computed constants may take, beyond four times the file.
+/// Bytes that computed constants may take, beyond six times the file: a byte of a weight becomes a float and a byte.
 const BUDGET: usize = 32 << 20;
 
 impl<'a> Importer<'a> {
@@ -166,9 +181,11 @@ impl<'a> Importer<'a> {
             names: Names::default(),
             states: Vec::new(),
             state_of: HashMap::new(),
+            bytes: Bytes::default(),
+            signed: HashSet::new(),
             node: String::new(),
             base: String::new(),
-            budget: BUDGET.saturating_add(model.bytes.saturating_mul(4)),
+            budget: BUDGET.saturating_add(model.bytes.saturating_mul(6)),
         }
     }
 
@@ -272,7 +289,11 @@ impl<'a> Importer<'a> {
         if let Some(constants) = constants(&inputs)
             && let Some(made) = fold::fold(node, &constants, self.opset(), &mut self.budget)
         {
-            return Ok(made?.into_iter().map(|c| Value::Constant(Rc::new(c))).collect());
+            let made: Vec<Rc<Constant>> = made?.into_iter().map(Rc::new).collect();
+            if let (Some(from), Some(to)) = (constants.first().cloned().flatten(), made.first()) {
+                self.bytes.moved(node, &from, to);
+            }
+            return Ok(made.into_iter().map(Value::Constant).collect());
         }
         rule(self, node)
     }
@@ -411,6 +432,14 @@ impl Importer<'_> {
         if self.graph.ty(x).shape == shape { Ok(x) } else { self.add(part, Op::Reshape { shape }, &[x]) }
     }
 
+    /// Takes what computed constants of so many bytes need from the budget.
+    pub(crate) fn pay(&mut self, bytes: usize) -> Result<(), Fault> {
+        let left = self.budget.checked_sub(bytes);
+        self.budget =
+            left.ok_or_else(|| unsupported("what is computed at import would take too much memory"))?;
+        Ok(())
+    }
+
     /// A constant that takes part in arithmetic. What the file stores may be learned, what was computed may not.
     pub(crate) fn operand(&mut self, c: &Rc<Constant>) -> Result<ValueId, Fault> {
         let learned = c.stored && matches!(c.elements, Elements::Floats(_));
@@ -434,6 +463,8 @@ impl Importer<'_> {
             Elements::Floats(_) => DType::F32,
             Elements::Ints(_) => DType::I32,
             Elements::Bools(_) => return Err(unsupported("truth values at run time")),
+            Elements::I8(_) => DType::S8,
+            Elements::U8(_) => DType::U8,
         };
         let name = self.names.fresh(&names::weight(&c.name, &self.node, part));
         let ty = TensorType { dtype, shape: Shape::known(&c.shape) };

@@ -4,6 +4,7 @@
 //! and whatever depends on shapes and constants alone is computed on the way (`fold`). Every limit is checked before
 //! memory is taken; what cannot be imported is an error that names all of it at once. `docs/onnx.md` lists what is read.
 
+mod bytes;
 mod constant;
 mod external;
 mod fault;

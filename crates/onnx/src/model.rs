@@ -92,7 +92,6 @@ impl Model {
         let stored = stored(&graph.initializer)?;
         let inputs = inputs(&graph.input, &stored)?;
         let nodes = ordered(nodes, &outputs, &inputs, &stored)?;
-        refuse_quantized(&nodes)?;
         let read = nodes.iter().flat_map(|node| &node.inputs).chain(&outputs);
         let (mut initializers, mut integers) = (HashMap::new(), 0);
         for name in read {
@@ -100,7 +99,7 @@ impl Model {
                 && !initializers.contains_key(name)
             {
                 let constant = tensor::constant(bytes, folder)?;
-                if !matches!(constant.elements, Elements::Floats(_)) {
+                if !matches!(constant.elements, Elements::Floats(_)) && !constant.elements.is_bytes() {
                     integers += constant.elements.len();
                 }
                 if integers > 4 * MAX_INTS {
@@ -130,25 +129,6 @@ fn opset(model: &ModelProto) -> Read<i64> {
                 "the operators are those of opset {version}, {first} to {last} are read; export it with opset_version={last}"
             )))
         }
-    }
-}
-
-fn refuse_quantized(nodes: &[Node]) -> Read<()> {
-    let integer = [
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "QLinearConv",
-        "QLinearMatMul",
-        "ConvInteger",
-        "MatMulInteger",
-    ];
-    let count = nodes.iter().filter(|node| integer.contains(&node.op.as_str())).count();
-    match count {
-        0 => Ok(()),
-        _ => Err(ImportError::Refused(format!(
-            "the network is quantized ({count} nodes such as QuantizeLinear), and importing int8 is not built yet; \
-             import the float network it was made from"
-        ))),
     }
 }
 

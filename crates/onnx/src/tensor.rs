@@ -25,7 +25,7 @@ pub(crate) fn constant(bytes: &Bytes, folder: Option<&Path>) -> Result<Constant,
     let kind = Kind::of(tensor.data_type).ok_or_else(|| {
         ImportError::Unsupported(format!("tensor `{name}` of {}", data::name(tensor.data_type)))
     })?;
-    if kind.is_integer() && count > MAX_INTS {
+    if kind.is_wide() && count > MAX_INTS {
         let reason = format!("tensor `{name}` has {count} integers, at most {MAX_INTS} are read");
         return Err(ImportError::TooLarge(reason));
     }
@@ -103,8 +103,9 @@ impl Kind {
         })
     }
 
-    fn is_integer(self) -> bool {
-        !matches!(self, Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::F64)
+    /// Whether each element becomes an integer of 64 bits, or one that may hold the batch.
+    fn is_wide(self) -> bool {
+        !matches!(self, Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::F64 | Kind::I8 | Kind::U8)
     }
 
     fn bytes(self) -> usize {
@@ -132,8 +133,8 @@ impl Kind {
             Kind::U32 => Elements::Ints(each(raw, |b| int(u32::from_le_bytes(b).into()))),
             Kind::I16 => Elements::Ints(each(raw, |b| int(i16::from_le_bytes(b).into()))),
             Kind::U16 => Elements::Ints(each(raw, |b| int(u16::from_le_bytes(b).into()))),
-            Kind::I8 => Elements::Ints(each(raw, |b| int(i8::from_le_bytes(b).into()))),
-            Kind::U8 => Elements::Ints(each(raw, |[b]: [u8; 1]| int(b.into()))),
+            Kind::I8 => Elements::I8(each(raw, i8::from_le_bytes)),
+            Kind::U8 => Elements::U8(raw.to_vec()),
             Kind::Bool => Elements::Bools(each(raw, |[b]: [u8; 1]| b != 0)),
         }
     }
@@ -155,11 +156,17 @@ impl Kind {
             Kind::I64 => Elements::Ints(tensor.int64_data.iter().map(|&v| Int::Known(v)).collect()),
             Kind::U32 => return Err("holds unsigned integers in a field that is not read".into()),
             Kind::Bool => Elements::Bools(tensor.int32_data.iter().map(|&v| v != 0).collect()),
-            Kind::I32 | Kind::I16 | Kind::U16 | Kind::I8 | Kind::U8 => {
+            Kind::I8 => Elements::I8(bytes(&tensor.int32_data, "a signed byte")?),
+            Kind::U8 => Elements::U8(bytes(&tensor.int32_data, "a byte")?),
+            Kind::I32 | Kind::I16 | Kind::U16 => {
                 Elements::Ints(tensor.int32_data.iter().map(|&v| Int::Known(v.into())).collect())
             }
         })
     }
+}
+
+fn bytes<T: TryFrom<i32>>(numbers: &[i32], what: &str) -> Result<Vec<T>, String> {
+    numbers.iter().map(|&v| T::try_from(v).map_err(|_| format!("holds {v} as {what}"))).collect()
 }
 
 /// A name from a foreign file as a message shows it: on one line, and not endless.

@@ -5,40 +5,15 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Tensors, assert_close, run};
-use espalier_graph::{Bindings, DType, Data, Tensor};
+use common::{Case, assert_close, batch, run};
+use espalier_graph::{Bindings, Tensor};
 use espalier_onnx::{Batch, Options, from_bytes};
 use espalier_runtime::Isa;
-use safetensors::SafeTensors;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/onnx.safetensors");
 
-#[derive(Default)]
-struct Case {
-    model: Vec<u8>,
-    inputs: Tensors,
-    outputs: Tensors,
-}
-
 fn cases() -> BTreeMap<String, Case> {
-    let bytes = std::fs::read(FILE).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let mut cases: BTreeMap<String, Case> = BTreeMap::new();
-    for (name, view) in file.iter() {
-        let (key, part) = name.split_once('/').unwrap();
-        let case = cases.entry(key.into()).or_default();
-        let tensor = || Tensor::new(view.shape(), Data::from_le_bytes(DType::F32, view.data()));
-        match part.split_once('/') {
-            None => case.model = view.data().to_vec(),
-            Some(("in", name)) => drop(case.inputs.insert(name.into(), tensor())),
-            Some((_, name)) => drop(case.outputs.insert(name.into(), tensor())),
-        }
-    }
-    cases
-}
-
-fn batch(case: &Case) -> Bindings {
-    Bindings::batch(case.inputs.values().next().unwrap().shape.first().copied().unwrap_or(1))
+    common::cases(&std::fs::read(FILE).unwrap())
 }
 
 #[test]

@@ -132,9 +132,6 @@ fn lying_graphs() {
     check("no opset", message().int(1, 8).message(7, graph(&[relu()], &[])).0, "which version");
     check("no graph", message().int(1, 8).message(8, message().int(2, 13)).0, "no graph");
     check("no output", model(message().message(1, relu()).message(11, value("x", &[1, 4]))), "no output");
-    let quantized =
-        [node("QuantizeLinear", &["x", "s"], &["q"]), node("DequantizeLinear", &["q", "s"], &["y"])];
-    check("int8", with(&quantized, &[tensor("s", &[], &[0; 4])]), "importing int8 is not built yet");
 }
 
 #[test]
@@ -214,6 +211,133 @@ fn names_of_any_letters() {
     let imported = from_bytes(model(graph), Options::default()).unwrap();
     let outputs: Vec<&str> = imported.graph.outputs().iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!((outputs, imported.renamed.len()), (vec!["y", "y.1"], 1));
+}
+
+fn floats(name: &str, dims: &[i64], values: &[f32]) -> Message {
+    tensor(name, dims, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
+}
+
+fn quantize(zero: &str) -> Message {
+    node("QuantizeLinear", &["x", "s", zero], &["q"])
+}
+
+fn dequantize(zero: &str) -> Message {
+    node("DequantizeLinear", &["q", "s", zero], &["y"])
+}
+
+const UNSIGNED: i64 = 2;
+const SIGNED: i64 = 3;
+
+#[test]
+fn scales_and_zero_points() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let zeros = [bytes("z", UNSIGNED, &[], &[7]), bytes("i", SIGNED, &[], &[7]), ints("l", &[7])];
+    let rounded = |s: Message, zero: &str, back: &str| {
+        with(&[quantize(zero), dequantize(back)], &[&[s][..], &zeros].concat())
+    };
+    let one = |s: f32| floats("s", &[], &[s]);
+    from_bytes(rounded(one(0.5), "z", "z"), Options::default()).unwrap();
+    from_bytes(rounded(one(0.5), "i", "i"), Options::default()).unwrap();
+    for (what, scale) in [("zero", 0.0), ("negative", -1.0), ("NaN", f32::NAN), ("infinite", f32::INFINITY)] {
+        check(&format!("a {what} scale"), rounded(one(scale), "z", "z"), "it should be a positive number");
+    }
+    check("a tiny scale", rounded(one(1e-30), "z", "z"), "it should lie in 1e-12..=1e12");
+    check("no scale", rounded(floats("s", &[0], &[]), "z", "z"), "has 1 zero points and 0 scales");
+    check("a scale of integers", rounded(ints("s", &[1]), "z", "z"), "where floats are needed");
+    check("a zero point of 64 bits", rounded(one(0.5), "l", "l"), "integers that are not bytes");
+    check("another zero point", rounded(one(0.5), "z", "i"), "another type than its bytes");
+    check("a matrix of scales", rounded(floats("s", &[1, 1], &[0.5]), "z", "z"), "a vector is needed");
+    let each = floats("s", &[4], &[0.5; 4]);
+    check(
+        "scales of channels",
+        rounded(each.clone(), "", ""),
+        "a scale for each channel of a value that flows",
+    );
+    let bytes_out = node("QuantizeLinear", &["x", "s"], &["y"]);
+    check("an output of bytes", with(&[bytes_out], &[one(0.5)]), "an output of q8(0.5,0)");
+    let flat = node("Reshape", &["x", "n"], &["f"]);
+    let vector = node("QuantizeLinear", &["f", "s"], &["q"]);
+    let tensors = [one(0.5), ints("n", &[4])];
+    check("a vector of bytes", with(&[flat, vector, dequantize("")], &tensors), "at least two axes");
+    let of_data = node("QuantizeLinear", &["x", "x"], &["q"]);
+    check("a scale of data", with(&[of_data, dequantize("")], &[one(0.5)]), "computed from the data");
+    let dynamic = [node("DynamicQuantizeLinear", &["x"], &["q"]), node("QLinearConv", &["q"], &["y"])];
+    check("others", with(&dynamic, &[]), "DynamicQuantizeLinear (1 times, first `q`), QLinearConv");
+}
+
+#[test]
+fn weights_of_bytes() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let weight = |axis: i64, scales: usize, zeros: usize, kind: i64| {
+        let read = node("DequantizeLinear", &["w", "s", "z"], &["f"]).message(5, int_attribute("axis", axis));
+        let product = node("MatMul", &["x", "f"], &["y"]);
+        let tensors = [
+            bytes("w", SIGNED, &[4, 3], &[5; 12]),
+            floats("s", &[scales as i64], &vec![0.5; scales]),
+            bytes("z", kind, &[zeros as i64], &vec![0; zeros]),
+        ];
+        with(&[read, product], &tensors)
+    };
+    from_bytes(weight(1, 3, 3, SIGNED), Options::default()).unwrap();
+    from_bytes(weight(-2, 4, 4, SIGNED), Options::default()).unwrap();
+    check("an axis beyond", weight(2, 3, 3, SIGNED), "has axis 2 of 2 axes");
+    check("an axis far beyond", weight(i64::MIN, 3, 3, SIGNED), "of 2 axes");
+    check("other channels", weight(0, 3, 3, SIGNED), "has 3 scales for axis 0, which has 4 elements");
+    check("fewer zero points", weight(1, 3, 2, SIGNED), "has 2 zero points and 3 scales");
+    check("unsigned zero points", weight(1, 3, 3, UNSIGNED), "another type than its integers");
+    // Each reader of a large constant would make floats of its own.
+    let mut nodes = Vec::new();
+    for i in 0..2000 {
+        nodes.push(node("DequantizeLinear", &["w", "s", "z"], &[&format!("f{i}")]));
+        let before = if i == 0 { "x".to_string() } else { format!("a{}", i - 1) };
+        nodes.push(node("Add", &[&before, &format!("f{i}")], &[&format!("a{i}")]));
+    }
+    nodes.push(node("Relu", &["a1999"], &["y"]));
+    let tensors = [
+        bytes("w", SIGNED, &[1 << 18, 4], &[5; 1 << 20]),
+        floats("s", &[], &[0.5]),
+        bytes("z", SIGNED, &[], &[0]),
+    ];
+    check("a constant read often", with(&nodes, &tensors), "too much memory");
+}
+
+/// What becomes integers is looked for in little time, however long the chains are.
+#[test]
+fn long_quantized_graphs() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let scales = [floats("s", &[], &[0.5]), floats("t", &[], &[0.25])];
+    let mut chain = Vec::new();
+    for i in 0..10_000 {
+        let name = |part: &str, i: usize| format!("{part}{i}");
+        let before = if i == 0 { "x".to_string() } else { name("f", i - 1) };
+        let scale = ["s", "t"][i % 2];
+        chain.push(node("Neg", &[&before], &[&name("n", i)]));
+        chain.push(node("QuantizeLinear", &[&name("n", i), scale], &[&name("q", i)]));
+        chain.push(node("DequantizeLinear", &[&name("q", i), scale], &[&name("f", i)]));
+    }
+    chain.push(node("Neg", &["f9999"], &["y"]));
+    let mut deep =
+        vec![node("QuantizeLinear", &["x", "s"], &["q"]), node("DequantizeLinear", &["q", "s"], &["r0"])];
+    deep.extend((0..30_000).map(|i| node("Softmax", &[&format!("r{i}")], &[&format!("r{}", i + 1)])));
+    deep.push(node("QuantizeLinear", &["r30000", "s"], &["e"]));
+    deep.push(node("DequantizeLinear", &["e", "s"], &["y"]));
+    let mut wide = vec![node("QuantizeLinear", &["x", "s"], &["q"])];
+    let names: Vec<String> = (0..20_000).map(|i| format!("w{i}")).collect();
+    wide.extend(names.iter().map(|name| node("DequantizeLinear", &["q", "s"], &[name])));
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    wide.push(node("Concat", &all, &["c"]).message(5, int_attribute("axis", 1)));
+    wide.push(node("QuantizeLinear", &["c", "t"], &["e"]));
+    wide.push(node("DequantizeLinear", &["e", "t"], &["y"]));
+    for (what, nodes) in [("a chain", chain), ("a deep one", deep), ("a wide one", wide)] {
+        let bytes = with(&nodes, &scales);
+        let (before, start) = (NOW.load(Relaxed), Instant::now());
+        PEAK.store(before, Relaxed);
+        let imported = from_bytes(bytes, Options::default()).unwrap();
+        let (taken, seconds) = (PEAK.load(Relaxed) - before, start.elapsed().as_secs_f64());
+        println!("{what}: {} nodes, {} MiB in {seconds:.3} s", imported.graph.nodes().len(), taken >> 20);
+        assert!(taken <= 256 << 20, "{what} took {taken} bytes");
+        assert!(seconds < 5.0, "{what} took {seconds} s");
+    }
 }
 
 fn load(path: &Path, words: Option<&str>) {

@@ -22,6 +22,13 @@ const WITHOUT_GRADIENT: &[&str] = &[
     "Sgd",
     "AdamW",
     "Ema",
+    "Quantize",
+    "Dequantize",
+    "QConv",
+    "QAdd",
+    "QMul",
+    "QAvgPool",
+    "Table",
 ];
 
 /// A range for the inputs, and a graph with output `y`. Inputs and weights get gradients, statistics are constants.

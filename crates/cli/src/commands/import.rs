@@ -6,9 +6,11 @@ use anyhow::Context;
 use clap::ValueEnum;
 use espalier_graph::random::Random;
 use espalier_graph::{
-    Bindings, DType, Data, Golden, Graph, Lineage, Manifest, Op, Package, Shape, Tensor, TensorType, Weights,
+    Bindings, DType, Data, Format, Golden, Graph, Lineage, Manifest, Op, Package, Shape, Tensor, TensorType,
+    Weights,
 };
 use espalier_onnx::{Batch, ImportError, Imported, Metadata, Options};
+use espalier_passes::integers::{Remark, Remarks};
 use espalier_passes::{fold_batch_norm, prune_unused};
 use espalier_runtime::Isa;
 use espalier_tasks::golden::Raw;
@@ -31,7 +33,7 @@ Examples:
   espalier import resnet18.onnx --out resnet18.espalier --task classify-image --labels imagenet.txt \\
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225")]
 pub(crate) struct Args {
-    /// The ONNX file (float, opset 7 to 21).
+    /// The ONNX file (float or QDQ int8, opset 7 to 21).
     file: PathBuf,
     /// The package to write.
     #[arg(long)]
@@ -89,7 +91,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Some(Kind::ClassifyImage) => Some(classifier(args, &metadata, &mut imported.graph)?),
         None => None,
     };
-    let Imported { graph, mut weights, .. } = imported;
+    let Imported { graph, mut weights, integers, .. } = imported;
     let graph = fold_batch_norm(&graph, &mut weights)?;
     weights.retain(|name, _| graph.find(name).is_some());
     let mut package = Package {
@@ -97,6 +99,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             name: args.file.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()),
             task: task.as_ref().map(serde_json::to_value).transpose()?,
             lineage: Lineage { parent: Some(imported.digest), ..Lineage::default() },
+            format: Format::of(&graph),
             version: 1,
             ..Manifest::default()
         },
@@ -105,6 +108,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         golden: Vec::new(),
     };
     package.golden = golden(&package.graph, &package.weights, task, threads)?;
+    if let Some(Remarks { integers, floats }) = &integers {
+        notes.push(computes(*integers, floats));
+    }
     if package.golden.is_empty() {
         notes.push(
             "there is no golden sample: on random input the network gives values that are not finite".into(),
@@ -113,7 +119,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     package.write(&args.out)?;
     notes.iter().for_each(|note| eprintln!("{note}"));
     let bytes = std::fs::metadata(&args.out).with_context(|| format!("{}", args.out.display()))?.len();
-    let value = report(args, &package, imported.opset, imported.nodes, bytes, &notes);
+    let mut value = report(args, &package, imported.opset, imported.nodes, bytes, &notes);
+    if let Some(integers) = integers.as_ref().filter(|_| args.json) {
+        add_integers(&mut value, integers);
+    }
     print::result(args.json, &value, || print::table(&value, &["name", "type"]))
 }
 
@@ -159,6 +168,29 @@ fn inferred(metadata: &Metadata) -> Option<Kind> {
     let complete = metadata.labels.is_some() && metadata.mean.is_some() && metadata.std.is_some();
     let says = metadata.task.as_deref().is_some_and(|task| ["classify", "classify-image"].contains(&task));
     (says && complete).then_some(Kind::ClassifyImage)
+}
+
+/// How a quantized network computes, in words.
+fn computes(integers: usize, floats: &[Remark]) -> String {
+    if floats.is_empty() {
+        return format!("all {integers} operators compute with integers");
+    }
+    let told = floats.iter().take(MAX_TOLD).map(|f| format!("\n  {} ({}): {}", f.node, f.op, f.reason));
+    let more = match floats.len().saturating_sub(MAX_TOLD) {
+        0 => String::new(),
+        more => format!("\n  and {more} more (--json lists all)"),
+    };
+    let told: String = told.collect();
+    format!("{integers} operators compute with integers, {} with floats:{told}{more}", floats.len())
+}
+
+/// Most operators that stay float that are told.
+const MAX_TOLD: usize = 10;
+
+fn add_integers(report: &mut Value, Remarks { integers, floats }: &Remarks) {
+    let float = |f: &Remark| json!({"name": f.node, "op": f.op, "reason": f.reason});
+    report["integer_operators"] = (*integers).into();
+    report["float_operators"] = floats.iter().map(float).collect();
 }
 
 /// What the user should know beside the result.

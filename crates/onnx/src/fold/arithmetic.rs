@@ -33,6 +33,9 @@ pub(super) fn cast(call: &mut Call<'_>) -> Folded {
             Elements::Ints(v.iter().map(|&v| Int::Known(v.into())).collect())
         }
         (Elements::Bools(v), Elements::Bools(_)) => Elements::Bools(v.clone()),
+        (Elements::I8(_) | Elements::U8(_), _) | (_, Elements::I8(_) | Elements::U8(_)) => {
+            unreachable!("`fold` widened the inputs, and no type is read as bytes")
+        }
     };
     Ok(vec![Constant { elements, ..Constant::clone(c) }])
 }
@@ -101,7 +104,7 @@ pub(super) fn unary(call: &mut Call<'_>) -> Folded {
             let v = c.known_ints()?.into_iter().map(|v| f(v).map(Int::Known).ok_or_else(overflow));
             Elements::Ints(v.collect::<Result<_, _>>()?)
         }
-        Elements::Bools(_) => return Err(malformed("takes no truth values")),
+        _ => return Err(malformed("takes no truth values")),
     };
     Ok(vec![Constant::new(c.shape.clone(), elements)])
 }
@@ -304,7 +307,7 @@ pub(super) fn reduce(call: &mut Call<'_>) -> Folded {
             let empty = Int::Known(i64::from(op == "ReduceProd"));
             Elements::Ints(sums.into_iter().map(|sum| sum.unwrap_or(empty)).collect())
         }
-        Elements::Bools(_) => return Err(malformed("takes no truth values")),
+        _ => return Err(malformed("takes no truth values")),
     };
     let shape =
         if keep { kept } else { (0..rank).filter(|a| !axes.contains(a)).map(|a| c.shape[a]).collect() };

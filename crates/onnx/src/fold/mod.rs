@@ -24,7 +24,6 @@ pub(crate) fn fold(
     opset: i64,
     budget: &mut usize,
 ) -> Option<Folded> {
-    let mut call = Call { node, inputs, opset, budget };
     let rule: fn(&mut Call<'_>) -> Folded = match node.op.as_str() {
         // Broadcasting to a shape that holds N is work for every run.
         "Expand" if depends_on_batch(inputs.get(1)) => return None,
@@ -57,8 +56,33 @@ pub(crate) fn fold(
         "ReduceProd" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceMean" => arithmetic::reduce,
         _ => return None,
     };
-    Some(rule(&mut call))
+    let mut call = Call { node, inputs, opset, budget };
+    if MOVEMENT.contains(&node.op.as_str()) {
+        return Some(rule(&mut call));
+    }
+    let widened = match call.widened() {
+        Ok(widened) => widened,
+        Err(fault) => return Some(Err(fault)),
+    };
+    Some(rule(&mut Call { inputs: &widened, ..call }))
 }
+
+/// What does not compute with elements, so that bytes stay bytes.
+const MOVEMENT: [&str; 13] = [
+    "Identity",
+    "Dropout",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Slice",
+    "Split",
+    "Gather",
+    "Tile",
+    "Shape",
+    "Size",
+];
 
 fn depends_on_batch(input: Option<&Option<Rc<Constant>>>) -> bool {
     let is_size = |v: &Int| v.known().is_none();
@@ -107,6 +131,19 @@ impl<'a> Call<'a> {
             ))
         })?;
         Ok(())
+    }
+
+    /// The inputs with bytes as the integers that arithmetic takes.
+    fn widened(&mut self) -> Result<Vec<Option<Rc<Constant>>>, Fault> {
+        let inputs = self.inputs;
+        let widen = |c: &Option<Rc<Constant>>| match c {
+            Some(c) if c.elements.is_bytes() => {
+                self.pay(&Elements::Ints(Vec::new()), &c.shape)?;
+                Ok(Some(Rc::new(Constant { elements: c.elements.widened(), ..Constant::clone(c) })))
+            }
+            c => Ok(c.clone()),
+        };
+        inputs.iter().map(widen).collect()
     }
 
     /// A tensor of shape `shape` whose element at some coordinates is the one of `c` at the given position.

@@ -1,5 +1,7 @@
 //! Convolutions and transposed convolutions over one or two axes.
 
+use std::rc::Rc;
+
 use espalier_graph::{BinaryFn, Dim, Op, Role, Shape, ValueId, Window};
 
 use crate::constant::Constant;
@@ -81,8 +83,9 @@ fn weight(im: &mut Importer<'_>, node: &Node) -> Result<ValueId, Fault> {
     };
     match constant.shape[..] {
         [a, b, k] => {
-            let wide = Constant { shape: vec![a, b, 1, k], ..Constant::clone(&constant) };
-            im.state(&std::rc::Rc::new(wide), "weight", Role::Weight)
+            let wide = Rc::new(Constant { shape: vec![a, b, 1, k], ..Constant::clone(&constant) });
+            im.bytes.reshaped(&constant, &wide);
+            im.state(&wide, "weight", Role::Weight)
         }
         _ => im.parameter(node, 1, "weight"),
     }

@@ -8,6 +8,7 @@ mod linear;
 mod movement;
 mod norm;
 mod pool;
+mod quantize;
 mod reduce;
 mod resize;
 mod sizes;
@@ -81,6 +82,9 @@ pub(crate) fn rule(domain: &str, op: &str) -> Option<Rule> {
         "Resize" | "Upsample" => resize::resize,
         "Shape" => sizes::shape,
         "Size" => sizes::size,
+
+        "QuantizeLinear" => quantize::quantize,
+        "DequantizeLinear" => quantize::dequantize,
 
         "Constant" | "Range" | "Where" | "Not" | "Equal" | "Less" | "Greater" | "LessOrEqual"
         | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Mod" | "Floor" | "Ceil" | "Round" | "Sin" | "Cos"

@@ -23,7 +23,7 @@ pub(super) fn cast(im: &mut Importer<'_>, node: &Node) -> Made {
     let to = match fold::of_type(code)? {
         Elements::Floats(_) => DType::F32,
         Elements::Ints(_) => DType::I32,
-        Elements::Bools(_) => return Err(unsupported("to truth values")),
+        _ => return Err(unsupported("to truth values")),
     };
     let y = if im.ty(x).dtype == to { x } else { im.add("", Op::Cast { to }, &[x])? };
     Ok(vec![Value::Flowing(y)])

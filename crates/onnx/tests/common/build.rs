@@ -56,6 +56,11 @@ pub(crate) fn tensor(name: &str, dims: &[i64], raw: &[u8]) -> Message {
     dims.iter().fold(message(), |m, &d| m.int(1, d)).int(2, 1).text(8, name).bytes(9, raw)
 }
 
+/// A tensor of bytes: type 2 for unsigned, 3 for signed ones.
+pub(crate) fn bytes(name: &str, kind: i64, dims: &[i64], raw: &[u8]) -> Message {
+    dims.iter().fold(message(), |m, &d| m.int(1, d)).int(2, kind).text(8, name).bytes(9, raw)
+}
+
 /// A tensor of 64-bit integers.
 pub(crate) fn ints(name: &str, values: &[i64]) -> Message {
     let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();

@@ -3,12 +3,42 @@
 
 use std::collections::BTreeMap;
 
-use espalier_graph::{Bindings, Data, Tensor};
+use espalier_graph::{Bindings, DType, Data, Tensor};
 use espalier_onnx::Imported;
 use espalier_passes::fold_batch_norm;
 use espalier_runtime::{Isa, Options, Pool, lower};
+use safetensors::SafeTensors;
 
 pub(crate) type Tensors = BTreeMap<String, Tensor>;
+
+/// A small model with what ONNX Runtime made of its inputs.
+#[derive(Default)]
+pub(crate) struct Case {
+    pub(crate) model: Vec<u8>,
+    pub(crate) inputs: Tensors,
+    pub(crate) outputs: Tensors,
+}
+
+/// The cases of a file that `tests/golden/README.md` describes, by name.
+pub(crate) fn cases(bytes: &[u8]) -> BTreeMap<String, Case> {
+    let file = SafeTensors::deserialize(bytes).unwrap();
+    let mut cases: BTreeMap<String, Case> = BTreeMap::new();
+    for (name, view) in file.iter() {
+        let (key, part) = name.split_once('/').unwrap();
+        let case = cases.entry(key.into()).or_default();
+        let tensor = || Tensor::new(view.shape(), Data::from_le_bytes(DType::F32, view.data()));
+        match part.split_once('/') {
+            None => case.model = view.data().to_vec(),
+            Some(("in", name)) => drop(case.inputs.insert(name.into(), tensor())),
+            Some((_, name)) => drop(case.outputs.insert(name.into(), tensor())),
+        }
+    }
+    cases
+}
+
+pub(crate) fn batch(case: &Case) -> Bindings {
+    Bindings::batch(case.inputs.values().next().unwrap().shape.first().copied().unwrap_or(1))
+}
 
 /// The outputs of `imported`, batch normalisation folded as packages have it.
 pub(crate) fn run(imported: &Imported, inputs: &Tensors, bindings: Bindings, isa: Isa) -> Tensors {

@@ -31,7 +31,7 @@ fn size(graph: &Graph, value: ValueId, axis: usize) -> usize {
 fn macs(graph: &Graph, node: &Node) -> usize {
     let y = node.outputs[0];
     match &node.op {
-        Op::Conv { .. } => {
+        Op::Conv { .. } | Op::QConv { .. } => {
             elements(graph, y) * elements(graph, node.inputs[1]) / size(graph, node.inputs[1], 0)
         }
         Op::ConvInputGrad { .. } => {
