@@ -9,7 +9,7 @@ use crate::op::Op;
 pub enum Stage {
     /// Forward nodes in float; may hold Dropout.
     Trainable,
-    /// A whole training step: loss, gradients, updates.
+    /// A whole training step: loss, gradients, updates. Admits every op: passes that work at any stage end in it.
     Step,
     /// What a package holds and a device runs: no training ops, no changing states.
     Portable,
@@ -102,7 +102,7 @@ fn allowed(op: &Op, stage: Stage) -> bool {
         | Op::QAdd { .. }
         | Op::QMul { .. }
         | Op::QAvgPool { .. }
-        | Op::Table { .. } => stage == Stage::Portable,
+        | Op::Table { .. } => stage != Stage::Trainable,
         // The input gradient of a convolution is also the transposed convolution of decoders.
         Op::ConvInputGrad { .. }
         | Op::Conv { .. }

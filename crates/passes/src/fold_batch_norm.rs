@@ -25,7 +25,7 @@ pub fn fold_batch_norm(graph: &Graph, weights: &mut Weights) -> Result<Graph, Gr
         item => r.copy(item),
     })?;
     let folded = prune_unused(&folded)?;
-    verify(&folded, Stage::Trainable)?;
+    verify(&folded, Stage::Step)?;
     let is_gone = |name: &str| graph.find(name).is_some() && folded.find(name).is_none();
     folded_weights.retain(|name, _| !is_gone(name));
     *weights = folded_weights;
