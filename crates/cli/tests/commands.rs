@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use common::{Said, fresh, picture, pictures, run};
-use espalier_graph::Package;
+use espalier_graph::package::Format;
+use espalier_graph::{Bindings, DType, Data, Graph, Manifest, Package, Tensor};
 use espalier_runtime::Isa;
 use espalier_tasks::{ClassifyImage, Limits, Task, decode};
 use serde_json::Value;
@@ -223,6 +224,9 @@ fn wrong_files_are_refused() {
         ("benchmark", 2, "<PACKAGE>"),
         ("benchmark PKG --isa sse9", 2, "unknown instruction set `sse9`"),
         ("benchmark PKG --threads 0", 2, "--threads"),
+        ("benchmark PKG --random-sparsity 75", 2, "--random-sparsity: 75 is not in 0..=1"),
+        ("benchmark PKG --random-sparsity 0.75", 2, "the package computes in f32"),
+        ("benchmark --train lenet --random-sparsity 0.75", 2, "cannot be used with"),
         ("benchmark PKG --train lenet", 2, "cannot be used with"),
         ("benchmark --train resnet99", 2, "resnet99"),
         ("benchmark --train lenet --batch 0", 2, "--batch: 0"),
@@ -378,6 +382,57 @@ fn inspect_and_benchmark_have_their_keys() {
     check_keys(&value, "images_per_second step_ms_p50 rss_growth_bytes");
     let rate = 8.0 / (value["step_ms_p50"].as_f64().unwrap() / 1e3);
     assert!((value["images_per_second"].as_f64().unwrap() / rate - 1.0).abs() < 1e-9);
+}
+
+/// Three int8 convolutions, of which pruning takes the middle one.
+const INT8: &str = "\
+input x: f32[N,3,28,28]
+weight w0: s8[16,3,3,3]
+weight w1: s8[32,16,3,3]
+weight w2: s8[5,32,1,1]
+weight s0: f32[16]
+weight s1: f32[32]
+weight s2: f32[5]
+q: q8(0.1,3)[N,3,28,28] = Quantize(x) to=q8(0.1,3)
+a: q8(0.1,3)[N,16,28,28] = QConv(q, w0, s0, s0) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1 to=q8(0.1,3) limits=[3,255]
+b: q8(0.1,3)[N,32,28,28] = QConv(a, w1, s1, s1) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1 to=q8(0.1,3) limits=[3,255]
+y: f32[N,5,28,28] = QConv(b, w2, s2, s2) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1 to=f32 limits=[0,255]
+output y = y
+";
+
+#[test]
+fn random_sparsity_takes_what_pruning_takes() {
+    let graph: Graph = INT8.parse().unwrap();
+    let states = graph.states().iter().map(|state| graph.value(state.value));
+    let weights = states.map(|value| {
+        let shape = value.ty.shape.bind(Bindings::batch(1));
+        let len = shape.iter().product();
+        let data = match value.ty.dtype {
+            DType::S8 => Data::S8(vec![-7; len]),
+            _ => Data::F32(vec![0.5; len]),
+        };
+        (value.name.clone(), Tensor::new(&shape, data))
+    });
+    let manifest = Manifest { format: Format::of(&graph), name: "int8".into(), ..Manifest::default() };
+    let package = Package { manifest, weights: weights.collect(), graph, golden: Vec::new() };
+    package.write(fixture().join("int8.espalier")).unwrap();
+    let kernels = |value: &Value| {
+        let layers = value["layers"].as_array().unwrap().clone();
+        let convs = layers.into_iter().filter(|layer| layer["op"] == "QConv");
+        convs.map(|layer| layer["kernel"].as_str().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    let [stem, middle, head] = [16 * 27, 32 * 16 * 9, 5 * 32].map(|terms| 28 * 28 * terms);
+    let flags = "--runs 1 --threads 1 --per-layer --json";
+    let dense = json(&format!("benchmark {{}}/int8.espalier {flags}"));
+    assert_eq!(dense["macs"], stem + middle + head);
+    assert_eq!(dense["sparsity"], Value::Null);
+    let sparse = json(&format!("benchmark {{}}/int8.espalier {flags} --random-sparsity 0.875"));
+    assert_eq!(sparse["macs"], stem + middle / 8 + head);
+    assert_eq!((sparse["sparsity"].as_f64(), sparse["pruned_layers"].as_i64()), (Some(0.875), Some(1)));
+    let (dense, sparse) = (kernels(&dense), kernels(&sparse));
+    assert!(dense.iter().all(|name| !name.contains("sparse")), "{dense:?}");
+    assert!(sparse[1].starts_with("conv 3x3 int8 sparse 2x4 12 %"), "{sparse:?}");
+    assert_eq!([&sparse[0], &sparse[2]], [&dense[0], &dense[2]]);
 }
 
 #[test]

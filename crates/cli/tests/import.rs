@@ -137,7 +137,8 @@ fn a_quantized_network_says_what_stays_float() {
     json("run {}/quantized.espalier --input x={}/q.npy --out {}/bytes --json");
     json("inspect {}/quantized.espalier --json");
     json("benchmark {}/quantized.espalier --runs 1 --json");
-    let y = npyz::NpyFile::new(&fs::read(fixture().join("bytes/y.npy")).unwrap()[..]).unwrap();
+    let y = fs::read(fixture().join("bytes/y.npy")).unwrap();
+    let y = npyz::NpyFile::new(&y[..]).unwrap();
     let third = |y: f32| (y - 1.0 / 3.0).abs() < 1e-6;
     assert!(y.into_vec::<f32>().unwrap().into_iter().all(third));
 }

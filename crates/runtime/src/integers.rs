@@ -5,7 +5,7 @@ use espalier_kernels::{Layout, int8};
 
 use crate::fuse::Group;
 use crate::lower::{LowerError, Lowering};
-use crate::select::{Boxed, Emitted, macs};
+use crate::select::{Boxed, Emitted};
 
 impl Lowering<'_> {
     /// Appends the step of `op`. `tables` are those of its result (QConv) or of each input (Concat) that it applies too.
@@ -174,7 +174,7 @@ impl Lowering<'_> {
             inputs.push(self.get(r, Layout::Blocked)?);
         }
         let output = self.place(y, Layout::Blocked);
-        self.step(group, op, prepared.kernel, inputs, vec![output], macs(&g));
+        self.step(group, op, prepared.kernel, inputs, vec![output], prepared.macs);
         Ok(())
     }
 }

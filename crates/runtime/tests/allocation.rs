@@ -75,6 +75,22 @@ fn training_step(optimizer: Optimizer) -> Graph {
     g
 }
 
+/// Dense, sparse and depthwise convolutions of bytes.
+const INTEGERS: &str = "\
+input x: f32[N,8,13,11]
+weight w: s8[8,8,3,3]
+weight sparse.w: s8[8,8,3,3]
+weight depthwise.w: s8[8,1,3,3]
+weight scale: f32[8]
+weight b: f32[8]
+q: q8(0.1,3)[N,8,13,11] = Quantize(x) to=q8(0.1,3)
+a: q8(0.1,3)[N,8,7,6] = QConv(q, w, scale, b) window=[[3,3],[2,2],[1,1,1,1],[1,1]] groups=1 to=q8(0.1,3) limits=[3,255]
+s: q8(0.1,3)[N,8,7,6] = QConv(a, sparse.w, scale, b) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1 to=q8(0.1,3) limits=[3,255]
+d: q8(0.1,3)[N,8,7,6] = QConv(s, depthwise.w, scale, b) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=8 to=q8(0.1,3) limits=[3,255]
+y: f32[N,8,7,6] = Dequantize(d)
+output y = y
+";
+
 fn check(what: &str, graph: &Graph) {
     for isa in Isa::available() {
         for threads in [1, 2] {
@@ -99,6 +115,7 @@ fn running_a_plan_allocates_nothing() {
     check("inference", &inference);
     let mut weights = tensors(&inference, Bindings::batch(3));
     check("folded inference", &fold_batch_norm(&inference, &mut weights).unwrap());
+    check("integers", &INTEGERS.parse().unwrap());
     check("a step of SGD", &training_step(Optimizer::Sgd { momentum: 0.9, nesterov: true }));
     check("a step of AdamW", &training_step(Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }));
 }

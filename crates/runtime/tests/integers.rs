@@ -164,7 +164,8 @@ impl Growing {
             window.dilation = [2, 1];
         }
         let [kh, kw] = window.kernel;
-        let w = self.state("w", DType::S8, &[out, channels / groups, kh, kw]);
+        let kind = self.pick(&["w", "sparse.w"]);
+        let w = self.state(kind, DType::S8, &[out, channels / groups, kh, kw]);
         let scale = self.state("small.scale", DType::F32, &[out]);
         let bias = self.state("bias", DType::F32, &[out]);
         let to = self.quant();
@@ -233,7 +234,7 @@ impl Growing {
 fn every_form_gives_the_bits_of_the_reference() {
     let graphs =
         if espalier_testing::heavy("3,000 random graphs of integers instead of 150") { 3_000 } else { 150 };
-    let mut inner = 0.0;
+    let (mut inner, mut sparse) = (0.0, 0);
     for seed in 0..graphs {
         let mut growing = Growing::new(seed);
         growing.grow(1 + seed as usize % 12);
@@ -242,8 +243,17 @@ fn every_form_gives_the_bits_of_the_reference() {
         assert_eq!(graph.to_string().parse::<Graph>().unwrap(), graph, "the text form");
         check_for(&Isa::available(), &graph, 0.0);
         inner += share_of_inner(&graph) / graphs as f64;
+        sparse += sparse_kernels(&graph);
     }
+    assert!(sparse > graphs as usize / 5, "only {sparse} convolutions of {graphs} graphs skip zeros");
     assert!(inner > 0.5, "only {inner} of the results of convolutions are not at the ends of their range");
+}
+
+fn sparse_kernels(graph: &Graph) -> usize {
+    let bindings = Bindings::batch(1);
+    let options = Options { isa: Isa::best(), threads: 1, bindings };
+    let plan = lower(graph, &common::tensors(graph, bindings), options).unwrap();
+    plan.steps().filter(|step| step.kernel.contains("sparse")).count()
 }
 
 /// How many results of convolutions are neither the least nor the greatest byte.

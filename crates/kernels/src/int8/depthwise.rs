@@ -14,7 +14,7 @@ mod simple;
 #[cfg(test)]
 mod tests;
 
-use super::conv::{Epilogue, Prepared, Weights, finish, lookup};
+use super::conv::{Epilogue, Prepared, Weights, finish, lookup, macs};
 use super::finish::Finish;
 use super::form::Form;
 use super::quads;
@@ -70,6 +70,7 @@ pub(super) fn prepare(
             residual: e.residual.is_some(),
             table: lookup(form, &e.result),
         }),
+        macs: macs(g),
     }
 }
 

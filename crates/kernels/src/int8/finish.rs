@@ -44,4 +44,36 @@ impl Finish {
         // SAFETY: the caller's contract.
         unsafe { [self.round(v[0]), self.round(v[1]), self.round(v[2]), self.round(v[3])] }
     }
+
+    /// The results of the sums of four channels, whose scales and biases lie at `scale` and `bias`, before they are
+    /// limited.
+    ///
+    /// # Safety
+    /// Inside of a function made by `per_form!`; four values at each address.
+    #[inline(always)]
+    pub(super) unsafe fn channels<S: Sums>(
+        &self,
+        sums: [S; 4],
+        scale: *const f32,
+        bias: *const f32,
+        residual: Option<[S; 4]>,
+    ) -> [S; 4] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let mut v = [S::Floats::zero(); 4];
+            for i in 0..4 {
+                v[i] = S::fused(
+                    sums[i].floats(),
+                    S::Floats::splat(*scale.add(i)),
+                    S::Floats::splat(*bias.add(i)),
+                );
+            }
+            if let Some(residual) = residual {
+                for i in 0..4 {
+                    v[i] = self.add(v[i], residual[i]);
+                }
+            }
+            self.round4(v)
+        }
+    }
 }

@@ -26,16 +26,18 @@ mod pool;
 mod quantize;
 pub(crate) mod reference;
 mod share;
+mod sparse;
 pub(crate) mod sums;
 mod table;
 #[cfg(test)]
 mod testing;
 
-pub use conv::{Epilogue, Input, Operand, Output, Prepared, Weights, conv};
+pub use conv::{Epilogue, Input, Method, Operand, Output, Prepared, Weights, conv, conv_by};
 pub use movement::{Part, concat, from_quads, resize_nearest, to_quads};
 pub use pairs::{add, gate, multiply};
 pub use pool::{Average, PoolGeometry, avg_pool, max_pool};
 pub use quantize::{dequantize, quantize};
+pub use sparse::Block;
 pub use table::{Table, table};
 
 /// Channels of a quad.

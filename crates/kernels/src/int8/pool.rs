@@ -60,7 +60,8 @@ fn avg_pool_with(form: Form, g: &PoolGeometry, average: Average) -> Box<dyn Kern
     let Average { ratio, bias, limits: [lo, hi], .. } = average;
     assert!(ratio.is_finite() && bias.is_finite(), "ratio {ratio} and bias {bias} must be finite");
     assert!(lo <= hi, "limits {lo} and {hi}");
-    Box::new(Pool::new(form, g, "average", Some(average), pick_average(form)))
+    let body = if is_global(g) { pick_global(form) } else { pick_average(form) };
+    Box::new(Pool::new(form, g, "average", Some(average), body))
 }
 
 /// One row of output.
@@ -108,14 +109,21 @@ impl Pool {
         assert_eq!(g.window.output(g.input), Some(g.output), "output size of {g:?}");
         let [kh, kw] = g.window.kernel;
         let name = format!("{what} pool {kh}x{kw} int8 {form}");
-        Pool { name, g: one_row(g), average, body, taps: [taps(&one_row(g), 0), taps(&one_row(g), 1)] }
+        let g = one_row(g);
+        let taps = [taps(&g, 0), taps(&g, 1)];
+        Pool { name, g, average, body, taps }
     }
 }
 
-/// A global pool as one over a single row, whose sums then run along the whole plane.
+/// Whether the only window is the whole input.
+fn is_global(g: &PoolGeometry) -> bool {
+    g.window.kernel == g.input && g.window.pad == [0; 4] && g.window.dilation == [1; 2]
+}
+
+/// A global pool as one over a single row, which runs along the whole plane.
 fn one_row(g: &PoolGeometry) -> PoolGeometry {
     let mut g = g.clone();
-    if g.window.kernel == g.input && g.window.pad == [0; 4] && g.window.dilation == [1; 2] {
+    if is_global(&g) {
         g.input = [1, g.input[0] * g.input[1]];
         g.window.kernel = g.input;
     }
@@ -155,6 +163,7 @@ impl Kernel for Pool {
 
 per_form!(fn pick_max(row: &mut Row<'_>) = max_row);
 per_form!(fn pick_average(row: &mut Row<'_>) = average_row);
+per_form!(fn pick_global(row: &mut Row<'_>) = global_row);
 
 #[inline(always)]
 unsafe fn max_row<D: Dots>(r: &mut Row<'_>) {
@@ -194,22 +203,55 @@ unsafe fn average_row<D: Dots>(r: &mut Row<'_>) {
             sums[i] = (i32::from_ne_bytes(sums[i]) + i32::from(from[i])).to_ne_bytes();
         }
     }
-    let [lo, hi] = average.limits.map(f32::from);
     for (y, columns) in r.y.chunks_exact_mut(4).zip(&r.pool.taps[1]) {
-        let inside = rows.count * columns.count;
-        let mut quad = [-((inside * usize::from(average.zero)) as i32); 4];
+        let mut quad = [0; 4];
         for k in 0..columns.count {
             let at = 4 * (columns.first + k * g.window.dilation[1]);
             for c in 0..4 {
                 quad[c] += i32::from_ne_bytes(sums[at + c]);
             }
         }
-        let count = if average.count_pad { r.pool.g.window.kernel.iter().product() } else { inside };
-        let scale = average.ratio / count.max(1) as f32;
-        for c in 0..4 {
-            let v = (quad[c] as f32).mul_add(scale, average.bias);
-            y[c] = v.clamp(lo, hi).round_ties_even() as u8;
+        let inside = rows.count * columns.count;
+        let whole = r.pool.g.window.kernel.iter().product();
+        y.copy_from_slice(&average.of(quad, inside, if average.count_pad { whole } else { inside }));
+    }
+}
+
+/// The average of a whole plane: sums of sixteen pixels side by side, of which there are enough for the registers.
+#[inline(always)]
+unsafe fn global_row<D: Dots>(r: &mut Row<'_>) {
+    let average = r.pool.average.as_ref().expect("an average pool says how");
+    let mut sums = [0i32; 64];
+    let (lines, rest) = r.x.as_chunks::<64>();
+    for line in lines {
+        for i in 0..64 {
+            sums[i] += i32::from(line[i]);
         }
+    }
+    for i in 0..rest.len() {
+        sums[i] += i32::from(rest[i]);
+    }
+    let mut quad = [0; 4];
+    for i in 0..64 {
+        quad[i % 4] += sums[i];
+    }
+    let pixels = r.x.len() / 4;
+    r.y.copy_from_slice(&average.of(quad, pixels, pixels));
+}
+
+impl Average {
+    /// Results for the sums of `inside` pixels, of which there should be `count`.
+    #[inline(always)]
+    fn of(&self, sums: [i32; 4], inside: usize, count: usize) -> [u8; 4] {
+        let [lo, hi] = self.limits.map(f32::from);
+        let scale = self.ratio / count.max(1) as f32;
+        let zeros = (inside * usize::from(self.zero)) as i32;
+        let mut results = [0; 4];
+        for c in 0..4 {
+            let v = ((sums[c] - zeros) as f32).mul_add(scale, self.bias);
+            results[c] = v.clamp(lo, hi).round_ties_even() as u8;
+        }
+        results
     }
 }
 

@@ -60,6 +60,34 @@ pub(crate) trait Sums: Copy {
     unsafe fn load_pixels(p: *const u8, plane: usize, planes: usize, pixels: usize) -> [Self; 4];
     /// The inverse of [`Sums::load_channels`], saturating and limited.
     unsafe fn store_channels(sums: [Self; 4], limits: Limits, p: *mut u8);
+    /// [`Sums::load_channels`] of as many quads as `chosen` has bits: they go to those lanes, in their order.
+    #[inline(always)]
+    unsafe fn load_chosen(p: *const u8, chosen: u16) -> [Self; 4] {
+        let (mut quads, mut from) = ([[0u8; 4]; 16], p.cast::<[u8; 4]>());
+        for lane in (0..16).filter(|lane| chosen >> lane & 1 == 1) {
+            // SAFETY: the caller gives a quad for each bit.
+            unsafe {
+                quads[lane] = from.read();
+                from = from.add(1);
+            }
+        }
+        // SAFETY: 64 bytes.
+        unsafe { Self::load_channels(quads.as_ptr().cast()) }
+    }
+    /// The inverse of [`Sums::load_chosen`], saturating and limited.
+    #[inline(always)]
+    unsafe fn store_chosen(sums: [Self; 4], limits: Limits, p: *mut u8, chosen: u16) {
+        let (mut quads, mut to) = ([[0u8; 4]; 16], p.cast::<[u8; 4]>());
+        // SAFETY: 64 bytes.
+        unsafe { Self::store_channels(sums, limits, quads.as_mut_ptr().cast()) };
+        for lane in (0..16).filter(|lane| chosen >> lane & 1 == 1) {
+            // SAFETY: the caller gives a quad for each bit.
+            unsafe {
+                to.write(quads[lane]);
+                to = to.add(1);
+            }
+        }
+    }
     /// The inverse of [`Sums::load_pixels`], saturating and limited; only `planes` and `pixels` are written.
     unsafe fn store_pixels(
         sums: [Self; 4],

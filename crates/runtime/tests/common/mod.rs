@@ -28,12 +28,23 @@ pub(crate) fn tensors(graph: &Graph, bindings: Bindings) -> Weights {
                 ),
                 DType::I32 => Data::I32((0..len).map(|_| random.below(3) as i32).collect()),
                 DType::U8 => Data::U8((0..len).map(|_| random.below(256) as u8).collect()),
-                DType::S8 => Data::S8((0..len).map(|_| random.below(256) as u8 as i8).collect()),
+                DType::S8 => {
+                    let kept = |i: &usize| !value.name.contains("sparse") || is_kept(*i, &shape);
+                    let byte = |i: usize| random.below(256) as u8 as i8 * i8::from(kept(&i));
+                    Data::S8((0..len).map(byte).collect())
+                }
                 DType::Q8(_) => unreachable!("no state is quantized"),
             };
             (value.name.clone(), Tensor::new(&shape, data))
         })
         .collect()
+}
+
+/// Of weights that are sparse, one block of 2 outputs x 4 inputs in eight.
+fn is_kept(i: usize, shape: &[usize]) -> bool {
+    let taps = shape[2] * shape[3];
+    let [output, input, tap] = [i / taps / shape[1], i / taps % shape[1], i % taps];
+    (output / 2 + input / 4 + tap).is_multiple_of(8)
 }
 
 /// Filters and matrices are small, so that values do not grow from layer to layer.

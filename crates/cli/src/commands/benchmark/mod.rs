@@ -1,6 +1,7 @@
 //! `espalier benchmark`: latency of a package, or speed of training a network.
 
 mod layers;
+mod sparsity;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use crate::{memory, open, print};
 Examples:
   espalier benchmark runs/train/best.espalier
   espalier benchmark runs/train/best.espalier --per-layer --threads 1
+  espalier benchmark resnet18.int8.espalier --random-sparsity 0.75
   espalier benchmark --train resnet18 --batch 32 --imgsz 32 --classes 10")]
 pub(crate) struct Args {
     /// The package to time, batch 1.
@@ -39,6 +41,11 @@ pub(crate) struct Args {
     /// limits allow, and the share of it that was reached; and say where int8 does not pay or did not apply.
     #[arg(long)]
     per_layer: bool,
+    /// First zero this share of the weights of an int8 package, in random blocks of 2 outputs x 4 inputs: the speed that
+    /// pruning would give. Taken are the layers that pruning takes: all convolutions but the first layer, depthwise and
+    /// grouped ones, and the last layer (of a detector, those of every head).
+    #[arg(long, value_name = "SHARE", conflicts_with = "train")]
+    random_sparsity: Option<f32>,
     /// Force an instruction set: scalar, avx2, avx512.
     #[arg(long)]
     isa: Option<String>,
@@ -87,9 +94,14 @@ fn package(args: &Args, path: &std::path::Path) -> anyhow::Result<Value> {
     let mut pool = Pool::new(threads);
     let start = Instant::now();
     let package = open::package(path)?;
-    let (graph, weights) = open::folded(&package)?;
-    let mut plan = lower(&graph, &weights, Options { isa, threads, bindings: Bindings::batch(1) })?;
-    let load = start.elapsed();
+    let (graph, mut weights) = open::folded(&package)?;
+    let mut load = start.elapsed();
+    let share = args.random_sparsity;
+    let zeroed = share.map(|share| sparsity::zero_blocks(&graph, &mut weights, share)).transpose()?;
+    let options = Options { isa, threads, bindings: Bindings::batch(1) };
+    let start = Instant::now();
+    let mut plan = lower(&graph, &weights, options)?;
+    load += start.elapsed();
     for &id in graph.inputs() {
         if graph.ty(id).dtype == espalier_graph::DType::F32 {
             fill(plan.input(&graph.value(id).name));
@@ -102,6 +114,12 @@ fn package(args: &Args, path: &std::path::Path) -> anyhow::Result<Value> {
         "load_ms": ms(load), "first_ms": ms(first),
     });
     latencies(&mut times, &mut result);
+    // Of layers whose zeros are skipped, what is left of them.
+    result["macs"] = plan.steps().map(|step| step.macs).sum::<usize>().into();
+    if let Some(zeroed) = zeroed {
+        result["sparsity"] = zeroed.share().into();
+        result["pruned_layers"] = zeroed.layers.into();
+    }
     result["arena_bytes"] = plan.sizes().arena_bytes.into();
     result["peak_rss_bytes"] = memory::peak_rss_bytes().into();
     result["energy_mj"] = Value::Null;

@@ -25,12 +25,13 @@ pub(super) mod source;
 #[cfg(test)]
 pub(super) mod testing;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tile;
 
 use super::depthwise;
 use super::finish::Finish;
 use super::form::Form;
+use super::sparse::{self, Block};
 use super::sums::Limits;
 use super::table::{Lookup, Table, lookup_of};
 use crate::conv::ConvGeometry;
@@ -120,26 +121,57 @@ impl Default for Output {
 pub struct Prepared {
     /// `x`, packed weights, residual if there is one `-> y`.
     pub kernel: Box<dyn Kernel>,
-    /// The same for every instruction set.
+    /// Weights and what goes with them; the same for all forms that take the same from every byte.
     pub packed: Vec<u8>,
+    /// Multiply-accumulates of a run: those of all weights, or of the blocks that are not zero where no others are
+    /// computed.
+    pub macs: usize,
 }
 
-/// Prepares the convolution `x`, packed weights, residual in quads if there is one `-> y`.
+/// How a convolution is computed; results are the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// With all weights.
+    Dense,
+    /// With the blocks that are not zero; without groups and from quads to quads only.
+    Sparse(Block),
+}
+
+/// Prepares the convolution `x`, packed weights, residual in quads if there is one `-> y`, by the method that is faster
+/// for these weights.
 ///
 /// Panics where shapes do not fit, where a scale or bias is not finite, or where the sum over channels and taps could
 /// leave i32 (more than 65,793 terms).
 pub fn conv(isa: Isa, g: &ConvGeometry, input: &Input, weights: &Weights<'_>, e: &Epilogue) -> Prepared {
-    with_form(Form::of(isa), g, input, weights, e)
+    let form = Form::of(isa);
+    check(g, input, weights, e);
+    with_form(form, sparse::choose(form, g, input, weights, e), g, input, weights, e)
 }
 
-pub(super) fn with_form(
-    form: Form,
+/// [`conv`] by the given method. Panics where it is sparse and there are groups, a picture or results in f32.
+pub fn conv_by(
+    isa: Isa,
+    method: Method,
     g: &ConvGeometry,
     input: &Input,
     weights: &Weights<'_>,
     e: &Epilogue,
 ) -> Prepared {
     check(g, input, weights, e);
+    with_form(Form::of(isa), method, g, input, weights, e)
+}
+
+pub(super) fn with_form(
+    form: Form,
+    method: Method,
+    g: &ConvGeometry,
+    input: &Input,
+    weights: &Weights<'_>,
+    e: &Epilogue,
+) -> Prepared {
+    if let Method::Sparse(block) = method {
+        return sparse::prepare(form, block, g, input, weights, e);
+    }
     if let (true, Input::Quads { zero }, Output::Quads { .. }) = (g.is_depthwise(), input, &e.result) {
         return depthwise::prepare(form, g, *zero, weights, e);
     }
@@ -165,7 +197,14 @@ pub(super) fn with_form(
             residual: e.residual.is_some(),
             table: lookup(form, &e.result),
         }),
+        macs: macs(g),
     }
+}
+
+/// Multiply-accumulates with all weights.
+pub(super) fn macs(g: &ConvGeometry) -> usize {
+    let terms = g.channels_in / g.groups * g.window.kernel[0] * g.window.kernel[1];
+    g.batch * g.output[0] * g.output[1] * g.channels_out * terms
 }
 
 /// Whether pixels lie in lanes. They can where a run of output pixels is a run of input pixels, as in a 1x1 convolution

@@ -91,7 +91,13 @@ fn of_output<'a>(g: &ConvGeometry, weights: &Weights<'a>, output: usize) -> &'a 
 }
 
 /// Where the sum of an output starts: what the zero points would add to it is taken away beforehand.
-fn start(g: &ConvGeometry, input: &Input, weights: &Weights<'_>, output: usize, offset: u8) -> i32 {
+pub(in crate::int8) fn start(
+    g: &ConvGeometry,
+    input: &Input,
+    weights: &Weights<'_>,
+    output: usize,
+    offset: u8,
+) -> i32 {
     let w = of_output(g, weights, output);
     let taps = (g.window.kernel[0] * g.window.kernel[1]).max(1);
     let zeros = w.chunks_exact(taps).enumerate().map(|(channel, taps)| {

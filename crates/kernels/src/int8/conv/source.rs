@@ -12,11 +12,11 @@ use crate::conv::ConvGeometry;
 use std::ops::Range;
 
 /// Bytes that may be gathered at once; weights have room beside them in a level 2 cache.
-const GATHERED: usize = 128 * 1024;
+pub(in crate::int8) const GATHERED: usize = 128 * 1024;
 /// Planes a multiple of this apart fall into the same sets of a level 1 cache.
-const ALIAS: usize = 4096;
+pub(in crate::int8) const ALIAS: usize = 4096;
 /// More planes than that evict each other then.
-const WAYS: usize = 8;
+pub(in crate::int8) const WAYS: usize = 8;
 
 /// How tiles read the input; lengths are in bytes.
 pub(in crate::int8) struct Source {
@@ -141,7 +141,7 @@ impl Source {
 }
 
 /// `len`, or a little more where planes would fall into the same cache sets.
-fn unaliased(len: usize) -> usize {
+pub(in crate::int8) fn unaliased(len: usize) -> usize {
     if len.is_multiple_of(ALIAS / 4) { len + 64 } else { len }
 }
 

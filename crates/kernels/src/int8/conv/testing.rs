@@ -99,13 +99,20 @@ impl Problem {
         (0..g.batch * g.channels_out * oh * ow).map(value).collect()
     }
 
-    pub(crate) fn prepare(&self, form: Form) -> Prepared {
-        let weights = Weights { values: &self.w, scale: &self.scale, bias: &self.bias };
-        with_form(form, &self.g, &self.input, &weights, &self.e)
+    pub(crate) fn weights(&self) -> Weights<'_> {
+        Weights { values: &self.w, scale: &self.scale, bias: &self.bias }
+    }
+
+    pub(crate) fn prepare(&self, form: Form, method: Method) -> Prepared {
+        with_form(form, method, &self.g, &self.input, &self.weights(), &self.e)
+    }
+
+    pub(crate) fn check(&self) {
+        self.check_by(Method::Dense);
     }
 
     /// Every form gives the reference's bits; those of one offset with the same packed weights.
-    pub(crate) fn check(&self) {
+    pub(crate) fn check_by(&self, method: Method) {
         let g = &self.g;
         let (n, c, pixels) = (g.batch, g.channels_out, g.output[0] * g.output[1]);
         let x = match self.input {
@@ -116,7 +123,7 @@ impl Problem {
         let values = self.values();
         let mut packed: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
         for form in Form::available() {
-            let prepared = self.prepare(form);
+            let prepared = self.prepare(form, method);
             let what = format!("{} {g:?} {:?} {:?}", prepared.kernel.name(), self.input, self.e);
             let before = packed.entry(form.offset()).or_insert_with(|| prepared.packed.clone());
             assert!(*before == prepared.packed, "{what}: packed weights differ");

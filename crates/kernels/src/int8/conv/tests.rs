@@ -7,9 +7,10 @@ use espalier_graph::Window;
 use proptest::prelude::*;
 
 /// batch, channels in, channels out, groups, input, kernel, stride, pad, dilation.
-type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 4], [usize; 2]);
+pub(in crate::int8) type Case =
+    (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 4], [usize; 2]);
 
-fn geometry(
+pub(in crate::int8) fn geometry(
     &(batch, channels_in, channels_out, groups, input, kernel, stride, pad, dilation): &Case,
 ) -> Option<ConvGeometry> {
     let window = Window { kernel, stride, pad, dilation };
@@ -17,7 +18,7 @@ fn geometry(
     Some(ConvGeometry { batch, channels_in, channels_out, groups, input, output, window })
 }
 
-const CASES: &[Case] = &[
+pub(in crate::int8) const CASES: &[Case] = &[
     // Odd channels.
     (1, 1, 1, 1, [1, 1], [1, 1], [1, 1], [0; 4], [1, 1]),
     (2, 3, 17, 1, [9, 7], [3, 3], [1, 1], [1; 4], [1, 1]),
@@ -140,7 +141,7 @@ fn pictures_are_read_as_they_are() {
 fn names_say_what_runs() {
     let name = |case: &Case| {
         let p = Problem::new(geometry(case).unwrap(), 1);
-        p.prepare(Form::of(Isa::SCALAR)).kernel.name()
+        p.prepare(Form::of(Isa::SCALAR), Method::Dense).kernel.name()
     };
     let one = (1, 16, 16, 1, [28, 28], [1, 1], [1, 1], [0; 4], [1, 1]);
     assert_eq!(name(&one), "conv 1x1 int8, pixels in lanes, scalar");

@@ -216,20 +216,11 @@ unsafe fn finish_vector<S: Sums, const B: usize, const V: usize, const Q: usize,
     // SAFETY: as in `pixels`.
     unsafe {
         let header = c.w.cast::<f32>().add(4 * (c.plane + Q));
-        let mut v = [S::Floats::zero(); 4];
-        for i in 0..4 {
-            let scale = S::Floats::splat(*header.add(LANES + i));
-            let bias = S::Floats::splat(*header.add(2 * LANES + i));
-            v[i] = S::fused(sums[4 * Q + i][I].floats(), scale, bias);
-        }
-        if !c.residual.is_null() {
-            let residual = S::load_channels(c.residual.add(Q * c.r_plane + 64 * I));
-            for i in 0..4 {
-                v[i] = c.finish.add(v[i], residual[i]);
-            }
-        }
-        let y = c.y.add(Q * c.y_plane + 64 * I);
-        S::store_channels(c.finish.round4(v), c.finish.limits, y);
+        let four = [sums[4 * Q][I], sums[4 * Q + 1][I], sums[4 * Q + 2][I], sums[4 * Q + 3][I]];
+        let residual =
+            (!c.residual.is_null()).then(|| S::load_channels(c.residual.add(Q * c.r_plane + 64 * I)));
+        let results = c.finish.channels(four, header.add(LANES), header.add(2 * LANES), residual);
+        S::store_channels(results, c.finish.limits, c.y.add(Q * c.y_plane + 64 * I));
     }
 }
 

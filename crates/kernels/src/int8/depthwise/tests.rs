@@ -1,6 +1,6 @@
 use crate::conv::ConvGeometry;
 use crate::int8::conv::testing::Problem;
-use crate::int8::conv::{Input, Output};
+use crate::int8::conv::{Input, Method, Output};
 use crate::int8::form::Form;
 use crate::int8::table::Table;
 use espalier_graph::Window;
@@ -87,7 +87,10 @@ fn names_say_what_runs() {
     let p = Problem::new(geometry(1, 6, [9, 10], Window::square(3, 1, 1)).unwrap(), 1);
     for form in Form::available() {
         let how = if form.to_string().ends_with("vbmi") { "taps gathered" } else { "tap by tap" };
-        assert_eq!(p.prepare(form).kernel.name(), format!("depthwise 3x3 int8, {how}, {form}"));
+        assert_eq!(
+            p.prepare(form, Method::Dense).kernel.name(),
+            format!("depthwise 3x3 int8, {how}, {form}")
+        );
     }
 }
 

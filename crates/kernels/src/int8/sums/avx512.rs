@@ -46,6 +46,20 @@ pub(crate) unsafe fn channels_to_quads(sums: [Avx512; 4], limits: Limits) -> __m
     unsafe { limit(transpose_quarters(pack(sums)), limits) }
 }
 
+/// The four bytes of sixteen quads, each by itself.
+#[inline(always)]
+unsafe fn channels(quads: __m512i) -> [Avx512; 4] {
+    unsafe {
+        let low = _mm512_set1_epi32(0xff);
+        [
+            Avx512(_mm512_and_si512(quads, low)),
+            Avx512(_mm512_and_si512(_mm512_srli_epi32::<8>(quads), low)),
+            Avx512(_mm512_and_si512(_mm512_srli_epi32::<16>(quads), low)),
+            Avx512(_mm512_srli_epi32::<24>(quads)),
+        ]
+    }
+}
+
 impl Sums for Avx512 {
     type Floats = lanes::Avx512;
 
@@ -91,15 +105,7 @@ impl Sums for Avx512 {
     }
     #[inline(always)]
     unsafe fn load_channels(p: *const u8) -> [Self; 4] {
-        unsafe {
-            let (quads, low) = (_mm512_loadu_si512(p.cast()), _mm512_set1_epi32(0xff));
-            [
-                Avx512(_mm512_and_si512(quads, low)),
-                Avx512(_mm512_and_si512(_mm512_srli_epi32::<8>(quads), low)),
-                Avx512(_mm512_and_si512(_mm512_srli_epi32::<16>(quads), low)),
-                Avx512(_mm512_srli_epi32::<24>(quads)),
-            ]
-        }
+        unsafe { channels(_mm512_loadu_si512(p.cast())) }
     }
     #[inline(always)]
     unsafe fn load_pixels(p: *const u8, plane: usize, planes: usize, pixels: usize) -> [Self; 4] {
@@ -124,6 +130,19 @@ impl Sums for Avx512 {
     #[inline(always)]
     unsafe fn store_channels(sums: [Self; 4], limits: Limits, p: *mut u8) {
         unsafe { _mm512_storeu_si512(p.cast(), channels_to_quads(sums, limits)) };
+    }
+    #[inline(always)]
+    unsafe fn load_chosen(p: *const u8, chosen: u16) -> [Self; 4] {
+        unsafe { channels(_mm512_maskz_expandloadu_epi32(chosen, p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_chosen(sums: [Self; 4], limits: Limits, p: *mut u8, chosen: u16) {
+        unsafe {
+            // Compressed in a register: straight to memory it is many times slower on Zen 4.
+            let quads = _mm512_maskz_compress_epi32(chosen, channels_to_quads(sums, limits));
+            let few = ((1u32 << chosen.count_ones()) - 1) as u16;
+            _mm512_mask_storeu_epi32(p.cast(), few, quads);
+        }
     }
     #[inline(always)]
     unsafe fn store_pixels(

@@ -1,0 +1,83 @@
+//! Dense or sparse, and in which blocks: the choice for a layer, from measured times.
+//!
+//! What a block costs when it is skipped in no other place, in units of what its weights cost in the dense kernel, depends
+//! on how well pixels fill vectors of sixteen, thus on the size of the map; on how often loads cross cache lines, thus on
+//! the kernel's size; and little on channels. So a row for each size of map is enough. Measured on Zen 4 with
+//! `int8_speed sparse` (`bench/runs/2026-11-24-int8-sparse-kernels.txt`), rounded up to the slowest shape of a row.
+//! Epilogues are the same for all methods and decide nothing.
+
+use super::stream::{Block, Blocks};
+use crate::conv::ConvGeometry;
+use crate::int8::conv::{Epilogue, Input, Method, Weights};
+use crate::int8::form::{Form, Step};
+
+/// Least pixels of an output map; cost of a block in units of its dense weights: for 1x1 kernels, blocks of 1x4 and 2x4,
+/// and for larger ones.
+type Row = (usize, [f64; 2], [f64; 2]);
+
+/// Products of bytes: bound by loads in blocks of 1x4, by products in blocks of 2x4.
+#[cfg(target_arch = "x86_64")]
+const BYTES: &[Row] = &[
+    (784, [1.5, 1.1], [2.4, 1.4]),
+    (196, [1.95, 1.2], [2.4, 1.4]),
+    (49, [3.0, 1.6], [2.5, 1.4]),
+    (16, [2.8, 1.5], [4.0, 2.3]),
+];
+
+/// Products of 16 bits.
+#[cfg(target_arch = "x86_64")]
+const WORDS: &[Row] = &[
+    (784, [1.25, 1.1], [1.6, 1.4]),
+    (196, [1.65, 1.3], [1.6, 1.4]),
+    (49, [2.1, 1.6], [1.9, 1.6]),
+    (16, [1.45, 1.2], [2.6, 2.3]),
+];
+
+/// Plain Rust.
+const PLAIN: &[Row] =
+    &[(49, [1.1, 1.1], [1.0, 1.0]), (16, [0.8, 0.8], [1.5, 1.5]), (4, [3.0, 3.0], [3.0, 3.0])];
+
+/// By how much a sparse kernel should be faster to be taken: measurements are not exact.
+const MARGIN: f64 = 0.95;
+
+/// With fewer zeros than this share no form of blocks pays.
+const ZEROS: f64 = 0.1;
+
+/// The fastest method for these weights.
+pub(in crate::int8) fn choose(
+    form: Form,
+    g: &ConvGeometry,
+    input: &Input,
+    weights: &Weights<'_>,
+    e: &Epilogue,
+) -> Method {
+    let zeros = weights.values.iter().filter(|&&w| w == 0).count();
+    let table = match form.step() {
+        Step::Scalar => PLAIN,
+        #[cfg(target_arch = "x86_64")]
+        Step::Avx2 | Step::Avx512 => WORDS,
+        #[cfg(target_arch = "x86_64")]
+        Step::Vnni | Step::Vbmi => BYTES,
+        // Not measured there: emulated time says nothing.
+        #[cfg(target_arch = "aarch64")]
+        Step::Neon | Step::Dotprod => PLAIN,
+    };
+    let row = table.iter().find(|(least, ..)| g.output[0] * g.output[1] >= *least);
+    let (Some((_, single, larger)), true) = (row, super::is_possible(g, input, e)) else {
+        return Method::Dense;
+    };
+    if (zeros as f64) < ZEROS * weights.values.len() as f64 {
+        return Method::Dense;
+    }
+    let costs = if g.window.kernel == [1, 1] { single } else { larger };
+    let time = |block: Block| {
+        let blocks = Blocks::new(g, weights.values, block);
+        costs[block.outputs() - 1] * blocks.count() as f64 / blocks.all().max(1) as f64
+    };
+    let (one, two) = (time(Block::One), time(Block::Two));
+    match one.min(two) < MARGIN {
+        false => Method::Dense,
+        true if two <= one => Method::Sparse(Block::Two),
+        true => Method::Sparse(Block::One),
+    }
+}

@@ -1,0 +1,185 @@
+use super::*;
+use crate::Isa;
+use crate::int8::conv::testing::Problem;
+use crate::int8::conv::tests::{CASES, Case, geometry};
+use crate::int8::conv::{Method, conv_by};
+use crate::int8::table::Table;
+use espalier_graph::random::Random;
+use proptest::prelude::*;
+
+/// Of the cases of dense convolutions those without groups, and shapes that only sparse ones know.
+fn cases() -> impl Iterator<Item = Case> {
+    const MORE: &[Case] = &[
+        // 7 x 7: rows of 9 positions; 3 to 7 vectors, the last of which begins among those before.
+        (1, 13, 9, 1, [7, 7], [3, 3], [1, 1], [1; 4], [1, 1]),
+        (1, 13, 9, 1, [7, 7], [1, 1], [1, 1], [0; 4], [1, 1]),
+        (2, 8, 6, 1, [14, 14], [3, 3], [1, 1], [1; 4], [1, 1]),
+        (1, 8, 7, 1, [14, 14], [1, 1], [1, 1], [0; 4], [1, 1]),
+        (1, 8, 8, 1, [28, 28], [3, 3], [1, 1], [1; 4], [1, 1]),
+        // Read where it lies, with rows of positions that are no pixels.
+        (1, 9, 6, 1, [9, 11], [3, 3], [1, 1], [0; 4], [1, 1]),
+        (1, 9, 6, 1, [12, 12], [2, 3], [1, 1], [0; 4], [2, 2]),
+        (1, 5, 4, 1, [3, 40], [2, 25], [1, 1], [0; 4], [1, 1]),
+        // Several residues of the strides, and strides beyond the kernel.
+        (1, 9, 6, 1, [15, 15], [5, 5], [3, 3], [2; 4], [1, 1]),
+        (1, 9, 6, 1, [15, 14], [3, 3], [2, 2], [1; 4], [3, 2]),
+        (1, 4, 3, 1, [13, 13], [2, 2], [5, 4], [0; 4], [1, 1]),
+    ];
+    CASES.iter().chain(MORE).filter(|case| case.3 == 1).copied()
+}
+
+/// Zeroes each block with the given probability.
+fn sparser(mut p: Problem, zeros: f32, block: Block, seed: u64) -> Problem {
+    let mut random = Random::new(17, seed);
+    let (inputs, taps) = (p.g.channels_in, p.g.window.kernel[0] * p.g.window.kernel[1]);
+    for first in (0..p.g.channels_out).step_by(block.outputs()) {
+        for quad in (0..inputs).step_by(4) {
+            for tap in 0..taps {
+                if random.uniform() < zeros {
+                    for output in first..p.g.channels_out.min(first + block.outputs()) {
+                        for channel in quad..inputs.min(quad + 4) {
+                            p.w[(output * inputs + channel) * taps + tap] = 0;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    p
+}
+
+#[test]
+fn every_form_gives_the_bits_of_the_definition() {
+    for (seed, case) in cases().enumerate() {
+        let zeros = [0.0, 0.5, 0.75, 0.95, 1.0][seed % 5];
+        for block in Block::ALL {
+            let new =
+                || sparser(Problem::new(geometry(&case).unwrap(), seed as u64), zeros, block, seed as u64);
+            let method = Method::Sparse(block);
+            let result = |lo, hi, table| Output::Quads { lo, hi, table };
+            new().check_by(method);
+            new().zero(0).result(result(0, 255, Some(Table::new(|x| x / 3 + 9)))).check_by(method);
+            new().zero(255).residual(3, 0.37).result(result(20, 199, None)).check_by(method);
+            new().zero(7).residual(255, -1.5).check_by(method);
+        }
+    }
+}
+
+/// All shares of zeros, from all blocks to none, in either form; and blocks of the other form.
+#[test]
+fn every_share_of_zeros_gives_the_bits_of_the_definition() {
+    let case = (1, 21, 11, 1, [8, 9], [3, 3], [1, 1], [1; 4], [1, 1]);
+    for percent in (0..=100).step_by(5) {
+        for zeroed in Block::ALL {
+            let p = Problem::new(geometry(&case).unwrap(), percent);
+            let p = sparser(p, percent as f32 / 100.0, zeroed, percent);
+            Block::ALL.into_iter().for_each(|block| p.check_by(Method::Sparse(block)));
+        }
+    }
+}
+
+#[test]
+fn extremes_saturate_and_do_not_wrap() {
+    let case = (1, 400, 6, 1, [4, 5], [3, 3], [1, 1], [1; 4], [1, 1]);
+    for (x, w) in [(255, -128), (255, 127), (0, -128), (0, 127)] {
+        for (zero, scale) in [(0, 1e-5), (255, 1.0), (0, -3e4), (128, 1e30), (0, f32::MAX), (255, f32::MIN)] {
+            for block in Block::ALL {
+                let mut p = Problem::new(geometry(&case).unwrap(), 1).zero(zero);
+                p.x.fill(x);
+                p.w.fill(w);
+                p.scale.fill(scale);
+                let p = sparser(p, 0.3, block, 1);
+                p.check_by(Method::Sparse(block));
+                p.clone().residual(0, -1e30).check_by(Method::Sparse(block));
+                let result = Output::Quads { lo: 5, hi: 250, table: None };
+                p.residual(128, 1e30).result(result).check_by(Method::Sparse(block));
+            }
+        }
+    }
+}
+
+#[test]
+fn only_blocks_that_are_not_zero_are_packed_and_counted() {
+    let g = geometry(&(1, 8, 6, 1, [6, 6], [3, 3], [1, 1], [1; 4], [1, 1])).unwrap();
+    let mut p = Problem::new(g, 3);
+    p.w.fill(0);
+    // One weight in three blocks of 1 x 4, two of which are one block of 2 x 4.
+    let at = |output: usize, channel: usize, tap: usize| (output * 8 + channel) * 9 + tap;
+    [at(0, 0, 4), at(1, 3, 4), at(5, 7, 8)].into_iter().for_each(|at| p.w[at] = -3);
+    for (block, kept, name) in [(Block::One, 3, "1x4 3 %"), (Block::Two, 2, "2x4 4 %")] {
+        let prepared = p.prepare(Form::of(Isa::SCALAR), Method::Sparse(block));
+        assert_eq!(prepared.packed.len(), 2 * stream::HEADER + kept * 4 * block.outputs());
+        assert_eq!(prepared.macs, 36 * kept * 4 * block.outputs());
+        assert_eq!(prepared.kernel.name(), format!("conv 3x3 int8 sparse {name}, scalar"));
+        p.check_by(Method::Sparse(block));
+    }
+    assert_eq!(p.prepare(Form::of(Isa::SCALAR), Method::Dense).macs, 36 * 6 * 8 * 9);
+}
+
+/// Whatever is chosen, the bits are the same.
+#[test]
+fn choices_follow_the_zeros() {
+    let g = geometry(&(1, 64, 64, 1, [28, 28], [3, 3], [1, 1], [1; 4], [1, 1])).unwrap();
+    let chosen = |p: &Problem| choose(Form::of(Isa::best()), &p.g, &p.input, &p.weights(), &p.e);
+    let dense = Problem::new(g, 1);
+    assert_eq!(chosen(&dense), Method::Dense);
+    for block in Block::ALL {
+        let p = sparser(dense.clone(), 0.9, block, 1);
+        assert_eq!(chosen(&p), Method::Sparse(block));
+        // The kernel of conv itself is that one.
+        let prepared = crate::int8::conv(Isa::best(), &p.g, &p.input, &p.weights(), &p.e);
+        assert!(prepared.kernel.name().contains("sparse"), "{}", prepared.kernel.name());
+        assert_eq!(chosen(&p.result(Output::Float)), Method::Dense);
+    }
+    // A connected layer fills one of sixteen lanes.
+    let connected = geometry(&(1, 64, 64, 1, [1, 1], [1, 1], [1, 1], [0; 4], [1, 1])).unwrap();
+    assert_eq!(chosen(&sparser(Problem::new(connected, 1), 0.9, Block::Two, 1)), Method::Dense);
+}
+
+#[test]
+fn what_is_never_sparse_is_refused() {
+    let weights = [0; 64];
+    let refused = |groups: usize, input: &Input, e: &Epilogue| {
+        let case = (1, 8, 8, groups, [4, 4], [1, 1], [1, 1], [0; 4], [1, 1]);
+        let g = geometry(&case).unwrap();
+        let weights = Weights { values: &weights[..64 / groups], scale: &[1.0; 8], bias: &[0.0; 8] };
+        std::panic::catch_unwind(|| conv_by(Isa::SCALAR, Method::Sparse(Block::Two), &g, input, &weights, e))
+            .is_err()
+    };
+    let (quads, picture) = (Input::Quads { zero: 0 }, Input::Picture { zero: vec![0; 8] });
+    let float = Epilogue { result: Output::Float, ..Epilogue::default() };
+    assert!(!refused(1, &quads, &Epilogue::default()));
+    assert!(refused(2, &quads, &Epilogue::default()) && refused(1, &picture, &Epilogue::default()));
+    assert!(refused(1, &quads, &float));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(80))]
+
+    #[test]
+    fn any_geometry_gives_the_bits_of_the_definition(
+        batch in 1usize..3,
+        channels in [1usize..30, 1usize..30],
+        input in [1usize..20, 1usize..34],
+        kernel in [1usize..5, 1usize..5],
+        stride in [1usize..4, 1usize..4],
+        pad in [0usize..4, 0usize..4, 0usize..4, 0usize..4],
+        dilation in [1usize..3, 1usize..3],
+        zero: u8,
+        zeros in 0.0f32..1.0,
+        seed in 0u64..1000,
+        kind in 0usize..3,
+    ) {
+        let case = (batch, channels[0], channels[1], 1, input, kernel, stride, pad, dilation);
+        let Some(g) = geometry(&case) else { return Ok(()) };
+        for block in Block::ALL {
+            let p = sparser(Problem::new(g.clone(), seed).zero(zero), zeros, block, seed);
+            match kind {
+                0 => p,
+                1 => p.residual(zero, 0.9),
+                _ => p.result(Output::Quads { lo: zero / 2, hi: zero, table: Some(Table::new(|x| 255 - x)) }),
+            }
+            .check_by(Method::Sparse(block));
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The register tile: V vectors of 16 positions for a plane of four output channels. Its lists follow one another, each
+//! with sums of its own: for every block a load from each vector and a broadcast for each output of the block.
+
+use super::stream::HEADER;
+use crate::int8::dots::Dots;
+use crate::int8::finish::Finish;
+use crate::int8::form::{Form, Step, per_form};
+use crate::int8::sums::Sums;
+
+/// Most vectors of a tile. Up to seven would fit the registers and are no faster: with four a block has eight products for
+/// its loads already, and less of the input must stay in a level 1 cache.
+pub(super) const VECTORS: usize = 4;
+
+/// Arguments of a tile; lengths are in bytes.
+pub(super) struct Call<'a> {
+    /// The first position's first quad.
+    pub(super) x: *const u8,
+    /// From the first vector to the last; the others lie 64 bytes apart.
+    pub(super) last: usize,
+    /// See [`Stream`](super::stream::Stream): what blocks read, ends of the lists from the first plane's on, and the
+    /// plane's header and all weights.
+    pub(super) offsets: &'a [u32],
+    pub(super) ends: &'a [u32],
+    pub(super) header: *const u8,
+    pub(super) weights: *const u8,
+    /// Planes to compute.
+    pub(super) planes: usize,
+    pub(super) spots: [Spot; VECTORS],
+    /// The first plane of the output and, or null, of the residual; and from plane to plane of both.
+    pub(super) y: *mut u8,
+    pub(super) residual: *const u8,
+    pub(super) y_plane: usize,
+    pub(super) finish: Finish,
+}
+
+/// Where the results of a vector belong.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Spot {
+    /// Which of its positions are pixels.
+    pub(super) chosen: u16,
+    /// From the first pixel of a plane to the first of these.
+    pub(super) at: usize,
+}
+
+/// A tile of some shape.
+pub(super) type TileFn = for<'a, 'b> unsafe fn(&'a Call<'b>);
+
+per_form!(fn pick<; const R: usize, const V: usize>(call: &Call<'_>) = tile);
+
+/// `R` outputs in a block.
+#[inline(always)]
+unsafe fn tile<D: Dots, const R: usize, const V: usize>(c: &Call<'_>) {
+    // SAFETY: the caller gives addresses that are valid for 16 V positions of all planes and blocks.
+    unsafe {
+        let (mut header, mut y, mut residual) = (c.header, c.y, c.residual);
+        for plane in 0..c.planes {
+            let ends = c.ends.as_ptr().add(plane * 4 / R);
+            let sums: [[D::Sums; V]; 4] = if R == 2 {
+                let (a, b) = (list::<D, R, V>(c, ends, header, 0), list::<D, R, V>(c, ends, header, 1));
+                [a[0], a[R - 1], b[0], b[R - 1]]
+            } else {
+                [
+                    list::<D, R, V>(c, ends, header, 0)[0],
+                    list::<D, R, V>(c, ends, header, 1)[0],
+                    list::<D, R, V>(c, ends, header, 2)[0],
+                    list::<D, R, V>(c, ends, header, 3)[0],
+                ]
+            };
+            macro_rules! vectors {
+                ($($i:literal)*) => { $(finish::<D::Sums, V, $i>(c, &sums, header, y, residual);)* };
+            }
+            // As many as the largest V.
+            vectors!(0 1 2 3);
+            header = header.add(HEADER);
+            y = y.wrapping_add(c.y_plane);
+            residual = if residual.is_null() { residual } else { residual.wrapping_add(c.y_plane) };
+        }
+    }
+}
+
+/// The sums of one list of a plane.
+#[inline(always)]
+unsafe fn list<D: Dots, const R: usize, const V: usize>(
+    c: &Call<'_>,
+    ends: *const u32,
+    header: *const u8,
+    index: usize,
+) -> [[D::Sums; V]; R] {
+    // SAFETY: as in `tile`.
+    unsafe {
+        let starts = header.cast::<i32>().add(R * index);
+        let mut sums = [[D::Sums::splat(*starts); V]; R];
+        for r in 1..R {
+            sums[r] = [D::Sums::splat(*starts.add(r)); V];
+        }
+        let (first, end) = (*ends.add(index) as usize, *ends.add(index + 1) as usize);
+        let mut w = c.weights.add(4 * R * first).cast::<i8>();
+        for &offset in c.offsets.get_unchecked(first..end) {
+            let x = c.x.add(offset as usize);
+            let mut weights = [D::splat_weights(w); R];
+            for r in 1..R {
+                weights[r] = D::splat_weights(w.add(4 * r));
+            }
+            for v in 0..V {
+                let quads = D::bytes(x.add(if v + 1 == V { c.last } else { 64 * v }));
+                for r in 0..R {
+                    sums[r][v] = D::dot(sums[r][v], quads, weights[r]);
+                }
+            }
+            w = w.add(4 * R);
+        }
+        sums
+    }
+}
+
+/// The epilogue of vector `I`. Indices of sums are constants: others would keep the sums in memory.
+#[inline(always)]
+unsafe fn finish<S: Sums, const V: usize, const I: usize>(
+    c: &Call<'_>,
+    sums: &[[S; V]; 4],
+    header: *const u8,
+    y: *mut u8,
+    residual: *const u8,
+) {
+    if I >= V {
+        return;
+    }
+    // SAFETY: as in `tile`.
+    unsafe {
+        let Spot { chosen, at } = c.spots[I];
+        let added = match (residual.is_null(), chosen) {
+            (true, _) => None,
+            (false, u16::MAX) => Some(S::load_channels(residual.add(at))),
+            (false, _) => Some(S::load_chosen(residual.add(at), chosen)),
+        };
+        let (scale, bias) = (header.cast::<f32>().add(4), header.cast::<f32>().add(8));
+        let sums = [sums[0][I], sums[1][I], sums[2][I], sums[3][I]];
+        let results = c.finish.channels(sums, scale, bias, added);
+        match chosen {
+            u16::MAX => S::store_channels(results, c.finish.limits, y.add(at)),
+            _ => S::store_chosen(results, c.finish.limits, y.add(at), chosen),
+        }
+    }
+}
+
+/// The tiles of one form and block, by their vectors.
+pub(super) fn tiles(form: Form, outputs: usize) -> [TileFn; VECTORS] {
+    macro_rules! by_vectors {
+        ($r:literal: $($v:literal)*) => { [$(pick::<$r, $v>(form)),*] };
+    }
+    match outputs {
+        1 => by_vectors!(1: 1 2 3 4),
+        _ => by_vectors!(2: 1 2 3 4),
+    }
+}
+
+/// Vectors whose sums and operands the registers hold; with AVX2 and plain Rust only those of the list that is at work.
+pub(super) fn most_vectors(form: Form) -> usize {
+    match form.step() {
+        Step::Scalar => 1,
+        #[cfg(target_arch = "x86_64")]
+        Step::Avx2 => 2,
+        #[cfg(target_arch = "aarch64")]
+        Step::Neon | Step::Dotprod => 1,
+        #[cfg(target_arch = "x86_64")]
+        Step::Avx512 | Step::Vnni | Step::Vbmi => VECTORS,
+    }
+}
