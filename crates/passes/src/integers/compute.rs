@@ -132,16 +132,16 @@ impl Pass<'_> {
     }
 
     fn as_product(&self, r: &Rewrite<'_>, node: &Node) -> Option<Product> {
-        let (axis, kind) = match node.op {
-            Op::Conv { window, groups } => (0, Kind::Conv { window, groups }),
-            Op::MatMul { trans_a: false, trans_b } => (usize::from(!trans_b), Kind::Linear { trans_b }),
+        // The weight's number of axes, and which of them are the outputs.
+        let (rank, axis, kind) = match node.op {
+            Op::Conv { window, groups } => (4, 0, Kind::Conv { window, groups }),
+            Op::MatMul { trans_a: false, trans_b } => (2, usize::from(!trans_b), Kind::Linear { trans_b }),
             Op::Binary { f: BinaryFn::Add } => return self.biased(r, node),
             _ => return None,
         };
         let (x, weight) = (*self.backing.get(&node.inputs[0])?, node.inputs[1]);
         let bias = node.inputs.get(2).copied();
         self.byte_weight(r, weight, axis)?;
-        let rank = if axis == 0 && matches!(kind, Kind::Conv { .. }) { 4 } else { 2 };
         let fits = sizes(r, weight).len() == rank && bias.is_none_or(|bias| is_constant(r, bias));
         fits.then_some(Product { x, weight, bias, kind })
     }
