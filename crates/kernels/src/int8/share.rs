@@ -14,16 +14,20 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// This worker's part: some planes of some rows. Rows are preferred, so that a worker finds in its cache what it
-    /// wrote in the kernel before.
-    pub(super) fn of(&self, worker: Worker) -> (Range<usize>, Range<usize>) {
+    /// Whether planes are shared out, not rows. Rows are preferred, so that a worker finds in its cache what it wrote in
+    /// the kernel before.
+    pub(super) fn by_planes(&self, worker: Worker) -> bool {
         let longest = |items: usize| items.div_ceil(worker.count);
         let by_rows = longest(self.rows) * self.planes;
         let by_planes = longest(self.planes) * self.rows;
-        if by_planes < by_rows || (by_planes == by_rows && self.planes_weigh) {
-            (0..self.rows, worker.share(self.planes))
-        } else {
-            (worker.share(self.rows), 0..self.planes)
+        by_planes < by_rows || (by_planes == by_rows && self.planes_weigh)
+    }
+
+    /// This worker's part: some planes of some rows.
+    pub(super) fn of(&self, worker: Worker) -> (Range<usize>, Range<usize>) {
+        match self.by_planes(worker) {
+            true => (0..self.rows, worker.share(self.planes)),
+            false => (worker.share(self.rows), 0..self.planes),
         }
     }
 }

@@ -107,20 +107,19 @@ impl Engine {
     }
 
     /// This worker's rows and planes; planes are shared out by the blocks that they have.
-    fn share(&self, worker: Worker) -> (Range<usize>, Range<usize>) {
+    pub(super) fn share(&self, worker: Worker) -> (Range<usize>, Range<usize>) {
         let all = quads(self.g.channels_out);
         let share = Share {
             rows: self.g.batch * self.g.output[0],
             planes: all,
             planes_weigh: self.g.batch == 1 && self.packed_len() > self.field.image(),
         };
-        let (rows, planes) = share.of(worker);
-        if planes == (0..all) {
-            return (rows, planes);
+        if !share.by_planes(worker) {
+            return share.of(worker);
         }
         let Range { start, end } = worker.share(self.work[all]);
         let plane_at = |work: usize| self.work.partition_point(|&before| before < work);
-        (rows, plane_at(start)..plane_at(end))
+        (0..share.rows, plane_at(start)..plane_at(end))
     }
 
     fn item<'a>(

@@ -1,9 +1,9 @@
 use super::*;
-use crate::Isa;
 use crate::int8::conv::testing::Problem;
 use crate::int8::conv::tests::{CASES, Case, geometry};
 use crate::int8::conv::{Method, conv_by};
 use crate::int8::table::Table;
+use crate::{Isa, Worker};
 use espalier_graph::random::Random;
 use proptest::prelude::*;
 
@@ -16,6 +16,9 @@ fn cases() -> impl Iterator<Item = Case> {
         (2, 8, 6, 1, [14, 14], [3, 3], [1, 1], [1; 4], [1, 1]),
         (1, 8, 7, 1, [14, 14], [1, 1], [1, 1], [0; 4], [1, 1]),
         (1, 8, 8, 1, [28, 28], [3, 3], [1, 1], [1; 4], [1, 1]),
+        // More workers than rows or planes, and weights beyond the input.
+        (1, 64, 4, 1, [1, 3], [3, 3], [1, 1], [1; 4], [1, 1]),
+        (1, 64, 9, 1, [1, 2], [3, 3], [1, 1], [1; 4], [1, 1]),
         // Read where it lies, with rows of positions that are no pixels.
         (1, 9, 6, 1, [9, 11], [3, 3], [1, 1], [0; 4], [1, 1]),
         (1, 9, 6, 1, [12, 12], [2, 3], [1, 1], [0; 4], [2, 2]),
@@ -94,6 +97,31 @@ fn extremes_saturate_and_do_not_wrap() {
                 let result = Output::Quads { lo: 5, hi: 250, table: None };
                 p.residual(128, 1e30).result(result).check_by(Method::Sparse(block));
             }
+        }
+    }
+}
+
+/// Every row of every plane has one worker, also where planes differ in their blocks or there are few of them.
+#[test]
+fn workers_share_everything_once() {
+    let sizes = [[1, 3], [1, 9], [2, 2], [7, 7], [14, 5]];
+    for (size, channels_out) in sizes.into_iter().flat_map(|size| [1, 4, 5, 36].map(|c| (size, c))) {
+        let g = geometry(&(1, 64, channels_out, 1, size, [3, 3], [1, 1], [1; 4], [1, 1])).unwrap();
+        let mut p = sparser(Problem::new(g, 1), 0.5, Block::Two, 1);
+        let half = p.w.len() / 2;
+        p.w[half..].fill(0);
+        let field = Field::new(&p.g, 0);
+        let stream = Stream::new(&p.g, 0, 0, &p.weights(), Block::Two, &field);
+        let after = After { finish: finish(&p.g, &p.weights(), &p.e), residual: false, table: None };
+        let name = ("test".to_string(), Form::of(Isa::SCALAR));
+        let (engine, _) = Engine::new(name, &p.g, field, Block::Two, stream, after);
+        for count in 1..6 {
+            let mut times = vec![0; size[0] * channels_out.div_ceil(4)];
+            for (rows, planes) in (0..count).map(|index| engine.share(Worker { index, count })) {
+                let places = rows.flat_map(|row| planes.clone().map(move |plane| plane * size[0] + row));
+                places.for_each(|at| times[at] += 1);
+            }
+            assert!(times.iter().all(|&n| n == 1), "{size:?} {channels_out} {count}: {times:?}");
         }
     }
 }
