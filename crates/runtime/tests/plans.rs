@@ -45,6 +45,10 @@ const CASES: &[(&str, &str)] = &[
         "input x: f32[N,20,9,7]; input dy: f32[N,17,5,4]",
         "y: f32[17,20,3,3] = ConvWeightGrad(x, dy) window=[[3,3],[2,2],[1,1,1,1],[1,1]] groups=1; output y = y",
     ),
+    (
+        "input x: f32[N,5,6,6]; weight w: s8[7,5,3,3]; weight small.scale: f32[7]; weight b: f32[7]; weight t: u8[256]",
+        "q: q8(0.01,128)[N,5,6,6] = Quantize(x) to=q8(0.01,128); c: q8(0.02,100)[N,7,6,6] = QConv(q, w, small.scale, b) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1 to=q8(0.02,100) limits=[0,255]; l: q8(0.02,100)[N,7,6,6] = Table(c, t) to=q8(0.02,100); p: q8(0.02,90)[N,7,1,1] = QAvgPool(c) window=[[6,6],[1,1],[0,0,0,0],[1,1]] count_pad=true to=q8(0.02,90); m: q8(0.03,7)[N,7,6,6] = QMul(l, p) to=q8(0.03,7) limits=[0,255]; s: q8(0.02,128)[N,7,6,6] = QAdd(m, c) to=q8(0.02,128) limits=[3,250]; y: f32[N,7,6,6] = Dequantize(s); output y = y",
+    ),
     // The weight is computed: packed in every run.
     (
         "input x: f32[N,3,4,4]; weight w: f32[4,3,1,1]",
@@ -295,7 +299,7 @@ fn bytes_are_refused() {
     let graph: Graph = "input x: u8[N,3]\ny: u8[3*N] = Reshape(x) shape=[3*N]\noutput y = y".parse().unwrap();
     let options = Options { isa: Isa::SCALAR, threads: 1, bindings: Bindings::batch(2) };
     let error = lower(&graph, &Weights::new(), options).err().unwrap().to_string();
-    assert_eq!(error, "value `x` is u8[N,3]: plans compute with f32 and i32 only");
+    assert_eq!(error, "value `x` is u8[N,3]: plans compute with f32, i32 and q8; bytes are states only");
 }
 
 #[test]
