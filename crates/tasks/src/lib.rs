@@ -1,23 +1,29 @@
 //! What the numbers mean: a task turns raw input into a tensor and the network's outputs into an answer.
 //!
-//! One file per task. Training, prediction and the device call the same functions, so the same input gives the same
-//! answer everywhere. A new task is one file, one variant in each enum below, and what the compiler then asks for.
+//! One file or folder per task. Training, prediction and the device call the same functions, so the same input gives the
+//! same answer everywhere. A new task is that file, one variant in each enum below, and what the compiler then asks for.
 
 pub mod classification;
 pub mod classify_image;
+pub mod detect;
+pub mod draw;
 pub mod golden;
 pub mod image;
 pub mod model;
+pub mod picture_input;
 pub mod resize;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 pub use self::image::{Image, ImageError, Limits, decode};
 pub use classification::Prediction;
 pub use classify_image::ClassifyImage;
+pub use detect::{Detect, Detection, Head, TrueBox};
 pub use model::{Model, ModelError};
+pub use picture_input::PictureInput;
 pub use resize::Fit;
 
 /// A task and its settings, as the package's manifest holds them: `{"kind": "classify-image", ...}`.
@@ -26,6 +32,8 @@ pub use resize::Fit;
 pub enum Task {
     /// One label for one image.
     ClassifyImage(ClassifyImage),
+    /// Boxes around the things in one image.
+    Detect(Detect),
 }
 
 /// One raw input. Which variant a task takes is the task's; another is [`TaskError::Input`].
@@ -35,11 +43,34 @@ pub enum Input<'a> {
     Image(&'a Image),
 }
 
+/// What answers and metrics have to know of an input beside its tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Of an image, its size before it was brought to the network's.
+    Image {
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+    },
+}
+
+impl Input<'_> {
+    /// What remains to be known of it once it is a tensor.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Input::Image(image) => Origin::Image { height: image.height, width: image.width },
+        }
+    }
+}
+
 /// What an input truly is, for metrics.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Truth {
     /// The index of its class in the task's labels.
     Class(usize),
+    /// The boxes in it.
+    Boxes(Vec<TrueBox>),
 }
 
 /// What a task says about one input.
@@ -48,6 +79,8 @@ pub enum Truth {
 pub enum Answer {
     /// Of the classification tasks.
     Label(Prediction),
+    /// Of detect: the boxes, the surest first.
+    Boxes(Vec<Detection>),
 }
 
 /// The metrics of a split, gathered input by input.
@@ -55,6 +88,19 @@ pub enum Answer {
 pub enum Metrics {
     /// Of the classification tasks.
     Classification(classification::Metrics),
+    /// Of detect.
+    Detection(Box<detect::Metrics>),
+}
+
+/// How well one class is recognised, by measures of the task's kind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassScores {
+    /// The class.
+    pub label: String,
+    /// How often it truly occurs.
+    pub n: u64,
+    /// The measures by name, the same ones for every class.
+    pub scores: Vec<(&'static str, f64)>,
 }
 
 /// A metric and which way is better.
@@ -102,11 +148,30 @@ pub(crate) fn check_length(what: &'static str, found: usize, expected: usize) ->
     if found == expected { Ok(()) } else { Err(TaskError::Length { what, found, expected }) }
 }
 
+/// `Ok` where `condition` holds.
+pub(crate) fn ensure(
+    kind: &'static str,
+    condition: bool,
+    reason: impl FnOnce() -> String,
+) -> Result<(), TaskError> {
+    if condition { Ok(()) } else { Err(TaskError::Invalid { kind, reason: reason() }) }
+}
+
+/// Class names: at least `least`, none twice, none empty.
+pub(crate) fn check_labels(kind: &'static str, labels: &[String], least: usize) -> Result<(), TaskError> {
+    ensure(kind, labels.len() >= least, || format!("{} labels, at least {least} are needed", labels.len()))?;
+    let mut seen = BTreeSet::new();
+    let repeated = labels.iter().find(|label| !seen.insert(*label));
+    ensure(kind, repeated.is_none(), || format!("label {:?} occurs twice", repeated.unwrap()))?;
+    ensure(kind, !seen.contains(&String::new()), || "a label is empty".to_owned())
+}
+
 impl Task {
     /// The kind as in the manifest.
     pub fn kind(&self) -> &'static str {
         match self {
             Task::ClassifyImage(_) => classify_image::KIND,
+            Task::Detect(_) => detect::KIND,
         }
     }
 
@@ -114,6 +179,7 @@ impl Task {
     pub fn validate(&self) -> Result<(), TaskError> {
         match self {
             Task::ClassifyImage(task) => task.validate(),
+            Task::Detect(task) => task.validate(),
         }
     }
 
@@ -121,29 +187,48 @@ impl Task {
     pub fn labels(&self) -> &[String] {
         match self {
             Task::ClassifyImage(task) => &task.labels,
+            Task::Detect(task) => &task.labels,
         }
     }
 
     /// The shape of one input tensor, without the batch.
     pub fn input_shape(&self) -> Vec<usize> {
         match self {
-            Task::ClassifyImage(task) => task.input_shape().to_vec(),
+            Task::ClassifyImage(task) => task.input.shape().to_vec(),
+            Task::Detect(task) => task.input.shape().to_vec(),
         }
+    }
+
+    /// Whether the task reads outputs of these shapes, for a batch of one; where not, what it reads.
+    pub fn check_outputs(&self, shapes: &[&[usize]]) -> Result<(), String> {
+        let (fits, wants) = match self {
+            Task::ClassifyImage(task) => {
+                let want = [1, task.labels.len()];
+                (*shapes == [&want[..]], format!("one of shape {want:?}"))
+            }
+            Task::Detect(Detect { head, input, labels, .. }) => {
+                (head.fits(input.size, labels.len(), shapes), head.wants(input.size, labels.len()))
+            }
+        };
+        if fits { Ok(()) } else { Err(wants) }
     }
 
     /// Turns a raw input into the input tensor; `out` has [`input_shape`](Self::input_shape)'s number of elements.
     pub fn preprocess(&self, input: Input<'_>, out: &mut [f32]) -> Result<(), TaskError> {
         match (self, input) {
-            (Task::ClassifyImage(task), Input::Image(image)) => task.preprocess(image, out),
+            (Task::ClassifyImage(task), Input::Image(image)) => task.input.preprocess(image, out),
+            (Task::Detect(task), Input::Image(image)) => task.input.preprocess(image, out),
         }
     }
 
     /// Turns the outputs for one input, one slice per graph output, into an answer.
-    pub fn postprocess(&self, outputs: &[&[f32]]) -> Result<Answer, TaskError> {
-        match self {
-            Task::ClassifyImage(task) => {
-                check_length("the list of outputs", outputs.len(), 1)?;
-                task.postprocess(outputs[0]).map(Answer::Label)
+    pub fn postprocess(&self, origin: Origin, outputs: &[&[f32]]) -> Result<Answer, TaskError> {
+        match (self, origin) {
+            (Task::ClassifyImage(task), Origin::Image { .. }) => {
+                task.postprocess(only(outputs)?).map(Answer::Label)
+            }
+            (Task::Detect(task), Origin::Image { height, width }) => {
+                task.postprocess([height, width], outputs).map(Answer::Boxes)
             }
         }
     }
@@ -152,6 +237,7 @@ impl Task {
     pub fn metrics(&self) -> Metrics {
         match self {
             Task::ClassifyImage(task) => Metrics::Classification(classification::Metrics::new(&task.labels)),
+            Task::Detect(task) => Metrics::Detection(Box::new(detect::Metrics::new(task))),
         }
     }
 
@@ -159,18 +245,76 @@ impl Task {
     pub fn primary_metric(&self) -> Metric {
         match self {
             Task::ClassifyImage(_) => Metric { name: "accuracy", higher_is_better: true },
+            Task::Detect(_) => Metric { name: detect::PRIMARY, higher_is_better: true },
+        }
+    }
+}
+
+/// The output of a task that has one.
+fn only<'a>(outputs: &[&'a [f32]]) -> Result<&'a [f32], TaskError> {
+    check_length("the list of outputs", outputs.len(), 1).map(|()| outputs[0])
+}
+
+impl Answer {
+    /// The answer as keys and values of JSON; `labels` are the task's.
+    pub fn fields(&self, labels: &[String]) -> Map<String, Value> {
+        let value = match self {
+            Answer::Label(Prediction { label, confidence, scores, .. }) => {
+                let scores = labels.iter().cloned().zip(scores.iter().map(|&score| score.into()));
+                json!({"label": label, "confidence": confidence, "scores": scores.collect::<Map<_, _>>()})
+            }
+            Answer::Boxes(boxes) => {
+                let hundredths = |v: f32| (f64::from(v) * 100.0).round() / 100.0;
+                let one = |Detection { label, confidence, bounds, .. }: &Detection| {
+                    json!({"label": label, "confidence": confidence, "box": bounds.map(hundredths)})
+                };
+                json!({"boxes": boxes.iter().map(one).collect::<Vec<_>>()})
+            }
+        };
+        if let Value::Object(fields) = value { fields } else { Map::new() }
+    }
+
+    /// The answer in words, on one line.
+    pub fn summary(&self) -> String {
+        match self {
+            Answer::Label(answer) => format!("{}  {:.1} %", answer.label, answer.confidence * 100.0),
+            Answer::Boxes(boxes) if boxes.is_empty() => "nothing found".to_owned(),
+            Answer::Boxes(boxes) => {
+                let one = |Detection { label, confidence, bounds, .. }: &Detection| {
+                    let [left, top, right, bottom] = bounds.map(f32::round);
+                    format!("{label} {:.1} % at {left},{top} to {right},{bottom}", confidence * 100.0)
+                };
+                boxes.iter().map(one).collect::<Vec<_>>().join("; ")
+            }
+        }
+    }
+
+    /// Draws the answer into the picture that it is about.
+    pub fn draw(&self, image: &mut Image) {
+        let mut canvas = draw::Canvas::new(image);
+        match self {
+            Answer::Label(answer) => canvas.banner(&answer.label, answer.confidence, answer.index),
+            // The surest last, so that nothing lies over it.
+            Answer::Boxes(boxes) => boxes
+                .iter()
+                .rev()
+                .for_each(|found| canvas.labelled(found.bounds, &found.label, found.confidence, found.class)),
         }
     }
 }
 
 impl Metrics {
-    /// Adds one input: its outputs, one slice per graph output, and its truth.
-    pub fn add(&mut self, outputs: &[&[f32]], truth: &Truth) -> Result<(), TaskError> {
-        match (self, truth) {
-            (Metrics::Classification(metrics), Truth::Class(class)) => {
-                check_length("the list of outputs", outputs.len(), 1)?;
-                metrics.add(outputs[0], *class)
+    /// Adds one input: where it came from, its outputs, one slice per graph output, and its truth.
+    pub fn add(&mut self, origin: Origin, outputs: &[&[f32]], truth: &Truth) -> Result<(), TaskError> {
+        match (self, truth, origin) {
+            (Metrics::Classification(metrics), Truth::Class(class), _) => metrics.add(only(outputs)?, *class),
+            (Metrics::Classification(_), ..) => {
+                Err(TaskError::Input { kind: "classification", expected: "a class" })
             }
+            (Metrics::Detection(metrics), Truth::Boxes(boxes), Origin::Image { height, width }) => {
+                metrics.add([height, width], outputs, boxes)
+            }
+            (Metrics::Detection(_), ..) => Err(TaskError::Input { kind: detect::KIND, expected: "boxes" }),
         }
     }
 
@@ -178,6 +322,7 @@ impl Metrics {
     pub fn n(&self) -> usize {
         match self {
             Metrics::Classification(metrics) => metrics.n(),
+            Metrics::Detection(metrics) => metrics.n(),
         }
     }
 
@@ -185,7 +330,31 @@ impl Metrics {
     pub fn metrics(&self) -> BTreeMap<String, f64> {
         match self {
             Metrics::Classification(metrics) => metrics.metrics(),
+            Metrics::Detection(metrics) => metrics.metrics(),
         }
+    }
+
+    /// The scores of each class.
+    pub fn per_class(&self) -> Vec<ClassScores> {
+        match self {
+            Metrics::Classification(metrics) => metrics.per_class().into_iter().map(Into::into).collect(),
+            Metrics::Detection(metrics) => metrics.per_class(),
+        }
+    }
+
+    /// `confusion[true][predicted]`, for tasks that have one.
+    pub fn confusion(&self) -> Option<&[Vec<u64>]> {
+        match self {
+            Metrics::Classification(metrics) => Some(metrics.confusion()),
+            Metrics::Detection(_) => None,
+        }
+    }
+}
+
+impl From<classification::ClassMetrics> for ClassScores {
+    fn from(class: classification::ClassMetrics) -> Self {
+        let scores = vec![("precision", class.precision), ("recall", class.recall), ("f1", class.f1)];
+        ClassScores { label: class.label, n: class.n, scores }
     }
 }
 
@@ -220,12 +389,17 @@ mod tests {
         let mut tensor = vec![0.0; task.input_shape().iter().product()];
         task.preprocess(Input::Image(&image), &mut tensor).unwrap();
         assert_eq!(tensor, [-1.0, 1.0, -1.0, 1.0]);
-        let Answer::Label(prediction) = task.postprocess(&[&[0.0, 3.0]]).unwrap();
-        assert_eq!(prediction.label, "dog");
+        let origin = Input::Image(&image).origin();
+        let answer = task.postprocess(origin, &[&[0.0, 3.0]]).unwrap();
+        assert_eq!(answer.summary(), "dog  95.3 %");
+        assert_eq!(answer.fields(task.labels())["label"], "dog");
         let mut metrics = task.metrics();
-        metrics.add(&[&[0.0, 3.0]], &Truth::Class(1)).unwrap();
+        metrics.add(origin, &[&[0.0, 3.0]], &Truth::Class(1)).unwrap();
         assert_eq!(metrics.metrics()[task.primary_metric().name], 1.0);
-        assert!(task.postprocess(&[]).is_err());
+        assert_eq!((metrics.confusion().unwrap().len(), metrics.per_class().len()), (2, 2));
+        let other = metrics.add(origin, &[&[0.0, 3.0]], &Truth::Boxes(Vec::new())).unwrap_err();
+        assert_eq!(other.to_string(), "task classification takes a class");
+        assert!(task.postprocess(origin, &[]).is_err());
         assert!(task.preprocess(Input::Image(&image), &mut [0.0; 3]).is_err());
     }
 }
