@@ -77,7 +77,10 @@ fn fixture() -> &'static Path {
         save("other/red.png", &picture(16, 16, GREEN));
         save("black.png", &picture(9, 9, [0; 3]));
         for (set, labels) in [("data", "0 0.5 0.5 0.5 0.5\n"), ("torn", "0 0.5 0.5 0.5 0.5\n0 half\n")] {
-            save(&format!("{set}/data.yaml"), b"train: images/train\nval: images/val\nnames: [red, green, never]\n");
+            save(
+                &format!("{set}/data.yaml"),
+                b"train: images/train\nval: images/val\nnames: [red, green, never]\n",
+            );
             save(&format!("{set}/images/val/a.png"), &picture(16, 16, RED));
             save(&format!("{set}/images/val/b.png"), &picture(16, 16, GREEN));
             save(&format!("{set}/labels/val/a.txt"), labels.as_bytes());
@@ -190,9 +193,21 @@ fn wrong_uses_are_refused() {
     let table = [
         (format!("import {{}}/nameless.onnx {new}"), 2, "--labels FILE is needed"),
         (format!("import {{}}/plain.onnx --task detect {new}"), 2, "--labels FILE is needed"),
-        (format!("import {{}}/plain.onnx --task detect --labels {{}}/three.txt {new}"), 2, "yolov8 one of shape [1, 7, A]"),
-        (format!("import {{}}/plain.onnx --head fastestdet --labels {{}}/two.txt {new}"), 2, "one of shape [1, 7, 0, 0]"),
-        (format!("import {{}}/either.onnx --task detect --labels {{}}/two.txt {new}"), 2, "yolov5 or yolov8: add --head"),
+        (
+            format!("import {{}}/plain.onnx --task detect --labels {{}}/three.txt {new}"),
+            2,
+            "yolov8 one of shape [1, 7, A]",
+        ),
+        (
+            format!("import {{}}/plain.onnx --head fastestdet --labels {{}}/two.txt {new}"),
+            2,
+            "one of shape [1, 7, 0, 0]",
+        ),
+        (
+            format!("import {{}}/either.onnx --task detect --labels {{}}/two.txt {new}"),
+            2,
+            "yolov5 or yolov8: add --head",
+        ),
         (format!("import {{}}/plain.onnx --head rcnn {new}"), 2, "'rcnn'"),
         (format!("import {{}}/plain.onnx --iou 0.5 {new}"), 2, "--iou belongs to detectors"),
         (format!("import {{}}/said.onnx --iou 2 {new}"), 2, "iou is 2, must be 0 to 1"),
@@ -205,24 +220,35 @@ fn wrong_uses_are_refused() {
         ("train {}/data --out {}/new".into(), 2, "holds boxes (YOLO labels)"),
         ("train {}/coco --out {}/new".into(), 2, "holds boxes (COCO labels)"),
         ("data {}/data".into(), 2, "holds boxes"),
-        ("train builtin:mnist-5k --init {}/said.espalier --out {}/new".into(), 1, "the package's task is detect"),
+        (
+            "train builtin:mnist-5k --init {}/said.espalier --out {}/new".into(),
+            1,
+            "the package's task is detect",
+        ),
     ];
     for (line, status, words) in table {
         let said = at(&line);
         assert_eq!(said.status, Some(status), "{line}: {}", said.err);
         assert!(said.err.contains(words), "{line}: {:?} should say {words:?}", said.err);
         assert!(!said.err.contains("panicked") && said.out.is_empty(), "{line}: {}{}", said.err, said.out);
-        assert!(!fixture().join("new.espalier").exists() && !fixture().join("new").exists(), "{line} left a file");
+        assert!(
+            !fixture().join("new.espalier").exists() && !fixture().join("new").exists(),
+            "{line} left a file"
+        );
     }
 }
 
 /// What its authors report for these pictures is 0.338 (onnx-models/README.md).
 #[test]
 fn fastestdet_is_as_good_as_its_authors_say() {
-    let Some((models, coco)) = espalier_testing::data("onnx-models").zip(espalier_testing::data("coco128")) else { return };
+    let Some((models, coco)) = espalier_testing::data("onnx-models").zip(espalier_testing::data("coco128"))
+    else {
+        return;
+    };
     let folder = fresh("fastestdet");
     let [models, coco, folder] = [models, coco, folder].map(|path| path.display().to_string());
-    let (onnx, package) = (format!("{models}/fastestdet/FastestDet.onnx"), format!("{folder}/fastestdet.espalier"));
+    let (onnx, package) =
+        (format!("{models}/fastestdet/FastestDet.onnx"), format!("{folder}/fastestdet.espalier"));
     let names = format!("{models}/fastestdet/coco.names");
     let said = run(&["import", &onnx, "--out", &package, "--task", "detect", "--labels", &names]);
     assert_eq!(said.status, Some(0), "{}", said.err);

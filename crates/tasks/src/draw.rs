@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn what_sticks_out_is_left_away() {
-        for bounds in [[-5.0, -5.0, 3.0, 3.0], [60.0, 44.0, 90.0, 90.0], [1e9, 1e9, 2e9, 2e9], [f32::NAN; 4]] {
+        for bounds in [[-5.0, -5.0, 3.0, 3.0], [60.0, 44.0, 90.0, 90.0], [1e9, 1e9, 2e9, 2e9], [f32::NAN; 4]]
+        {
             assert_eq!(drawn(3, bounds).pixels.len(), 64 * 48 * 3);
         }
     }

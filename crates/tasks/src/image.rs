@@ -9,7 +9,9 @@ mod jpeg;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ::image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, png::PngEncoder, webp::WebPDecoder};
+use ::image::codecs::{
+    bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, png::PngEncoder, webp::WebPDecoder,
+};
 use ::image::metadata::Orientation;
 use ::image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageFormat};
 use zune_jpeg::zune_core::options::DecoderOptions;

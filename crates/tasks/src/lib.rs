@@ -265,9 +265,7 @@ impl Answer {
             }
             Answer::Boxes(boxes) => {
                 let hundredths = |v: f32| (f64::from(v) * 100.0).round() / 100.0;
-                let one = |Detection { label, confidence, bounds, .. }: &Detection| {
-                    json!({"label": label, "confidence": confidence, "box": bounds.map(hundredths)})
-                };
+                let one = |Detection { label, confidence, bounds, .. }: &Detection| json!({"label": label, "confidence": confidence, "box": bounds.map(hundredths)});
                 json!({"boxes": boxes.iter().map(one).collect::<Vec<_>>()})
             }
         };

@@ -230,7 +230,8 @@ fn check_shapes(graph: &Graph, task: &Task) -> Result<(), ModelError> {
             ));
         }
     }
-    let shapes: Vec<Vec<usize>> = graph.outputs().iter().map(|(_, id)| graph.ty(*id).shape.bind(one)).collect();
+    let shapes: Vec<Vec<usize>> =
+        graph.outputs().iter().map(|(_, id)| graph.ty(*id).shape.bind(one)).collect();
     task.check_outputs(&shapes.iter().map(Vec::as_slice).collect::<Vec<_>>()).map_err(|want| {
         let have: Vec<String> = graph.outputs().iter().map(|(_, id)| graph.ty(*id).to_string()).collect();
         mismatch("output", format!("[{}]", have.join(", ")), want)

@@ -337,7 +337,10 @@ impl Origin {
         let task = package.manifest.task.clone().map(serde_json::from_value::<Task>).transpose();
         let task = task.context("the package's task")?;
         if let Some(task) = task.as_ref().filter(|task| !matches!(task, Task::ClassifyImage(_))) {
-            bail!("the package's task is {}; training learns to classify images, and begins from such", task.kind());
+            bail!(
+                "the package's task is {}; training learns to classify images, and begins from such",
+                task.kind()
+            );
         }
         let network = package.manifest.network.clone().context(
             "the package does not say which network it holds; only packages from `train` can be trained further",

@@ -145,7 +145,11 @@ fn average_precision(found: &[Counted], n: u64, t: usize) -> f64 {
     let (mut right, mut wrong) = (0u64, 0u64);
     let mut curve: Vec<(f64, f64)> = Vec::with_capacity(found.len());
     for counted in found.iter().filter(|f| f.ignored >> t & 1 == 0) {
-        if counted.right >> t & 1 == 1 { right += 1 } else { wrong += 1 }
+        if counted.right >> t & 1 == 1 {
+            right += 1
+        } else {
+            wrong += 1
+        }
         let precision = right as f64 / ((right + wrong) as f64 + f64::EPSILON);
         curve.push((right as f64 / n.max(1) as f64, precision));
     }

@@ -184,12 +184,7 @@ impl Metrics {
 
     /// Adds the outputs for a picture of `size` (height, width) that truly holds `truth`. Every box counts whose confidence
     /// is at least 0.001, and every class of an anchor, as detectors are usually measured.
-    pub fn add(
-        &mut self,
-        size: [usize; 2],
-        outputs: &[&[f32]],
-        truth: &[TrueBox],
-    ) -> Result<(), TaskError> {
+    pub fn add(&mut self, size: [usize; 2], outputs: &[&[f32]], truth: &[TrueBox]) -> Result<(), TaskError> {
         let classes = self.task.labels.len();
         let unknown = truth.iter().map(|t| t.class).find(|&class| class >= classes);
         ensure(KIND, unknown.is_none(), || {
@@ -218,11 +213,7 @@ impl Metrics {
         let scores = |class: usize| {
             let [at_half, over_all] = self.evaluation.class(class)?;
             let scores = vec![("AP50", at_half), ("AP50-95", over_all)];
-            Some(ClassScores {
-                label: self.task.labels[class].clone(),
-                n: self.evaluation.n(class),
-                scores,
-            })
+            Some(ClassScores { label: self.task.labels[class].clone(), n: self.evaluation.n(class), scores })
         };
         let mut classes: Vec<ClassScores> = (0..self.task.labels.len()).filter_map(scores).collect();
         classes.sort_by_key(|class| Reverse(class.n));

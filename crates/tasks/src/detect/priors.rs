@@ -32,8 +32,7 @@ struct Prior {
 impl Priors {
     /// Those of UltraFace, slim and RFB.
     pub fn ultraface() -> Self {
-        let sides: [&[f32]; 4] =
-            [&[10.0, 16.0, 24.0], &[32.0, 48.0], &[64.0, 96.0], &[128.0, 192.0, 256.0]];
+        let sides: [&[f32]; 4] = [&[10.0, 16.0, 24.0], &[32.0, 48.0], &[64.0, 96.0], &[128.0, 192.0, 256.0]];
         let level = |(stride, sides): (usize, &[f32])| Level { stride, sides: sides.to_vec() };
         Priors { levels: [8, 16, 32, 64].into_iter().zip(sides).map(level).collect(), variance: [0.1, 0.2] }
     }

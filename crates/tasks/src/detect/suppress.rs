@@ -17,8 +17,7 @@ pub(crate) fn suppress(mut candidates: Vec<Candidate>, iou: f32, most: usize) ->
         if kept.len() == most {
             break;
         }
-        let covers =
-            |other: &Candidate| other.class == candidate.class && overlap(other, &candidate) > iou;
+        let covers = |other: &Candidate| other.class == candidate.class && overlap(other, &candidate) > iou;
         if !kept.iter().any(covers) {
             kept.push(candidate);
         }

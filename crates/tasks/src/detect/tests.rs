@@ -32,7 +32,14 @@ fn yolov5_multiplies_objectness() {
 #[test]
 fn yolov8_has_an_anchor_in_each_column() {
     let task = Detect::new(Head::Yolov8, [64, 64], labels(2));
-    let rows = [[10.0, 40.0, 0.0], [20.0, 40.0, 0.0], [4.0, 10.0, 1.0], [8.0, 60.0, 1.0], [0.3, 0.4, 0.1], [0.6, 0.2, 0.2]];
+    let rows = [
+        [10.0, 40.0, 0.0],
+        [20.0, 40.0, 0.0],
+        [4.0, 10.0, 1.0],
+        [8.0, 60.0, 1.0],
+        [0.3, 0.4, 0.1],
+        [0.6, 0.2, 0.2],
+    ];
     let want = [(1, 0.6, [8.0, 16.0, 12.0, 24.0]), (0, 0.4, [35.0, 10.0, 45.0, 64.0])];
     check(&task, &[&rows.concat()], &want);
 }
@@ -80,7 +87,8 @@ fn boxes_are_brought_back_to_the_picture() {
     assert_eq!(found([64, 128], columns(10.0, 20.0, 4.0, 4.0)), [[16.0, 4.0, 24.0, 12.0]]);
     assert_eq!(found([64, 128], columns(10.0, 16.0, 4.0, 8.0)), [[16.0, 0.0, 24.0, 8.0]], "cut at the edge");
     assert!(found([64, 128], columns(10.0, 8.0, 4.0, 4.0)).is_empty(), "in the margin");
-    let stretched = Detect { input: PictureInput { fit: crate::Fit::Stretch, ..task.input.clone() }, ..task.clone() };
+    let stretched =
+        Detect { input: PictureInput { fit: crate::Fit::Stretch, ..task.input.clone() }, ..task.clone() };
     let found = stretched.postprocess([32, 128], &[&columns(32.0, 32.0, 32.0, 32.0)]).unwrap();
     assert_eq!(found[0].bounds, [32.0, 8.0, 96.0, 24.0]);
 }
@@ -134,7 +142,10 @@ fn contradictions_are_named() {
     check(|t| t.confidence = f32::NAN, "confidence");
     check(|t| t.iou = 1.5, "iou is 1.5");
     check(|t| t.boxes_max = 0, "boxes_max is 0");
-    check(|t| t.head = Head::Ultraface { priors: Some(Priors { levels: vec![], variance: [0.1; 2] }) }, "levels");
+    check(
+        |t| t.head = Head::Ultraface { priors: Some(Priors { levels: vec![], variance: [0.1; 2] }) },
+        "levels",
+    );
 }
 
 #[test]
@@ -146,11 +157,17 @@ fn the_manifest_form_is_stable() {
         assert!(json.contains(words), "{json}");
         assert_eq!(serde_json::from_str::<crate::Task>(&json).unwrap(), task);
     };
-    check(Head::Yolov8, r#""fit":"letterbox","labels":["c0"],"head":"yolov8","confidence":0.25,"iou":0.7,"boxes_max":300}"#);
+    check(
+        Head::Yolov8,
+        r#""fit":"letterbox","labels":["c0"],"head":"yolov8","confidence":0.25,"iou":0.7,"boxes_max":300}"#,
+    );
     check(Head::Fastestdet, r#""bgr":true,"fit":"stretch","labels":["c0"],"head":"fastestdet""#);
     check(Head::Ultraface { priors: None }, r#""head":{"ultraface":{}}"#);
     let priors = Some(Priors::ultraface());
-    check(Head::Ultraface { priors }, r#""head":{"ultraface":{"priors":{"levels":[{"stride":8,"sides":[10.0,16.0,24.0]},"#);
+    check(
+        Head::Ultraface { priors },
+        r#""head":{"ultraface":{"priors":{"levels":[{"stride":8,"sides":[10.0,16.0,24.0]},"#,
+    );
 }
 
 #[derive(Deserialize)]
@@ -255,10 +272,14 @@ fn average_precision_is_that_of_pycocotools() {
         let truth = truth.map(|b| TrueBox { class: b.class, bounds: b.corners(), crowd: b.crowd != 0 });
         evaluation.add(&found, &truth.collect::<Vec<_>>());
     }
-    let close = |got: [f64; 2], want: [f64; 2]| got.iter().zip(want).all(|(got, want)| (got - want).abs() < 1e-9);
+    let close =
+        |got: [f64; 2], want: [f64; 2]| got.iter().zip(want).all(|(got, want)| (got - want).abs() < 1e-9);
     for (class, want) in golden.per_class.iter().enumerate() {
         let got = evaluation.class(class);
-        assert!(got.zip(*want).map_or(got.is_none() && want.is_none(), |(got, want)| close(got, want)), "{class}: {got:?}, {want:?}");
+        assert!(
+            got.zip(*want).map_or(got.is_none() && want.is_none(), |(got, want)| close(got, want)),
+            "{class}: {got:?}, {want:?}"
+        );
     }
     assert!(close(evaluation.mean(), [golden.at_half, golden.over_all]), "{:?}", evaluation.mean());
 }

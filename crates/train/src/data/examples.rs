@@ -55,10 +55,8 @@ fn classes(spec: &str, split: Split, labels: &[String]) -> Result<Examples, Data
     let mut dataset = Dataset::open(spec)?;
     dataset.require(split)?;
     dataset.match_labels(labels)?;
-    let example = |sample: &Sample| Example {
-        source: sample.source.clone(),
-        label: Answerable::Class(sample.label),
-    };
+    let example =
+        |sample: &Sample| Example { source: sample.source.clone(), label: Answerable::Class(sample.label) };
     let list = dataset.split(split).iter().map(example).collect();
     Ok(Examples { split, list, skipped: dataset.skipped })
 }

@@ -66,4 +66,3 @@ fn logits(graph: &Graph, classes: usize) -> anyhow::Result<Graph> {
 fn is_flattening(graph: &Graph, op: &Op, x: Option<ValueId>) -> bool {
     matches!(op, Op::Reshape { .. }) && x.is_some_and(|x| graph.ty(x).shape.rank() >= 2)
 }
-

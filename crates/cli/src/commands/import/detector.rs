@@ -60,7 +60,8 @@ pub(super) fn task(
     let mut task = Detect::new(head, size, labels);
     let input = &mut task.input;
     let normalisation = [("--mean", &args.mean, &metadata.mean), ("--std", &args.std, &metadata.std)];
-    let [mean, std] = normalisation.map(|(flag, given, stored)| per_channel(flag, given.as_deref(), stored, channels));
+    let [mean, std] =
+        normalisation.map(|(flag, given, stored)| per_channel(flag, given.as_deref(), stored, channels));
     let first = |usual: &[f32]| usual[..channels].to_vec();
     (input.mean, input.std) = (mean?.unwrap_or(first(&input.mean)), std?.unwrap_or(first(&input.std)));
     input.bgr = channels == 3 && (input.bgr || args.bgr);
@@ -197,7 +198,8 @@ fn depends_on(graph: &Graph, value: ValueId, is: impl Fn(&Op) -> bool) -> bool {
 fn with_outputs(graph: &Graph, head: &Head, read: &[ValueId]) -> anyhow::Result<Graph> {
     let mut kept = without_outputs(graph)?;
     for &id in read {
-        let (name, _) = graph.outputs().iter().find(|(_, output)| *output == id).context("an output vanished")?;
+        let (name, _) =
+            graph.outputs().iter().find(|(_, output)| *output == id).context("an output vanished")?;
         let mut value = kept.find(&graph.value(id).name).context("an output vanished")?;
         let softmax = |op: &Op| matches!(op, Op::Softmax { .. });
         let scores = matches!(head, Head::Ultraface { .. }) && id == read[0];

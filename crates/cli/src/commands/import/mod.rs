@@ -138,7 +138,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(integers) = integers.as_ref().filter(|_| args.json) {
         add_integers(&mut value, integers);
     }
-    print::result(args.json, &value, || print::table(&value, &["name", "type"]))
+    print::result(args.json, &value, || {
+        // Notes are on stderr.
+        let mut shown = value.clone();
+        shown.as_object_mut().and_then(|shown| shown.remove("notes"));
+        print::table(&shown, &["name", "type"])
+    })
 }
 
 fn or_usage(error: ImportError) -> anyhow::Error {

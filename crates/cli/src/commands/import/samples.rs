@@ -23,7 +23,9 @@ pub(super) fn golden(
     let golden = match task {
         Some(task) => {
             let mut model = Model::new(graph.clone(), weights.clone(), task, isa, threads)?;
-            let elements = |(_, id): &(String, _)| graph.ty(*id).shape.bind(Bindings::batch(1)).iter().product::<usize>();
+            let elements = |(_, id): &(String, _)| {
+                graph.ty(*id).shape.bind(Bindings::batch(1)).iter().product::<usize>()
+            };
             let elements: usize = graph.outputs().iter().map(elements).sum();
             let pictures = (ELEMENTS_MAX / elements.max(1)).clamp(1, PICTURES);
             (0..pictures).map(|i| model.golden(&blobs(i as u64))).collect::<Result<Vec<_>, _>>()?
@@ -69,4 +71,3 @@ fn blobs(number: u64) -> Image {
     let pixels = (0..SIDE * SIDE).flat_map(|i| pixel(i % SIDE, i / SIDE)).collect();
     Image { width: SIDE, height: SIDE, channels: 3, pixels }
 }
-

@@ -76,7 +76,8 @@ fn check_flags(args: &Args, kind: Kind) -> anyhow::Result<()> {
         ("--bgr", args.bgr),
         ("--fit", args.fit.is_some()),
     ];
-    let given = |flags: &[(&'static str, bool)]| flags.iter().find(|(_, given)| *given).map(|(flag, _)| *flag);
+    let given =
+        |flags: &[(&'static str, bool)]| flags.iter().find(|(_, given)| *given).map(|(flag, _)| *flag);
     match (kind, given(&detect), given(&any)) {
         (Kind::ClassifyImage | Kind::Raw, Some(flag), _) => {
             Err(usage(format!("{flag} belongs to detectors: add --task detect")))

@@ -60,7 +60,10 @@ pub fn pictures(name: &str, json: impl Read) -> Result<Boxes, DataError> {
     for picture in document.images {
         let (id, path) = (picture.id, Path::new(&picture.file_name));
         if !path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-            return Err(wrong(format!("image {id}: the file {:?} is not below the folder", picture.file_name)));
+            return Err(wrong(format!(
+                "image {id}: the file {:?} is not below the folder",
+                picture.file_name
+            )));
         }
         let label = Label { boxes: Vec::new(), size: Some([picture.height, picture.width]) };
         if labels.insert(id, (path.into(), label)).is_some() {
@@ -128,7 +131,10 @@ fn file_of(folder: &Path, split: Split) -> Result<PathBuf, DataError> {
         1 => Ok(found.remove(0)),
         _ => {
             let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
-            Err(unreadable(folder, format!("several files have labels of {split}: {}; give one as DATA", names.join(", "))))
+            Err(unreadable(
+                folder,
+                format!("several files have labels of {split}: {}; give one as DATA", names.join(", ")),
+            ))
         }
     }
 }
@@ -141,11 +147,20 @@ fn root(file: &Path, first: Option<&Path>) -> Result<PathBuf, DataError> {
     let split = stem.strip_prefix("instances_").unwrap_or(&stem).to_owned();
     let above = own.join("..");
     let candidates = [own, &above].into_iter().flat_map(|folder| {
-        ["", "images", "data", &split].map(|name| folder.join(name)).into_iter().chain([folder.join("images").join(&split)])
+        ["", "images", "data", &split]
+            .map(|name| folder.join(name))
+            .into_iter()
+            .chain([folder.join("images").join(&split)])
     });
     let candidates: Vec<PathBuf> = candidates.collect();
     candidates.iter().find(|folder| folder.join(first).is_file()).cloned().ok_or_else(|| {
-        unreadable(file, format!("its first picture, {}, is neither beside it nor in images, data or {split}", first.display()))
+        unreadable(
+            file,
+            format!(
+                "its first picture, {}, is neither beside it nor in images, data or {split}",
+                first.display()
+            ),
+        )
     })
 }
 

@@ -6,8 +6,8 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use espalier_tasks::TrueBox;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{Boxes, Label};
 use crate::data::folder::{has_image_extension, list};
@@ -110,7 +110,8 @@ pub(super) fn open(yaml: &Path, split: Split) -> Result<Boxes, DataError> {
     }
     if let (0, Some((first, _))) = (found, boxes.pictures.first()) {
         let expected = label_path(first);
-        let reason = format!("no picture of {split} has labels; those of the first would be {}", expected.display());
+        let reason =
+            format!("no picture of {split} has labels; those of the first would be {}", expected.display());
         return Err(unreadable(yaml, reason));
     }
     Ok(boxes)
@@ -143,10 +144,13 @@ fn pictures(place: &Path, root: &Path, files: &mut Vec<PathBuf>) -> Result<(), D
         return Ok(());
     }
     let text = read_file(place, LIST_MAX).map_err(|e| unreadable(place, e))?;
-    let text = String::from_utf8(text).map_err(|_| unreadable(place, "a list of pictures is text in UTF-8"))?;
+    let text =
+        String::from_utf8(text).map_err(|_| unreadable(place, "a list of pictures is text in UTF-8"))?;
     let beside = place.parent().unwrap_or(root);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    files.extend(lines.map(|line| line.strip_prefix("./").map_or_else(|| root.join(line), |rest| beside.join(rest))));
+    files.extend(
+        lines.map(|line| line.strip_prefix("./").map_or_else(|| root.join(line), |rest| beside.join(rest))),
+    );
     Ok(())
 }
 
@@ -207,7 +211,10 @@ fn parse(line: &str, classes: usize) -> Result<TrueBox, String> {
     let mut words = line.split_ascii_whitespace();
     let class = number(words.next().unwrap_or_default())?;
     if class.fract() != 0.0 || class < 0.0 || class >= classes as f64 {
-        return Err(format!("class {class} does not exist, the names are those of 0 to {}", classes.max(1) - 1));
+        return Err(format!(
+            "class {class} does not exist, the names are those of 0 to {}",
+            classes.max(1) - 1
+        ));
     }
     let numbers = words.map(number).collect::<Result<Vec<f64>, _>>()?;
     if let Some(outside) = numbers.iter().find(|v| !(-SLACK..=1.0 + SLACK).contains(*v)) {
@@ -218,7 +225,9 @@ fn parse(line: &str, classes: usize) -> Result<TrueBox, String> {
         _ if numbers.len() >= 6 && numbers.len() % 2 == 0 => around(&numbers),
         _ => {
             let n = numbers.len();
-            return Err(format!("{n} numbers after the class; a box has 4, an outline 6 or more, two for each corner"));
+            return Err(format!(
+                "{n} numbers after the class; a box has 4, an outline 6 or more, two for each corner"
+            ));
         }
     };
     if left >= right || top >= bottom {
@@ -229,7 +238,9 @@ fn parse(line: &str, classes: usize) -> Result<TrueBox, String> {
 
 /// The box around the corners of an outline.
 fn around(points: &[f64]) -> [f64; 4] {
-    let edge = |axis: usize, pick: fn(f64, f64) -> f64| points.iter().skip(axis).step_by(2).copied().fold(points[axis], pick);
+    let edge = |axis: usize, pick: fn(f64, f64) -> f64| {
+        points.iter().skip(axis).step_by(2).copied().fold(points[axis], pick)
+    };
     [edge(0, f64::min), edge(1, f64::min), edge(0, f64::max), edge(1, f64::max)]
 }
 
@@ -257,7 +268,10 @@ mod tests {
     fn lines_are_boxes() {
         check("", Ok(&[]));
         check("1 0.5 0.5 0.5 0.25\r\n\n", Ok(&[(1, [0.25, 0.375, 0.75, 0.625])]));
-        check("2.0\t0.5 0.5 1 1\n0 .5 .5 .5 .5", Ok(&[(2, [0.0, 0.0, 1.0, 1.0]), (0, [0.25, 0.25, 0.75, 0.75])]));
+        check(
+            "2.0\t0.5 0.5 1 1\n0 .5 .5 .5 .5",
+            Ok(&[(2, [0.0, 0.0, 1.0, 1.0]), (0, [0.25, 0.25, 0.75, 0.75])]),
+        );
         check("0 0.25 0.5 0.5 0.125 0.75 0.75", Ok(&[(0, [0.25, 0.125, 0.75, 0.75])]));
         check("0 0.5 0.5 0.5 0.5\n0 0.5 0.5 0.5 0.5\n", Ok(&[(0, [0.25, 0.25, 0.75, 0.75])]));
     }
