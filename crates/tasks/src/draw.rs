@@ -43,13 +43,13 @@ impl<'a> Canvas<'a> {
         Canvas { image, line: (side / 250).max(2), font }
     }
 
-    /// A label in the left upper corner.
-    pub(crate) fn banner(&mut self, label: &str, confidence: f32, class: usize) {
-        self.label(label, confidence, class, 0, 0);
+    /// Text in the left upper corner, on the colour of number `class`.
+    pub(crate) fn text(&mut self, text: &str, class: usize) {
+        self.label(text, class, 0, 0);
     }
 
-    /// A box (left, top, right, bottom in pixels) with its label, above it where there is room, else inside.
-    pub(crate) fn labelled(&mut self, bounds: [f32; 4], label: &str, confidence: f32, class: usize) {
+    /// A box (left, top, right, bottom in pixels) with its text, above it where there is room, else inside.
+    pub(crate) fn labelled(&mut self, bounds: [f32; 4], text: &str, class: usize) {
         let [left, top, right, bottom] = bounds.map(|v| v.round().max(0.0) as usize);
         let (colour, line) = (colour(class), self.line);
         let whole = Area { left, top, right: right.max(left + line), bottom: bottom.max(top + line) };
@@ -58,11 +58,10 @@ impl<'a> Canvas<'a> {
         self.fill(Area { right: left + line, ..whole }, colour);
         self.fill(Area { left: whole.right - line, ..whole }, colour);
         let top = top.checked_sub(self.font.val()).unwrap_or(top);
-        self.label(label, confidence, class, left, top);
+        self.label(text, class, left, top);
     }
 
-    fn label(&mut self, label: &str, confidence: f32, class: usize, left: usize, top: usize) {
-        let text = format!("{label} {:.0}%", confidence * 100.0);
+    fn label(&mut self, text: &str, class: usize, left: usize, top: usize) {
         let advance = get_raster_width(FontWeight::Bold, self.font);
         // Moved to the left where it would stick out, as far as that goes.
         let width = text.chars().count() * advance + advance / 2;
@@ -127,7 +126,7 @@ mod tests {
 
     fn drawn(channels: usize, bounds: [f32; 4]) -> Image {
         let mut image = Image::new(64, 48, channels, vec![9; 64 * 48 * channels]).unwrap();
-        Canvas::new(&mut image).labelled(bounds, "dög", 0.5, 0);
+        Canvas::new(&mut image).labelled(bounds, "dög 50%", 0);
         image
     }
 

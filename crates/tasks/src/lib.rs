@@ -1,27 +1,31 @@
 //! What the numbers mean: a task turns raw input into a tensor and the network's outputs into an answer.
 //!
 //! One file or folder per task. Training, prediction and the device call the same functions, so the same input gives the
-//! same answer everywhere. A new task is that file, one variant in each enum below, and what the compiler then asks for.
+//! same answer everywhere. A new task is that file, one variant in each of the enums below and of
+//! [`Answer`] and [`Metrics`], and what the compiler then asks for.
 
+mod answer;
 pub mod classification;
 pub mod classify_image;
 pub mod detect;
-pub mod draw;
+mod draw;
 pub mod golden;
 pub mod image;
+mod metrics;
 pub mod model;
 pub mod picture_input;
 pub mod resize;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
 pub use self::image::{Image, ImageError, Limits, decode};
+pub use answer::Answer;
 pub use classification::Prediction;
 pub use classify_image::ClassifyImage;
 pub use detect::{Detect, Detection, Head, TrueBox};
+pub use metrics::{ClassScores, Metrics};
 pub use model::{Model, ModelError};
 pub use picture_input::PictureInput;
 pub use resize::Fit;
@@ -71,36 +75,6 @@ pub enum Truth {
     Class(usize),
     /// The boxes in it.
     Boxes(Vec<TrueBox>),
-}
-
-/// What a task says about one input.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Answer {
-    /// Of the classification tasks.
-    Label(Prediction),
-    /// Of detect: the boxes, the surest first.
-    Boxes(Vec<Detection>),
-}
-
-/// The metrics of a split, gathered input by input.
-#[derive(Clone, Debug)]
-pub enum Metrics {
-    /// Of the classification tasks.
-    Classification(classification::Metrics),
-    /// Of detect.
-    Detection(Box<detect::Metrics>),
-}
-
-/// How well one class is recognised, by measures of the task's kind.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClassScores {
-    /// The class.
-    pub label: String,
-    /// How often it truly occurs.
-    pub n: u64,
-    /// The measures by name, the same ones for every class.
-    pub scores: Vec<(&'static str, f64)>,
 }
 
 /// A metric and which way is better.
@@ -253,107 +227,6 @@ impl Task {
 /// The output of a task that has one.
 fn only<'a>(outputs: &[&'a [f32]]) -> Result<&'a [f32], TaskError> {
     check_length("the list of outputs", outputs.len(), 1).map(|()| outputs[0])
-}
-
-impl Answer {
-    /// The answer as keys and values of JSON; `labels` are the task's.
-    pub fn fields(&self, labels: &[String]) -> Map<String, Value> {
-        let value = match self {
-            Answer::Label(Prediction { label, confidence, scores, .. }) => {
-                let scores = labels.iter().cloned().zip(scores.iter().map(|&score| score.into()));
-                json!({"label": label, "confidence": confidence, "scores": scores.collect::<Map<_, _>>()})
-            }
-            Answer::Boxes(boxes) => {
-                let hundredths = |v: f32| (f64::from(v) * 100.0).round() / 100.0;
-                let one = |Detection { label, confidence, bounds, .. }: &Detection| json!({"label": label, "confidence": confidence, "box": bounds.map(hundredths)});
-                json!({"boxes": boxes.iter().map(one).collect::<Vec<_>>()})
-            }
-        };
-        if let Value::Object(fields) = value { fields } else { Map::new() }
-    }
-
-    /// The answer in words, on one line.
-    pub fn summary(&self) -> String {
-        match self {
-            Answer::Label(answer) => format!("{}  {:.1} %", answer.label, answer.confidence * 100.0),
-            Answer::Boxes(boxes) if boxes.is_empty() => "nothing found".to_owned(),
-            Answer::Boxes(boxes) => {
-                let one = |Detection { label, confidence, bounds, .. }: &Detection| {
-                    let [left, top, right, bottom] = bounds.map(f32::round);
-                    format!("{label} {:.1} % at {left},{top} to {right},{bottom}", confidence * 100.0)
-                };
-                boxes.iter().map(one).collect::<Vec<_>>().join("; ")
-            }
-        }
-    }
-
-    /// Draws the answer into the picture that it is about.
-    pub fn draw(&self, image: &mut Image) {
-        let mut canvas = draw::Canvas::new(image);
-        match self {
-            Answer::Label(answer) => canvas.banner(&answer.label, answer.confidence, answer.index),
-            // The surest last, so that nothing lies over it.
-            Answer::Boxes(boxes) => boxes
-                .iter()
-                .rev()
-                .for_each(|found| canvas.labelled(found.bounds, &found.label, found.confidence, found.class)),
-        }
-    }
-}
-
-impl Metrics {
-    /// Adds one input: where it came from, its outputs, one slice per graph output, and its truth.
-    pub fn add(&mut self, origin: Origin, outputs: &[&[f32]], truth: &Truth) -> Result<(), TaskError> {
-        match (self, truth, origin) {
-            (Metrics::Classification(metrics), Truth::Class(class), _) => metrics.add(only(outputs)?, *class),
-            (Metrics::Classification(_), ..) => {
-                Err(TaskError::Input { kind: "classification", expected: "a class" })
-            }
-            (Metrics::Detection(metrics), Truth::Boxes(boxes), Origin::Image { height, width }) => {
-                metrics.add([height, width], outputs, boxes)
-            }
-            (Metrics::Detection(_), ..) => Err(TaskError::Input { kind: detect::KIND, expected: "boxes" }),
-        }
-    }
-
-    /// The number of inputs added.
-    pub fn n(&self) -> usize {
-        match self {
-            Metrics::Classification(metrics) => metrics.n(),
-            Metrics::Detection(metrics) => metrics.n(),
-        }
-    }
-
-    /// All scalar metrics by name.
-    pub fn metrics(&self) -> BTreeMap<String, f64> {
-        match self {
-            Metrics::Classification(metrics) => metrics.metrics(),
-            Metrics::Detection(metrics) => metrics.metrics(),
-        }
-    }
-
-    /// The scores of each class.
-    pub fn per_class(&self) -> Vec<ClassScores> {
-        match self {
-            Metrics::Classification(metrics) => metrics.per_class().into_iter().map(Into::into).collect(),
-            Metrics::Detection(metrics) => metrics.per_class(),
-        }
-    }
-
-    /// `confusion[true][predicted]`, for tasks that have one.
-    pub fn confusion(&self) -> Option<&[Vec<u64>]> {
-        match self {
-            Metrics::Classification(metrics) => Some(metrics.confusion()),
-            Metrics::Detection(_) => None,
-        }
-    }
-}
-
-impl From<classification::ClassMetrics> for ClassScores {
-    fn from(class: classification::ClassMetrics) -> Self {
-        let scores = vec![("precision", class.precision), ("recall", class.recall), ("f1", class.f1)];
-        ClassScores { label: class.label, n: class.n, scores }
-    }
 }
 
 #[cfg(test)]

@@ -150,8 +150,7 @@ fn average_precision(found: &[Counted], n: u64, t: usize) -> f64 {
         } else {
             wrong += 1
         }
-        let precision = right as f64 / ((right + wrong) as f64 + f64::EPSILON);
-        curve.push((right as f64 / n.max(1) as f64, precision));
+        curve.push((right as f64 / n.max(1) as f64, right as f64 / (right + wrong) as f64));
     }
     // Precision at a recall is the best that any higher recall has.
     let mut best = 0.0f64;
@@ -204,7 +203,7 @@ mod tests {
     #[test]
     fn crowds_are_neither_right_nor_wrong() {
         let crowd = [truth(0.0, false), truth(100.0, true)];
-        check(&[found(100.0, 0.9), found(101.0, 0.8), found(0.0, 0.7)], &crowd, [1.0, 1.0]);
+        check(&[found(100.0, 0.9), found(100.0, 0.8), found(0.0, 0.7)], &crowd, [1.0, 1.0]);
     }
 
     #[test]
