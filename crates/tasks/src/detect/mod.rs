@@ -139,7 +139,7 @@ impl Detect {
             score: hit.score,
         };
         let candidates = hits.into_iter().map(candidate).filter(|c| has_area(c.bounds));
-        let kept = suppress(candidates.collect(), self.iou, self.boxes_max);
+        let kept = suppress(candidates, self.iou, self.boxes_max);
         let placement = Placement::new(size, input, self.input.fit);
         let found = kept.into_iter().map(|Candidate { bounds, class, score }| {
             let [left, top, right, bottom] = bounds.map(f64::from);

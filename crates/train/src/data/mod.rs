@@ -173,7 +173,7 @@ pub enum DataError {
         split: Split,
     },
     /// A class that training, or the model, does not know.
-    #[error("class {class:?} of {place} is not among {known:?}")]
+    #[error("class {class:?} of {place} is not among {}", some(known))]
     UnknownClass {
         /// The class.
         class: String,
@@ -388,6 +388,15 @@ fn index_of(class: &str, known: &[String], place: &str) -> Result<usize, DataErr
         place: place.to_owned(),
         known: known.to_vec(),
     })
+}
+
+/// The first of many names.
+fn some(names: &[String]) -> String {
+    const MOST: usize = 12;
+    match names.len() {
+        ..=MOST => format!("{names:?}"),
+        n => format!("{:?} and {} more", &names[..MOST], n - MOST),
+    }
 }
 
 fn unrecognised(path: &Path, reason: &str) -> DataError {
