@@ -48,7 +48,7 @@ fn yolov8_has_an_anchor_in_each_column() {
 fn fastestdet_has_a_cell_every_sixteen_pixels() {
     let task = Detect { confidence: 0.3, ..Detect::new(Head::Fastestdet, [32, 48], labels(2)) };
     // Six cells; the fifth (second row, second column) holds something.
-    let mut planes = vec![[0.0f32; 6]; 7];
+    let mut planes = [[0.0f32; 6]; 7];
     for (plane, value) in planes.iter_mut().zip([0.5, 0.5, -0.25, 0.0, -1.0, 0.1, 0.9]) {
         plane[4] = value;
     }
