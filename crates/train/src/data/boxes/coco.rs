@@ -198,6 +198,6 @@ mod tests {
         check("b.jpg", "../b.jpg", "not below the folder");
         check("b.jpg", "/b.jpg", "not below the folder");
         check("\"categories\"", "\"classes\"", "missing field `categories`");
-        check("]}", "]", "EOF");
+        check("]]}]}", "]]}", "EOF");
     }
 }
