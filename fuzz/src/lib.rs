@@ -6,8 +6,9 @@ use std::io::Read;
 use espalier_graph::package::floats;
 use espalier_graph::{Graph, Manifest, Package, PackageError, Stage, Tensor, verify};
 use espalier_onnx::{Options, from_bytes};
+use espalier_tasks::TrueBox;
 use espalier_tasks::image::{Limits, decode};
-use espalier_train::data::read_idx;
+use espalier_train::data::{read_coco, read_idx, read_yolo};
 use flate2::read::MultiGzDecoder;
 use safetensors::SafeTensors;
 
@@ -15,8 +16,36 @@ use safetensors::SafeTensors;
 pub type Target = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Target); 5] =
-    [("graph_text", graph_text), ("idx", idx), ("image", image), ("onnx", onnx), ("package", package)];
+pub const TARGETS: [(&str, Target); 6] = [
+    ("boxes", boxes),
+    ("graph_text", graph_text),
+    ("idx", idx),
+    ("image", image),
+    ("onnx", onnx),
+    ("package", package),
+];
+
+/// Any bytes as labels with boxes, in YOLO's form and in COCO's. What is accepted has known classes, boxes of numbers that
+/// are not turned over, and paths that lead nowhere else.
+pub fn boxes(bytes: &[u8]) {
+    const CLASSES: usize = 80;
+    let fine = |b: &TrueBox, classes: usize| {
+        b.class < classes
+            && b.bounds.iter().all(|v| v.is_finite())
+            && b.bounds[0] <= b.bounds[2]
+            && b.bounds[1] <= b.bounds[3]
+    };
+    if let Ok(label) = read_yolo("fuzz", bytes, CLASSES) {
+        assert!(label.size.is_none() && label.boxes.iter().all(|b| fine(b, CLASSES)));
+        assert!(label.boxes.len() <= bytes.len() / 9, "a line has nine bytes at least");
+    }
+    if let Ok(read) = read_coco("fuzz", bytes) {
+        for (path, label) in &read.pictures {
+            assert!(path.is_relative() && !path.components().any(|part| part.as_os_str() == ".."));
+            assert!(label.size.is_some() && label.boxes.iter().all(|b| fine(b, read.classes.len())));
+        }
+    }
+}
 
 /// Any text as a graph. What parses writes itself and parses back to an equal graph; no stage's check panics.
 pub fn graph_text(bytes: &[u8]) {

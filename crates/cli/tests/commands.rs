@@ -64,7 +64,7 @@ fn arrays(folder: &Path) {
     let image = decode(&fs::read(folder.join("large.bmp")).unwrap(), &Limits::default()).unwrap();
     let task = task(folder);
     let mut x = vec![0.0f32; 3 * 16 * 16];
-    task.preprocess(&image, &mut x).unwrap();
+    task.input.preprocess(&image, &mut x).unwrap();
     let bytes: Vec<u8> = x.iter().flat_map(|v| v.to_le_bytes()).collect();
     let save = |name: &str, descr: &str, fortran: &str, shape: &str, bytes: &[u8]| {
         fs::write(folder.join(name), npy(descr, fortran, shape, bytes)).unwrap();
@@ -86,7 +86,8 @@ fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
 
 fn task(folder: &Path) -> ClassifyImage {
     let package = Package::read(folder.join("run/best.espalier")).unwrap();
-    let Task::ClassifyImage(task) = serde_json::from_value(package.manifest.task.unwrap()).unwrap();
+    let task = serde_json::from_value(package.manifest.task.unwrap()).unwrap();
+    let Task::ClassifyImage(task) = task else { panic!("{task:?} is no classifier") };
     task
 }
 

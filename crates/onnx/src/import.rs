@@ -13,6 +13,7 @@ use espalier_passes::{prune_unused, simplify};
 use crate::bytes::Bytes;
 use crate::constant::{Constant, Elements};
 use crate::fault::{Fault, ImportError, malformed, unsupported};
+use crate::metadata::Metadata;
 use crate::model::{Axis, Input, Model};
 use crate::names::{self, Names};
 use crate::node::Node;
@@ -22,7 +23,7 @@ use crate::{MAX_ELEMENTS, MAX_FILE, MAX_RANK, external, fold, ops};
 /// What the file leaves open.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Height and width of pictures.
+    /// Height and width of pictures; else what the file's metadata say.
     pub size: Option<[usize; 2]>,
 }
 
@@ -142,6 +143,8 @@ pub(crate) type Made = Result<Vec<Value>, Fault>;
 pub(crate) struct Importer<'a> {
     model: &'a Model,
     options: Options,
+    /// Height and width as the metadata have them.
+    stored_size: Option<[usize; 2]>,
     /// Whether N stands where the file says 1.
     generalised: bool,
     any: bool,
@@ -174,6 +177,7 @@ impl<'a> Importer<'a> {
         Importer {
             model,
             options,
+            stored_size: Metadata::read(&model.metadata).size,
             generalised: any && ones,
             any,
             graph: Graph::new(),
@@ -220,7 +224,7 @@ impl<'a> Importer<'a> {
             _ if axis == 0 && self.any => Ok(Dim::N),
             Axis::Open if axis == 0 => Ok(Dim::from(1)),
             Axis::Size(size) => Ok(Dim::from(*size)),
-            Axis::Open => match self.options.size {
+            Axis::Open => match self.options.size.or(self.stored_size) {
                 Some(size) if rank == 4 && axis >= 2 => Ok(Dim::from(size[axis - 2])),
                 _ => Err(ImportError::Size(format!(
                     "axis {axis} of the input `{}` has no fixed size; {}",

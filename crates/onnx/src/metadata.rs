@@ -12,6 +12,8 @@ pub struct Metadata {
     pub labels: Option<Vec<String>>,
     /// Height and width of the input.
     pub size: Option<[usize; 2]>,
+    /// Pixels of the input for one cell of the coarsest map: what exporters of detectors write.
+    pub stride: Option<usize>,
     /// Subtracted from each channel, of values scaled to 0..1.
     pub mean: Option<Vec<f32>>,
     /// Each channel is divided by it, of values scaled to 0..1.
@@ -31,6 +33,7 @@ impl Metadata {
             task: find(&["task"]).map(|task| task.trim().to_string()),
             labels: find(&["names", "labels", "classes"]).and_then(labels),
             size: find(&["imgsz", "input_size"]).and_then(size),
+            stride: find(&["stride"]).and_then(|text| text.trim().parse().ok()),
             mean: numbers(&["mean"]),
             std: numbers(&["std"]),
         };
@@ -179,7 +182,7 @@ mod tests {
             ("stride", "1"),
         ]);
         assert_eq!((got.task.as_deref(), got.size), (Some("classify"), Some([64, 96])));
-        assert_eq!((got.mean, got.std), (Some(vec![0.0; 3]), Some(vec![1.0; 3])));
+        assert_eq!((got.mean, got.std, got.stride), (Some(vec![0.0; 3]), Some(vec![1.0; 3]), Some(1)));
         let got = read(&[("imgsz", "224"), ("mean", "0.5,0.5,0.5"), ("std", "[0.25, 0.25, 0.25]")]);
         assert_eq!((got.size, got.mean, got.std), (Some([224; 2]), Some(vec![0.5; 3]), Some(vec![0.25; 3])));
         assert_eq!(read(&[("mean", "dark")]).mean, None);

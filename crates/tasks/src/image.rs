@@ -9,9 +9,11 @@ mod jpeg;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ::image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
+use ::image::codecs::{
+    bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, png::PngEncoder, webp::WebPDecoder,
+};
 use ::image::metadata::Orientation;
-use ::image::{DynamicImage, ImageDecoder, ImageFormat};
+use ::image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageFormat};
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 /// 8-bit pixels, row by row, the channels of a pixel side by side (HWC).
@@ -163,6 +165,20 @@ fn decode_as(format: ImageFormat, bytes: &[u8], limits: &Limits) -> Result<Dynam
         }
         _ => Err(ImageError::UnknownFormat),
     }
+}
+
+/// Writes an image as PNG.
+///
+/// # Errors
+/// What `out` says.
+pub fn write_png(image: &Image, out: impl std::io::Write) -> std::io::Result<()> {
+    let color = if image.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+    let (width, height) = (image.width as u32, image.height as u32);
+    let written = PngEncoder::new(out).write_image(&image.pixels, width, height, color);
+    written.map_err(|error| match error {
+        ::image::ImageError::IoError(error) => error,
+        other => std::io::Error::other(other),
+    })
 }
 
 /// Whether the first bytes of a file (16 are enough) are those of an image that [`decode`] may understand.

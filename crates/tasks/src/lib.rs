@@ -1,23 +1,33 @@
 //! What the numbers mean: a task turns raw input into a tensor and the network's outputs into an answer.
 //!
-//! One file per task. Training, prediction and the device call the same functions, so the same input gives the same
-//! answer everywhere. A new task is one file, one variant in each enum below, and what the compiler then asks for.
+//! One file or folder per task. Training, prediction and the device call the same functions, so the same input gives the
+//! same answer everywhere. A new task is that file, one variant in each of the enums below and of
+//! [`Answer`] and [`Metrics`], and what the compiler then asks for.
 
+mod answer;
 pub mod classification;
 pub mod classify_image;
+pub mod detect;
+mod draw;
 pub mod golden;
 pub mod image;
+mod metrics;
 pub mod model;
+pub mod picture_input;
 pub mod resize;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::image::{Image, ImageError, Limits, decode};
+pub use answer::Answer;
 pub use classification::Prediction;
 pub use classify_image::ClassifyImage;
+pub use detect::{Detect, Detection, Head, TrueBox};
+pub use metrics::{ClassScores, Metrics};
 pub use model::{Model, ModelError};
+pub use picture_input::PictureInput;
 pub use resize::Fit;
 
 /// A task and its settings, as the package's manifest holds them: `{"kind": "classify-image", ...}`.
@@ -26,6 +36,8 @@ pub use resize::Fit;
 pub enum Task {
     /// One label for one image.
     ClassifyImage(ClassifyImage),
+    /// Boxes around the things in one image.
+    Detect(Detect),
 }
 
 /// One raw input. Which variant a task takes is the task's; another is [`TaskError::Input`].
@@ -35,26 +47,34 @@ pub enum Input<'a> {
     Image(&'a Image),
 }
 
+/// What answers and metrics have to know of an input beside its tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Of an image, its size before it was brought to the network's.
+    Image {
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+    },
+}
+
+impl Input<'_> {
+    /// What remains to be known of it once it is a tensor.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Input::Image(image) => Origin::Image { height: image.height, width: image.width },
+        }
+    }
+}
+
 /// What an input truly is, for metrics.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Truth {
     /// The index of its class in the task's labels.
     Class(usize),
-}
-
-/// What a task says about one input.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Answer {
-    /// Of the classification tasks.
-    Label(Prediction),
-}
-
-/// The metrics of a split, gathered input by input.
-#[derive(Clone, Debug)]
-pub enum Metrics {
-    /// Of the classification tasks.
-    Classification(classification::Metrics),
+    /// The boxes in it.
+    Boxes(Vec<TrueBox>),
 }
 
 /// A metric and which way is better.
@@ -102,11 +122,30 @@ pub(crate) fn check_length(what: &'static str, found: usize, expected: usize) ->
     if found == expected { Ok(()) } else { Err(TaskError::Length { what, found, expected }) }
 }
 
+/// `Ok` where `condition` holds.
+pub(crate) fn ensure(
+    kind: &'static str,
+    condition: bool,
+    reason: impl FnOnce() -> String,
+) -> Result<(), TaskError> {
+    if condition { Ok(()) } else { Err(TaskError::Invalid { kind, reason: reason() }) }
+}
+
+/// Class names: at least `least`, none twice, none empty.
+pub(crate) fn check_labels(kind: &'static str, labels: &[String], least: usize) -> Result<(), TaskError> {
+    ensure(kind, labels.len() >= least, || format!("{} labels, at least {least} are needed", labels.len()))?;
+    let mut seen = BTreeSet::new();
+    let repeated = labels.iter().find(|label| !seen.insert(*label));
+    ensure(kind, repeated.is_none(), || format!("label {:?} occurs twice", repeated.unwrap()))?;
+    ensure(kind, !seen.contains(&String::new()), || "a label is empty".to_owned())
+}
+
 impl Task {
     /// The kind as in the manifest.
     pub fn kind(&self) -> &'static str {
         match self {
             Task::ClassifyImage(_) => classify_image::KIND,
+            Task::Detect(_) => detect::KIND,
         }
     }
 
@@ -114,6 +153,7 @@ impl Task {
     pub fn validate(&self) -> Result<(), TaskError> {
         match self {
             Task::ClassifyImage(task) => task.validate(),
+            Task::Detect(task) => task.validate(),
         }
     }
 
@@ -121,29 +161,48 @@ impl Task {
     pub fn labels(&self) -> &[String] {
         match self {
             Task::ClassifyImage(task) => &task.labels,
+            Task::Detect(task) => &task.labels,
         }
     }
 
     /// The shape of one input tensor, without the batch.
     pub fn input_shape(&self) -> Vec<usize> {
         match self {
-            Task::ClassifyImage(task) => task.input_shape().to_vec(),
+            Task::ClassifyImage(task) => task.input.shape().to_vec(),
+            Task::Detect(task) => task.input.shape().to_vec(),
         }
+    }
+
+    /// Whether the task reads outputs of these shapes, for a batch of one; where not, what it reads.
+    pub fn check_outputs(&self, shapes: &[&[usize]]) -> Result<(), String> {
+        let (fits, wants) = match self {
+            Task::ClassifyImage(task) => {
+                let want = [1, task.labels.len()];
+                (*shapes == [&want[..]], format!("one of shape {want:?}"))
+            }
+            Task::Detect(Detect { head, input, labels, .. }) => {
+                (head.fits(input.size, labels.len(), shapes), head.wants(input.size, labels.len()))
+            }
+        };
+        if fits { Ok(()) } else { Err(wants) }
     }
 
     /// Turns a raw input into the input tensor; `out` has [`input_shape`](Self::input_shape)'s number of elements.
     pub fn preprocess(&self, input: Input<'_>, out: &mut [f32]) -> Result<(), TaskError> {
         match (self, input) {
-            (Task::ClassifyImage(task), Input::Image(image)) => task.preprocess(image, out),
+            (Task::ClassifyImage(task), Input::Image(image)) => task.input.preprocess(image, out),
+            (Task::Detect(task), Input::Image(image)) => task.input.preprocess(image, out),
         }
     }
 
     /// Turns the outputs for one input, one slice per graph output, into an answer.
-    pub fn postprocess(&self, outputs: &[&[f32]]) -> Result<Answer, TaskError> {
-        match self {
-            Task::ClassifyImage(task) => {
-                check_length("the list of outputs", outputs.len(), 1)?;
-                task.postprocess(outputs[0]).map(Answer::Label)
+    pub fn postprocess(&self, origin: Origin, outputs: &[&[f32]]) -> Result<Answer, TaskError> {
+        match (self, origin) {
+            (Task::ClassifyImage(task), Origin::Image { .. }) => {
+                task.postprocess(only(outputs)?).map(Answer::Label)
+            }
+            (Task::Detect(task), Origin::Image { height, width }) => {
+                task.postprocess([height, width], outputs).map(Answer::Boxes)
             }
         }
     }
@@ -152,6 +211,7 @@ impl Task {
     pub fn metrics(&self) -> Metrics {
         match self {
             Task::ClassifyImage(task) => Metrics::Classification(classification::Metrics::new(&task.labels)),
+            Task::Detect(task) => Metrics::Detection(Box::new(detect::Metrics::new(task))),
         }
     }
 
@@ -159,34 +219,14 @@ impl Task {
     pub fn primary_metric(&self) -> Metric {
         match self {
             Task::ClassifyImage(_) => Metric { name: "accuracy", higher_is_better: true },
+            Task::Detect(_) => Metric { name: detect::PRIMARY, higher_is_better: true },
         }
     }
 }
 
-impl Metrics {
-    /// Adds one input: its outputs, one slice per graph output, and its truth.
-    pub fn add(&mut self, outputs: &[&[f32]], truth: &Truth) -> Result<(), TaskError> {
-        match (self, truth) {
-            (Metrics::Classification(metrics), Truth::Class(class)) => {
-                check_length("the list of outputs", outputs.len(), 1)?;
-                metrics.add(outputs[0], *class)
-            }
-        }
-    }
-
-    /// The number of inputs added.
-    pub fn n(&self) -> usize {
-        match self {
-            Metrics::Classification(metrics) => metrics.n(),
-        }
-    }
-
-    /// All scalar metrics by name.
-    pub fn metrics(&self) -> BTreeMap<String, f64> {
-        match self {
-            Metrics::Classification(metrics) => metrics.metrics(),
-        }
-    }
+/// The output of a task that has one.
+fn only<'a>(outputs: &[&'a [f32]]) -> Result<&'a [f32], TaskError> {
+    check_length("the list of outputs", outputs.len(), 1).map(|()| outputs[0])
 }
 
 #[cfg(test)]
@@ -220,12 +260,17 @@ mod tests {
         let mut tensor = vec![0.0; task.input_shape().iter().product()];
         task.preprocess(Input::Image(&image), &mut tensor).unwrap();
         assert_eq!(tensor, [-1.0, 1.0, -1.0, 1.0]);
-        let Answer::Label(prediction) = task.postprocess(&[&[0.0, 3.0]]).unwrap();
-        assert_eq!(prediction.label, "dog");
+        let origin = Input::Image(&image).origin();
+        let answer = task.postprocess(origin, &[&[0.0, 3.0]]).unwrap();
+        assert_eq!(answer.summary(), "dog  95.3 %");
+        assert_eq!(answer.fields(task.labels())["label"], "dog");
         let mut metrics = task.metrics();
-        metrics.add(&[&[0.0, 3.0]], &Truth::Class(1)).unwrap();
+        metrics.add(origin, &[&[0.0, 3.0]], &Truth::Class(1)).unwrap();
         assert_eq!(metrics.metrics()[task.primary_metric().name], 1.0);
-        assert!(task.postprocess(&[]).is_err());
+        assert_eq!((metrics.confusion().unwrap().len(), metrics.per_class().len()), (2, 2));
+        let other = metrics.add(origin, &[&[0.0, 3.0]], &Truth::Boxes(Vec::new())).unwrap_err();
+        assert_eq!(other.to_string(), "task classification takes a class");
+        assert!(task.postprocess(origin, &[]).is_err());
         assert!(task.preprocess(Input::Image(&image), &mut [0.0; 3]).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! A network that is ready to answer: graph, weights and task, with a plan for each batch size that was asked for.
 //! Training validates with it, the command line predicts with it, devices run it.
 
-use espalier_graph::{Bindings, Data, Golden, Graph, Tensor, Weights};
+use espalier_graph::{Bindings, Data, Dim, Golden, Graph, Tensor, Weights};
 use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, lower};
 
 use crate::golden::compare;
@@ -72,7 +72,7 @@ impl Model {
     /// Joins a portable graph with one input, the content of its states, and a task.
     ///
     /// # Errors
-    /// The task's input shape or number of classes is not the graph's.
+    /// The task's input or output shapes are not the graph's.
     pub fn new(
         graph: Graph,
         weights: Weights,
@@ -100,24 +100,52 @@ impl Model {
         self.task.input_shape().iter().product()
     }
 
+    /// Whether the graph takes any number of inputs at once, else one.
+    pub fn takes_batches(&self) -> bool {
+        self.graph.ty(self.graph.inputs()[0]).shape.0.first().is_some_and(|dim| *dim == Dim::N)
+    }
+
     /// The plan for `batch` inputs, made at its first use.
     ///
     /// # Errors
     /// The graph cannot be lowered.
     pub fn plan(&mut self, batch: usize) -> Result<&mut Plan, ModelError> {
-        let at = match self.plans.iter().position(|(b, _)| *b == batch) {
-            Some(at) => at,
-            None => {
-                let options =
-                    Options { isa: self.isa, threads: self.pool.workers(), bindings: Bindings::batch(batch) };
-                if self.plans.len() == PLANS_MAX {
-                    self.plans.remove(0);
-                }
-                self.plans.push((batch, lower(&self.graph, &self.weights, options)?));
-                self.plans.len() - 1
-            }
-        };
+        let at = self.planned(batch)?;
         Ok(&mut self.plans[at].1)
+    }
+
+    /// Where the plan for `batch` inputs is.
+    fn planned(&mut self, batch: usize) -> Result<usize, ModelError> {
+        if let Some(at) = self.plans.iter().position(|(b, _)| *b == batch) {
+            return Ok(at);
+        }
+        let options =
+            Options { isa: self.isa, threads: self.pool.workers(), bindings: Bindings::batch(batch) };
+        if self.plans.len() == PLANS_MAX {
+            self.plans.remove(0);
+        }
+        self.plans.push((batch, lower(&self.graph, &self.weights, options)?));
+        Ok(self.plans.len() - 1)
+    }
+
+    /// Runs `batch` inputs that `fill` writes as tensors, row after row; `read` gets what that returned, and each output's
+    /// elements.
+    ///
+    /// # Errors
+    /// The graph cannot be lowered; what `fill` and `read` say.
+    pub fn run<T, R>(
+        &mut self,
+        batch: usize,
+        fill: impl FnOnce(&Task, &mut [f32]) -> Result<T, TaskError>,
+        read: impl FnOnce(&Task, T, &[&[f32]]) -> Result<R, TaskError>,
+    ) -> Result<R, ModelError> {
+        let at = self.planned(batch)?;
+        let Model { task, graph, plans, pool, .. } = self;
+        let plan = &mut plans[at].1;
+        let filled = fill(task, plan.input(&graph.value(graph.inputs()[0]).name))?;
+        plan.run(pool);
+        let outputs: Vec<&[f32]> = graph.outputs().iter().map(|(name, _)| plan.output(name)).collect();
+        Ok(read(task, filled, &outputs)?)
     }
 
     /// Runs `batch` inputs that are tensors already, row after row; returns each output's elements.
@@ -125,40 +153,39 @@ impl Model {
     /// # Errors
     /// The graph cannot be lowered. Panics where the length does not fit the batch.
     pub fn infer(&mut self, inputs: &[f32], batch: usize) -> Result<Vec<Vec<f32>>, ModelError> {
-        let input = self.graph.value(self.graph.inputs()[0]).name.clone();
-        let names: Vec<String> = self.graph.outputs().iter().map(|(name, _)| name.clone()).collect();
-        self.plan(batch)?;
-        let at = self.plans.iter().position(|(b, _)| *b == batch).expect("just made");
-        let plan = &mut self.plans[at].1;
-        plan.input(&input).copy_from_slice(inputs);
-        plan.run(&mut self.pool);
-        Ok(names.iter().map(|name| plan.output(name).to_vec()).collect())
+        let fill = |_: &Task, x: &mut [f32]| {
+            x.copy_from_slice(inputs);
+            Ok(())
+        };
+        self.run(batch, fill, |_, (), outputs| Ok(outputs.iter().map(|output| output.to_vec()).collect()))
     }
 
     /// The outputs for one picture, pre-processing included.
     ///
     /// # Errors
-    /// As [`Model::infer`].
+    /// As [`Model::run`].
     pub fn outputs(&mut self, image: &Image) -> Result<Vec<Vec<f32>>, ModelError> {
-        let mut tensor = vec![0.0; self.input_len()];
-        self.task.preprocess(Input::Image(image), &mut tensor)?;
-        self.infer(&tensor, 1)
+        let fill = |task: &Task, x: &mut [f32]| task.preprocess(Input::Image(image), x);
+        self.run(1, fill, |_, (), outputs| Ok(outputs.iter().map(|output| output.to_vec()).collect()))
     }
 
     /// The answer for one picture.
     ///
     /// # Errors
-    /// As [`Model::infer`].
+    /// As [`Model::run`].
     pub fn answer(&mut self, image: &Image) -> Result<Answer, ModelError> {
-        let outputs = self.outputs(image)?;
-        let outputs: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
-        Ok(self.task.postprocess(&outputs)?)
+        let input = Input::Image(image);
+        self.run(
+            1,
+            |task, x| task.preprocess(input, x),
+            |task, (), outputs| task.postprocess(input.origin(), outputs),
+        )
     }
 
     /// A golden sample of `image`: its pixels and what this machine answers.
     ///
     /// # Errors
-    /// As [`Model::infer`].
+    /// As [`Model::run`].
     pub fn golden(&mut self, image: &Image) -> Result<Golden, ModelError> {
         let outputs = self.outputs(image)?;
         let shape = [image.height, image.width, image.channels];
@@ -203,12 +230,10 @@ fn check_shapes(graph: &Graph, task: &Task) -> Result<(), ModelError> {
             ));
         }
     }
-    let classes = task.labels().len();
-    match graph.outputs() {
-        [(_, y)] if graph.ty(*y).shape.bind(one) == [1, classes] => Ok(()),
-        outputs => {
-            let have: Vec<String> = outputs.iter().map(|(_, id)| graph.ty(*id).to_string()).collect();
-            Err(mismatch("output", format!("[{}]", have.join(", ")), format!("one of shape [1, {classes}]")))
-        }
-    }
+    let shapes: Vec<Vec<usize>> =
+        graph.outputs().iter().map(|(_, id)| graph.ty(*id).shape.bind(one)).collect();
+    task.check_outputs(&shapes.iter().map(Vec::as_slice).collect::<Vec<_>>()).map_err(|want| {
+        let have: Vec<String> = graph.outputs().iter().map(|(_, id)| graph.ty(*id).to_string()).collect();
+        mismatch("output", format!("[{}]", have.join(", ")), want)
+    })
 }

@@ -41,13 +41,57 @@ impl Region {
         Region { x: 0.0, y: 0.0, width: image.width as f64, height: image.height as f64 }
     }
 
-    /// The largest centred rectangle with the aspect ratio of `size` (height, width).
-    fn centred(image: &Image, size: [usize; 2]) -> Self {
-        let (width, height) = (image.width as f64, image.height as f64);
+    /// The largest centred rectangle of `source` (height, width) with the aspect ratio of `size`.
+    fn centred(source: [usize; 2], size: [usize; 2]) -> Self {
+        let [height, width] = source.map(|side| side as f64);
         let scale = (height / size[0] as f64).min(width / size[1] as f64);
         let (w, h) = (size[1] as f64 * scale, size[0] as f64 * scale);
         Region { x: (width - w) / 2.0, y: (height - h) / 2.0, width: w, height: h }
     }
+}
+
+/// Where a picture comes to lie when it is brought to another size: `target = source * scale + offset` in pixels, across
+/// and down.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Placement {
+    /// Pixels of the target for one of the source.
+    pub scale: [f64; 2],
+    /// The target's pixels left of and above the picture; negative where the picture is cut off.
+    pub offset: [f64; 2],
+}
+
+impl Placement {
+    /// Of a picture of `source` (height, width) that is brought to `size`.
+    pub fn new(source: [usize; 2], size: [usize; 2], fit: Fit) -> Self {
+        let [height, width] = source.map(|side| side as f64);
+        match fit {
+            Fit::Stretch => {
+                Placement { scale: [size[1] as f64 / width, size[0] as f64 / height], offset: [0.0; 2] }
+            }
+            Fit::Crop => {
+                let region = Region::centred(source, size);
+                let scale = [size[1] as f64 / region.width, size[0] as f64 / region.height];
+                Placement { scale, offset: [-region.x * scale[0], -region.y * scale[1]] }
+            }
+            Fit::Letterbox => {
+                let inner = inside(source, size);
+                let (top, left) = ((size[0] - inner[0]) / 2, (size[1] - inner[1]) / 2);
+                let scale = [inner[1] as f64 / width, inner[0] as f64 / height];
+                Placement { scale, offset: [left as f64, top as f64] }
+            }
+        }
+    }
+
+    /// The point of the source that lies at `point` (across, down) of the target.
+    pub fn source(&self, point: [f64; 2]) -> [f64; 2] {
+        [0, 1].map(|i| (point[i] - self.offset[i]) / self.scale[i])
+    }
+}
+
+/// Height and width of the largest picture of `source`'s aspect ratio that fits into `size`.
+fn inside(source: [usize; 2], size: [usize; 2]) -> [usize; 2] {
+    let scale = (size[0] as f64 / source[0] as f64).min(size[1] as f64 / source[1] as f64);
+    [0, 1].map(|i| ((source[i] as f64 * scale).round() as usize).clamp(1, size[i]))
 }
 
 /// The image at `size` (height, width) with `channels` channels.
@@ -55,9 +99,10 @@ pub fn fit(image: &Image, size: [usize; 2], channels: usize, fit: Fit) -> Image 
     if image.channels > channels {
         return self::fit(&image.with_channels(channels), size, channels, fit);
     }
+    let source = [image.height, image.width];
     let resized = match fit {
         Fit::Stretch => resize(image, size),
-        Fit::Crop => resize_region(image, Region::centred(image, size), size),
+        Fit::Crop => resize_region(image, Region::centred(source, size), size),
         Fit::Letterbox => letterbox(image, size),
     };
     if resized.channels == channels { resized } else { resized.with_channels(channels) }
@@ -69,10 +114,9 @@ pub fn resize(image: &Image, size: [usize; 2]) -> Image {
 }
 
 fn letterbox(image: &Image, size: [usize; 2]) -> Image {
-    let scale = (size[0] as f64 / image.height as f64).min(size[1] as f64 / image.width as f64);
-    let side = |n: usize, max: usize| ((n as f64 * scale).round() as usize).clamp(1, max);
-    let inner = resize(image, [side(image.height, size[0]), side(image.width, size[1])]);
-    let (top, left) = ((size[0] - inner.height) / 2, (size[1] - inner.width) / 2);
+    let source = [image.height, image.width];
+    let [left, top] = Placement::new(source, size, Fit::Letterbox).offset.map(|pixels| pixels as usize);
+    let inner = resize(image, inside(source, size));
     let channels = image.channels;
     let mut pixels = vec![LETTERBOX_GREY; size[0] * size[1] * channels];
     for (y, row) in inner.pixels.chunks_exact(inner.width * channels).enumerate() {
@@ -210,6 +254,23 @@ mod tests {
         assert_eq!(boxed.pixels[4..12], image.pixels);
         assert_eq!(boxed.pixels[12..], [LETTERBOX_GREY; 4]);
         assert_eq!(fit(&image, [2, 4], 3, Fit::Stretch), image.with_channels(3));
+    }
+
+    /// What lies at a pixel of the source is found again at its place in the target.
+    #[test]
+    fn placements_lead_back() {
+        let check = |source, size, fit, target, want: [f64; 2]| {
+            let found = Placement::new(source, size, fit).source(target);
+            let close = found.iter().zip(want).all(|(found, want)| (found - want).abs() < 1e-9);
+            assert!(close, "{source:?} to {size:?}, {fit:?}: {found:?}, not {want:?}");
+        };
+        check([480, 640], [352, 352], Fit::Stretch, [176.0, 352.0], [320.0, 480.0]);
+        check([480, 640], [640, 640], Fit::Letterbox, [0.0, 80.0], [0.0, 0.0]);
+        check([480, 640], [320, 320], Fit::Letterbox, [320.0, 280.0], [640.0, 480.0]);
+        check([640, 480], [320, 320], Fit::Letterbox, [40.0, 0.0], [0.0, 0.0]);
+        // 333 pixels become 208.125, which are 208; the 112 that are left lie evenly.
+        check([333, 1024], [320, 640], Fit::Letterbox, [0.0, 264.0], [0.0, 333.0]);
+        check([100, 300], [50, 50], Fit::Crop, [0.0, 50.0], [100.0, 100.0]);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use espalier_tasks::classification::Metrics;
-use espalier_tasks::{Model, ModelError, TaskError};
+use espalier_tasks::{self as tasks, Input, Limits, Model, ModelError, Origin, Task, TaskError, Truth};
 
-use crate::data::{Batches, DataError, Images};
+use crate::data::{Batches, DataError, Example, Examples, Images, Skipped, parallel};
 
 /// Images in a batch of an evaluation; the last, smaller one has a plan of its own.
 pub const BATCH: usize = 32;
@@ -19,6 +19,81 @@ pub enum EvaluateError {
     /// The model could not answer.
     #[error(transparent)]
     Model(#[from] ModelError),
+}
+
+/// Elements of input tensors in a batch of [`measure`], at least one input and at most [`BATCH`].
+const BATCH_ELEMENTS: usize = BATCH * 3 * 224 * 224;
+
+/// The metrics of a model's own kind, and what could not be read.
+#[derive(Debug)]
+pub struct Measured {
+    /// Over all examples that could be read.
+    pub metrics: tasks::Metrics,
+    /// The others.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Runs all examples through `model`, whatever its task; inputs are read on `threads` threads. `done` is told how many
+/// are.
+///
+/// # Errors
+/// More than 1 % of the examples cannot be read; a model that cannot be lowered.
+pub fn measure(
+    model: &mut Model,
+    examples: &Examples,
+    threads: usize,
+    done: &mut dyn FnMut(usize),
+) -> Result<Measured, EvaluateError> {
+    let batch = if model.takes_batches() { (BATCH_ELEMENTS / model.input_len()).clamp(1, BATCH) } else { 1 };
+    let (mut metrics, mut skipped, mut seen) = (model.task().metrics(), Vec::new(), 0);
+    for batch in examples.list.chunks(batch) {
+        model.run(
+            batch.len(),
+            |task, inputs| Ok(load(task, batch, inputs, threads)),
+            |_, loaded, outputs| {
+                for (at, (example, loaded)) in batch.iter().zip(loaded).enumerate() {
+                    let row = |output: &&'_ [f32]| output.len() / batch.len();
+                    let rows: Vec<&[f32]> = outputs.iter().map(|o| &o[at * row(o)..][..row(o)]).collect();
+                    match loaded {
+                        Ok((origin, truth)) => metrics.add(origin, &rows, &truth)?,
+                        Err(error) => skipped.push(Skipped {
+                            name: example.name(),
+                            split: Some(examples.split),
+                            reason: DataError::reason(error),
+                        }),
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        seen += batch.len();
+        done(seen);
+    }
+    examples.check_readable(&skipped)?;
+    Ok(Measured { metrics, skipped })
+}
+
+/// Reads a batch into the rows of `inputs`; the row of an example that cannot be read is zero.
+fn load(
+    task: &Task,
+    batch: &[Example],
+    inputs: &mut [f32],
+    threads: usize,
+) -> Vec<Result<(Origin, Truth), DataError>> {
+    let mut loaded: Vec<Option<Result<(Origin, Truth), DataError>>> = batch.iter().map(|_| None).collect();
+    let rows = inputs.chunks_exact_mut(inputs.len() / batch.len());
+    parallel::for_each(threads, batch.iter().zip(rows).zip(&mut loaded), |((example, row), loaded)| {
+        let read = example.load(&Limits::default()).and_then(|(image, truth)| {
+            let input = Input::Image(&image);
+            task.preprocess(input, row)?;
+            Ok((input.origin(), truth))
+        });
+        if read.is_err() {
+            row.fill(0.0);
+        }
+        *loaded = Some(read);
+    });
+    loaded.into_iter().map(|read| read.expect("every example was visited")).collect()
 }
 
 /// Runs all images through `model`; `done` is told how many are.

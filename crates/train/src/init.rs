@@ -134,9 +134,9 @@ impl Init {
         settings.model = Some(self.agreed("model", model, network.name.clone())?);
         settings.width = Some(self.agreed("width", settings.width, network.width)?);
         settings.imgsz.get_or_insert(network.size[0]);
-        settings.channels = Some(task.channels);
+        settings.channels = Some(task.input.channels);
         if settings.mean.is_none() && settings.std.is_none() {
-            (settings.mean, settings.std) = (Some(task.mean.clone()), Some(task.std.clone()));
+            (settings.mean, settings.std) = (Some(task.input.mean.clone()), Some(task.input.std.clone()));
         }
         Ok(())
     }
@@ -334,20 +334,26 @@ impl Init {
 
 impl Origin {
     fn of(package: &Package) -> anyhow::Result<Origin> {
+        let task = package.manifest.task.clone().map(serde_json::from_value::<Task>).transpose();
+        let task = task.context("the package's task")?;
+        if let Some(task) = task.as_ref().filter(|task| !matches!(task, Task::ClassifyImage(_))) {
+            bail!(
+                "the package's task is {}; training learns to classify images, and begins from such",
+                task.kind()
+            );
+        }
         let network = package.manifest.network.clone().context(
             "the package does not say which network it holds; only packages from `train` can be trained further",
         )?;
         let network: best::Network = serde_json::from_value(network).context("the package's network")?;
-        let task = package.manifest.task.clone().context("the package has no task")?;
-        let task: Task = serde_json::from_value(task).context("the package's task")?;
+        let Some(Task::ClassifyImage(task)) = task else { bail!("the package has no task") };
         task.validate()?;
-        let Task::ClassifyImage(task) = task;
-        if network.size[0] != network.size[1] || network.channels != task.channels {
+        if network.size[0] != network.size[1] || network.channels != task.input.channels {
             let ([height, width], channels) = (network.size, network.channels);
             bail!(
                 "the package's network takes {channels} channels of {height}x{width} pixels, its task gives {} channels; \
                  they should agree and be square",
-                task.channels
+                task.input.channels
             );
         }
         Ok(Origin { network, task })

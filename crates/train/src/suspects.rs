@@ -172,7 +172,7 @@ impl Trial {
         let mut plan = lower(&self.step, &weights, options)?;
         let options = data::Options {
             batch: settings.batch,
-            size: self.task.size,
+            size: self.task.input.size,
             seed,
             sampling: settings.sampling,
             augment: settings.augment.clone(),

@@ -212,7 +212,7 @@ impl Run {
         };
         let plan = lower(&step, &weights, options)?;
         let load = |split, side| {
-            let task = ClassifyImage { size: [side; 2], ..task.clone() };
+            let task = task.with_size([side; 2]);
             Images::load(dataset.split(split), &task, &Limits::default(), CACHE_BYTES, settings.threads)
                 .map(Arc::new)
         };

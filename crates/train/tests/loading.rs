@@ -121,7 +121,7 @@ fn an_epoch_over_files_is_nearly_as_fast_as_resident_data() {
     for level in [Level::Light, Level::Strong] {
         let augment = Augment::for_data(level, &statistics, SIDE);
         let side = augment.stored_side(SIDE, &statistics);
-        let stored = ClassifyImage { size: [side; 2], ..task.clone() };
+        let stored = task.with_size([side; 2]);
         // No budget: every picture is decoded in every epoch.
         let images = Images::load(dataset.split(Split::Train), &stored, &Limits::default(), 0, THREADS);
         let options = data::Options {

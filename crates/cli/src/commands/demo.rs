@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use espalier_tasks::Task;
-use espalier_train::data::{Dataset, Split};
-use espalier_train::evaluate::evaluate;
+use espalier_tasks::{Limits, Truth};
+use espalier_train::data::{Dataset, Examples, Split};
+use espalier_train::evaluate::{Measured, measure};
 use espalier_train::run_folder::RunFolder;
 use espalier_train::{CHECKPOINT_EVERY, Overrides, Request};
 use serde_json::json;
 
-use crate::commands::{benchmark, predict, train, val};
+use crate::commands::{benchmark, predict, train};
 use crate::{open, print};
 
 /// Train, validate, predict and measure on the built-in handwritten digits, or on your folder.
@@ -45,28 +45,29 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
     let threads = open::threads(None)?;
     let mut model = open::model(&best, espalier_runtime::Isa::best(), threads)?;
-    let Task::ClassifyImage(task) = model.task().clone();
     let tested = !Dataset::open(&args.data)?.split(Split::Test).is_empty();
     let split = if tested { Split::Test } else { Split::Val };
-    let images = val::images(&args.data, split, &task, threads)?;
-    eprintln!("2. Validating on {} {split} images, which the weights were not fitted to", images.len());
-    let metrics = evaluate(&mut model, &images, &mut |_| {})?;
+    let examples = Examples::open(&args.data, split, model.task()).map_err(open::data_error)?;
+    let n = examples.list.len();
+    eprintln!("2. Validating on {n} {split} images, which the weights were not fitted to");
+    let Measured { metrics, skipped } = measure(&mut model, &examples, threads, &mut |_| {})?;
+    print::skipped(&skipped);
 
     eprintln!("3. Predicting a few of them");
-    for i in 0..4.min(images.len()) {
-        let sample = &images.samples()[i * images.len() / 4.min(images.len())];
-        let image = sample.image(&espalier_tasks::Limits::default())?;
-        let answer = predict::line(&sample.name(), &model.answer(&image)?, model.task().labels());
-        let (label, truth) = (print::cell(&answer["label"]), &task.labels[sample.label]);
-        let sure = answer["confidence"].as_f64().unwrap_or(0.0) * 100.0;
-        eprintln!("   {}: {label} ({sure:.1} %), truly {truth}", sample.name());
+    for example in examples.list.iter().step_by(n.div_ceil(4)) {
+        let Ok((image, truth)) = example.load(&Limits::default()) else { continue };
+        let truly = match truth {
+            Truth::Class(class) => format!(", truly {}", model.task().labels()[class]),
+            Truth::Boxes(_) => String::new(),
+        };
+        eprintln!("   {}{truly}", predict::text(&example.name(), &model.answer(&image)?));
     }
 
     eprintln!("4. Measuring the latency of one answer");
     let package = open::package(&best)?;
     let latency =
         benchmark::latency(&package.graph, &package.weights, espalier_runtime::Isa::best(), threads, 50)?;
-    let accuracy = metrics.accuracy();
+    let accuracy = metrics.metrics()["accuracy"];
     let value = json!({
         "accuracy": {"after": accuracy}, "split": split.name(), "n": metrics.n(),
         "latency": {"p50_ms": latency["p50_ms"], "p99_ms": latency["p99_ms"]}, "energy_mj": null,

@@ -1,27 +1,36 @@
 //! `espalier predict`: what a package says about files.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use espalier_tasks::{Answer, Limits, Model, decode};
-use serde_json::{Value, json};
+use anyhow::Context;
+use espalier_graph::files::write_atomic;
+use espalier_tasks::{Answer, Image, Limits, Model, decode, image};
+use serde_json::Value;
 
 use crate::exit::{Ending, sentence, usage};
 use crate::{open, print};
 
-/// Classify pictures.
+/// Say what is in pictures.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Prints one line (with --json one JSON object) for each file; a file that cannot be read is named on stderr, the others \
 are still answered, and the exit status is 1 (2 where files are missing and nothing else is wrong).
 
-Example:
-  espalier predict runs/train/best.espalier *.jpg")]
+Examples:
+  espalier predict runs/train/best.espalier *.jpg
+  espalier predict detector.espalier street.jpg --draw drawn")]
 pub(crate) struct Args {
     /// The package.
     package: PathBuf,
     /// The pictures.
     #[arg(required = true)]
     files: Vec<PathBuf>,
+    /// Write each picture with its answer drawn in, as PNG, into this folder; made if need be.
+    #[arg(long, value_name = "DIR")]
+    draw: Option<PathBuf>,
     /// Worker threads; default: one for each core.
     #[arg(long)]
     threads: Option<usize>,
@@ -36,22 +45,58 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let threads = open::threads(args.threads)?;
     let mut model = open::model(&args.package, open::isa(args.isa.as_deref())?, threads)?;
+    let mut drawn = args.draw.as_deref().map(Drawn::new).transpose()?;
     let mut faults = Vec::new();
     for file in &args.files {
-        match answer(&mut model, file) {
-            Ok(value) => print::result(args.json, &value, || text(&value))?,
+        match answer(&mut model, file, drawn.as_mut()) {
+            Ok(answer) => {
+                let name = file.display().to_string();
+                let value = line(&name, &answer, model.task().labels());
+                print::result(args.json, &value, || format!("{}\n", text(&name, &answer)))?;
+            }
             Err(error) => faults.push(error.context(file.display().to_string())),
         }
     }
     ending(faults, args.files.len())
 }
 
-fn answer(model: &mut Model, file: &Path) -> anyhow::Result<Value> {
+fn answer(model: &mut Model, file: &Path, drawn: Option<&mut Drawn>) -> anyhow::Result<Answer> {
     if !file.exists() {
         return Err(usage("there is no such file"));
     }
     let image = decode(&std::fs::read(file)?, &Limits::default())?;
-    Ok(line(&file.display().to_string(), &model.answer(&image)?, model.task().labels()))
+    let answer = model.answer(&image)?;
+    if let Some(drawn) = drawn {
+        drawn.write(file, image, &answer)?;
+    }
+    Ok(answer)
+}
+
+/// The folder of pictures with answers, and the names that are taken there.
+struct Drawn {
+    folder: PathBuf,
+    taken: BTreeSet<String>,
+}
+
+impl Drawn {
+    fn new(folder: &Path) -> anyhow::Result<Drawn> {
+        std::fs::create_dir_all(folder).with_context(|| format!("--draw {}", folder.display()))?;
+        Ok(Drawn { folder: folder.into(), taken: BTreeSet::new() })
+    }
+
+    /// Pictures of one name from several folders are numbered; a picture is never written over itself.
+    fn write(&mut self, file: &Path, mut image: Image, answer: &Answer) -> anyhow::Result<()> {
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let numbered = |number: u32| if number == 1 { stem.clone() } else { format!("{stem}-{number}") };
+        let name = (1..).map(numbered).find(|name| self.taken.insert(name.clone())).expect("numbers go on");
+        let path = self.folder.join(format!("{name}.png"));
+        if path.canonicalize().is_ok_and(|path| file.canonicalize().is_ok_and(|file| file == path)) {
+            return Err(usage(format!("--draw {} would write over it", self.folder.display())));
+        }
+        answer.draw(&mut image);
+        write_atomic(&path, |file: &mut BufWriter<File>| image::write_png(&image, file))
+            .with_context(|| path.display().to_string())
+    }
 }
 
 /// Names every fault on stderr; where files were only missing, the command was called wrongly.
@@ -69,14 +114,12 @@ fn ending(mut faults: Vec<anyhow::Error>, files: usize) -> anyhow::Result<()> {
 }
 
 /// One answer as `predict --json` has it.
-pub(crate) fn line(file: &str, answer: &Answer, labels: &[String]) -> Value {
-    let Answer::Label(prediction) = answer;
-    let scores: serde_json::Map<String, Value> =
-        labels.iter().cloned().zip(prediction.scores.iter().map(|&s| s.into())).collect();
-    json!({"file": file, "label": prediction.label, "confidence": prediction.confidence, "scores": scores})
+fn line(file: &str, answer: &Answer, labels: &[String]) -> Value {
+    let file = [("file".to_owned(), Value::from(file))];
+    file.into_iter().chain(answer.fields(labels)).collect()
 }
 
-fn text(value: &Value) -> String {
-    let (file, label) = (print::cell(&value["file"]), print::cell(&value["label"]));
-    format!("{file}  {label}  {:.1} %\n", value["confidence"].as_f64().unwrap_or(0.0) * 100.0)
+/// One answer for people.
+pub(crate) fn text(file: &str, answer: &Answer) -> String {
+    format!("{file}  {}", print::line(&answer.summary()))
 }

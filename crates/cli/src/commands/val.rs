@@ -1,14 +1,12 @@
 //! `espalier val`: metrics of a package over a split.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::ValueEnum;
-use espalier_tasks::classification::Metrics;
-use espalier_tasks::{Limits, Task};
-use espalier_train::data::{CACHE_BYTES, Images, Split};
-use espalier_train::evaluate::evaluate;
-use serde_json::{Value, json};
+use espalier_tasks::{Metrics, Task};
+use espalier_train::data::{Examples, Split};
+use espalier_train::evaluate::measure;
+use serde_json::{Map, Value, json};
 
 use crate::progress::Progress;
 use crate::{open, print};
@@ -16,7 +14,8 @@ use crate::{open, print};
 /// Measure a package on labelled data.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Classes are matched to the package's labels by name.
+Classes are matched to the package's labels by name. Detectors are measured by COCO's rules on boxes: a folder with \
+data.yaml (YOLO), or COCO's JSON (docs/detection.md).
 
 Examples:
   espalier val runs/train/best.espalier photos
@@ -55,51 +54,42 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         SplitArg::Val => Split::Val,
         SplitArg::Test => Split::Test,
     };
-    let Task::ClassifyImage(task) = model.task().clone();
-    let images = images(&args.data, split, &task, threads)?;
-    let mut progress = Progress::new("validating", "images", images.len() as u64, 0);
-    let metrics = evaluate(&mut model, &images, &mut |done| progress.set(done as u64, ""))?;
+    let examples = Examples::open(&args.data, split, model.task()).map_err(open::data_error)?;
+    print::skipped(&examples.skipped);
+    let mut progress = Progress::new("validating", "images", examples.list.len() as u64, 0);
+    let measured = measure(&mut model, &examples, threads, &mut |done| progress.set(done as u64, ""))?;
     progress.finish();
-    let value = report(&metrics);
-    print::result(args.json, &value, || text(&value, &task.labels))
-}
-
-/// The readable images of `split`, their classes numbered as the package's labels.
-pub(crate) fn images(
-    data: &str,
-    split: Split,
-    task: &espalier_tasks::ClassifyImage,
-    threads: usize,
-) -> anyhow::Result<Arc<Images>> {
-    let mut dataset = open::dataset(data)?;
-    dataset.require(split).map_err(open::data_error)?;
-    dataset.survey(&Limits::default(), threads)?;
-    dataset.match_labels(&task.labels)?;
-    print::skipped(&dataset.skipped);
-    Ok(Arc::new(Images::load(dataset.split(split), task, &Limits::default(), CACHE_BYTES, threads)?))
+    print::skipped(&measured.skipped);
+    let value = report(model.task(), &measured.metrics);
+    print::result(args.json, &value, || text(&value, &measured.metrics, model.task().labels()))
 }
 
 /// The metrics as `val --json` has them.
-pub(crate) fn report(metrics: &Metrics) -> Value {
-    json!({
-        "n": metrics.n(), "metric": "accuracy", "metrics": metrics.metrics(),
-        "per_class": metrics.per_class(), "confusion": metrics.confusion(),
-    })
+pub(crate) fn report(task: &Task, metrics: &Metrics) -> Value {
+    let classes = metrics.per_class().into_iter().map(|class| {
+        let scores = class.scores.iter().map(|&(name, score)| (name.to_owned(), score.into()));
+        let row = [("label".to_owned(), class.label.into()), ("n".to_owned(), class.n.into())];
+        row.into_iter().chain(scores).collect::<Map<String, Value>>()
+    });
+    let mut value = json!({
+        "n": metrics.n(), "metric": task.primary_metric().name, "metrics": metrics.metrics(),
+        "per_class": classes.collect::<Vec<_>>(),
+    });
+    if let Some(confusion) = metrics.confusion() {
+        value["confusion"] = json!(confusion);
+    }
+    value
 }
 
-const COLUMNS: [&str; 5] = ["label", "n", "precision", "recall", "f1"];
-
-fn text(value: &Value, labels: &[String]) -> String {
-    let metrics = value["metrics"].as_object().into_iter().flatten();
-    let metrics: Vec<String> = metrics.map(|(k, v)| format!("{k} {}", print::cell(v))).collect();
-    let classes =
-        value["per_class"].as_array().map(|rows| print::columns(rows, &COLUMNS)).unwrap_or_default();
-    format!(
-        "{} images: {}\n\n{classes}\n{}",
-        value["n"],
-        metrics.join(", "),
-        confusion(&value["confusion"], labels)
-    )
+fn text(value: &Value, metrics: &Metrics, labels: &[String]) -> String {
+    let all: Vec<String> =
+        metrics.metrics().iter().map(|(name, v)| format!("{name} {}", print::significant(*v))).collect();
+    let classes = metrics.per_class();
+    let names = classes.iter().take(1).flat_map(|class| class.scores.iter().map(|(name, _)| *name));
+    let columns: Vec<&str> = ["label", "n"].into_iter().chain(names).collect();
+    let rows = value["per_class"].as_array().map(|rows| print::columns(rows, &columns)).unwrap_or_default();
+    let confusion = value.get("confusion").map(|value| format!("\n{}", confusion(value, labels)));
+    format!("{} images: {}\n\n{rows}{}", value["n"], all.join(", "), confusion.unwrap_or_default())
 }
 
 /// Rows are true classes, columns guesses.

@@ -142,17 +142,31 @@ pub(super) fn binary(call: &mut Call<'_>) -> Folded {
     let mut result = call.input(0)?.as_ref().clone();
     for at in 1..call.inputs.len() {
         let other = call.input(at)?.clone();
-        result = pairwise(call, &result, &other)?;
+        result = pairwise(call, &call.node.op, &result, &other)?;
     }
     Ok(vec![Constant::new(result.shape, result.elements)])
 }
 
-fn pairwise(call: &mut Call<'_>, a: &Constant, b: &Constant) -> Result<Constant, Fault> {
+/// Limits stand in attributes before opset 11.
+pub(super) fn clip(call: &mut Call<'_>) -> Folded {
+    let mut result = call.input(0)?.as_ref().clone();
+    for (op, limit, at) in [("Max", "min", 1), ("Min", "max", 2)] {
+        let limit = match call.node.float(limit)? {
+            Some(v) => Some(Constant::floats(vec![], vec![v])),
+            None => call.optional(at).map(|c| c.as_ref().clone()),
+        };
+        if let Some(limit) = limit {
+            result = pairwise(call, op, &result, &limit)?;
+        }
+    }
+    Ok(vec![Constant::new(result.shape, result.elements)])
+}
+
+fn pairwise(call: &mut Call<'_>, op: &str, a: &Constant, b: &Constant) -> Result<Constant, Fault> {
     let shape = broadcast(&a.shape, &b.shape)?;
     call.pay(&a.elements, &shape)?;
     let [along_a, along_b] = [a, b].map(|c| broadcast_strides(&c.shape, shape.len()));
     let pairs = Coordinates::new(&shape).map(|at| (position(&at, &along_a), position(&at, &along_b)));
-    let op = call.node.op.as_str();
     let elements = match (&a.elements, &b.elements) {
         (Elements::Floats(a), Elements::Floats(b)) => {
             let whole = call.node.int_or("fmod", 0)? == 0;

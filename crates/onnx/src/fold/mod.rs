@@ -51,6 +51,7 @@ pub(crate) fn fold(
         "Neg" | "Abs" | "Floor" | "Ceil" | "Round" | "Sqrt" | "Exp" | "Log" | "Sin" | "Cos" | "Sigmoid"
         | "Tanh" | "Relu" | "Reciprocal" => arithmetic::unary,
         "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Max" | "Min" => arithmetic::binary,
+        "Clip" => arithmetic::clip,
         "Equal" | "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" => arithmetic::compare,
         "And" | "Or" | "Xor" => arithmetic::logic,
         "ReduceProd" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceMean" => arithmetic::reduce,

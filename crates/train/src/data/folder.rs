@@ -112,7 +112,7 @@ fn kind(path: &Path) -> Result<(), String> {
     Err("not an image".into())
 }
 
-fn has_image_extension(path: &Path) -> bool {
+pub(super) fn has_image_extension(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
@@ -124,7 +124,7 @@ fn head(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// What is in a folder, sorted by the names' bytes, hidden entries left out.
-fn list(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let entries = fs::read_dir(folder).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
     let entries = entries.map_err(|error| unreadable(folder, error))?;
     let hidden = |name: &OsStr| name.as_encoded_bytes().starts_with(b".");

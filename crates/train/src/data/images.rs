@@ -54,7 +54,7 @@ impl Images {
     }
 
     fn decode(&self, index: usize) -> Result<Vec<u8>, DataError> {
-        Ok(self.task.fit(&self.samples[index].image(&self.limits)?).pixels)
+        Ok(self.task.input.fit(&self.samples[index].image(&self.limits)?).pixels)
     }
 
     /// The number of images.
@@ -84,7 +84,7 @@ impl Images {
 
     /// Bytes of one image: height times width times channels.
     pub fn image_bytes(&self) -> usize {
-        self.task.input_shape().iter().product()
+        self.task.input.shape().iter().product()
     }
 
     /// The pixels of an image (HWC).

@@ -102,10 +102,10 @@ impl Loader {
     /// An image that cannot be read.
     pub fn preview(&self, count: usize) -> Result<Vec<Image>, DataError> {
         let (plan, mut batch, mut images) = (self.plan(0), Batch::default(), Vec::new());
-        let size = plan.task.input_shape().iter().product();
+        let size = plan.task.input.shape().iter().product();
         for number in 0..count.div_ceil(self.options.batch).min(self.batches_per_epoch()) {
             plan.fill(number, &mut batch)?;
-            images.extend(batch.images.chunks_exact(size).map(|input| plan.task.denormalize(input)));
+            images.extend(batch.images.chunks_exact(size).map(|input| plan.task.input.denormalize(input)));
         }
         images.truncate(count);
         Ok(images)
@@ -116,7 +116,7 @@ impl Loader {
         let seeds = [AUGMENT, MIXUP].map(|stream| bits(options.seed, stream, epoch));
         Plan {
             images: self.images.clone(),
-            task: ClassifyImage { size: options.size, ..self.images.task().clone() },
+            task: self.images.task().with_size(options.size),
             order: self.order(Random::new(bits(options.seed, ORDER, epoch), 0)),
             batch: options.batch,
             augment: Some((options.augment.clone(), seeds)),
@@ -160,7 +160,7 @@ struct Plan {
 
 impl Plan {
     fn fill(&self, number: usize, batch: &mut Batch) -> Result<(), DataError> {
-        let (size, classes) = (self.task.input_shape().iter().product(), self.task.labels.len());
+        let (size, classes) = (self.task.input.shape().iter().product(), self.task.labels.len());
         let start = number * self.batch;
         let end = (start + self.batch).min(self.order.len());
         batch.number = number;
@@ -188,11 +188,11 @@ impl Plan {
     fn image(&self, position: usize, scratch: &mut [u8], out: &mut [f32]) -> Result<(), DataError> {
         let pixels = self.images.pixels(self.order[position])?;
         let Some((augment, [seed, _])) = &self.augment else {
-            return Ok(self.task.normalize(&pixels, out)?);
+            return Ok(self.task.input.normalize(&pixels, out)?);
         };
-        let from = self.images.task().input_shape();
-        augment.apply(&pixels, from, self.task.size, *seed, position as u64, scratch);
-        Ok(self.task.normalize(scratch, out)?)
+        let from = self.images.task().input.shape();
+        augment.apply(&pixels, from, self.task.input.size, *seed, position as u64, scratch);
+        Ok(self.task.input.normalize(scratch, out)?)
     }
 }
 

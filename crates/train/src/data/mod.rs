@@ -4,16 +4,19 @@
 //! the unreadable ones aside and measures the rest ([`Dataset::examine`] looks for near-duplicates too);
 //! [`Images::load`] brings one split to a task's input size; and
 //! [`Loader`] makes batches of it, ahead of the step, so that any batch can be made again from (seed, epoch, number).
+//! [`Examples`] are the inputs and truths of one split for a task of any kind, boxes among them.
 
 mod augment;
+mod boxes;
 pub mod duplicates;
+mod examples;
 mod fingerprint;
 mod folder;
 mod idx;
 mod images;
 mod loader;
 mod near;
-mod parallel;
+pub(crate) mod parallel;
 mod split;
 mod statistics;
 mod survey;
@@ -29,6 +32,8 @@ use espalier_tasks::{Image, ImageError, Limits, TaskError, decode};
 use serde::{Deserialize, Serialize};
 
 pub use augment::{Augment, Edge, Geometric, Jitter, Level};
+pub use boxes::{Boxes, Label, read_coco, read_yolo};
+pub use examples::{Example, Examples};
 pub use idx::samples as read_idx;
 pub use images::{CACHE_BYTES, Images};
 pub use loader::{Batch, Batches, Loader, Options, Sampling};
@@ -134,6 +139,23 @@ pub enum DataError {
         /// What was seen.
         reason: String,
     },
+    /// Boxes, where pictures with one class each are needed.
+    #[error(
+        "{} holds boxes ({form}): `val` measures detectors on it, training learns to classify and cannot use it; data for that \
+         is {FORMS}", path.display()
+    )]
+    Boxes {
+        /// The path given.
+        path: PathBuf,
+        /// What kind of labels.
+        form: &'static str,
+    },
+    /// No boxes, where they are needed.
+    #[error(
+        "{} holds no boxes, which a detector is measured on: they come as a folder with data.yaml (YOLO), a folder with \
+         annotations/*.json or SPLIT/_annotations.coco.json (COCO), or one such file", .0.display()
+    )]
+    NoBoxes(PathBuf),
     /// The dataset lacks the split that was asked for.
     #[error("dataset {dataset} has no {split} split")]
     NoSplit {
@@ -151,7 +173,7 @@ pub enum DataError {
         split: Split,
     },
     /// A class that training, or the model, does not know.
-    #[error("class {class:?} of {place} is not among {known:?}")]
+    #[error("class {class:?} of {place} is not among {}", some(known))]
     UnknownClass {
         /// The class.
         class: String,
@@ -191,7 +213,16 @@ pub enum DataError {
 impl DataError {
     /// Whether the command was called wrongly (exit status 2): what it names is not there or no data.
     pub fn is_usage(&self) -> bool {
-        matches!(self, DataError::NotFound(_) | DataError::Unrecognised { .. } | DataError::NoSplit { .. })
+        use DataError::{Boxes, NoBoxes, NoSplit, NotFound, Unrecognised};
+        matches!(self, NotFound(_) | Unrecognised { .. } | Boxes { .. } | NoBoxes(_) | NoSplit { .. })
+    }
+
+    /// Why, without the name of the file.
+    pub(crate) fn reason(self) -> String {
+        match self {
+            DataError::Read { reason, .. } => reason,
+            other => other.to_string(),
+        }
     }
 }
 
@@ -209,6 +240,9 @@ impl Dataset {
         let path = Path::new(spec);
         if !path.exists() {
             return Err(DataError::NotFound(path.to_owned()));
+        }
+        if let Some(form) = boxes::recognise(path) {
+            return Err(DataError::Boxes { path: path.to_owned(), form: form.name() });
         }
         if !path.is_dir() {
             return Err(unrecognised(path, "not a folder"));
@@ -288,7 +322,18 @@ impl Dataset {
 impl Sample {
     /// The file's path, or the IDX file's name and the row.
     pub fn name(&self) -> String {
-        match &self.source {
+        self.source.name()
+    }
+
+    /// Reads and decodes the image.
+    pub fn image(&self, limits: &Limits) -> Result<Image, DataError> {
+        self.source.image(limits)
+    }
+}
+
+impl Source {
+    fn name(&self) -> String {
+        match self {
             Source::File(path) => path.display().to_string(),
             Source::Row(rows, index) => format!("{}[{index}]", rows.name),
         }
@@ -296,22 +341,21 @@ impl Sample {
 
     /// The stored bytes: a file's content, or a row's pixels.
     fn content(&self, limits: &Limits) -> Result<Cow<'_, [u8]>, DataError> {
-        match &self.source {
+        match self {
             Source::File(path) => read_file(path, limits.bytes).map(Cow::Owned).map_err(|e| self.error(e)),
             Source::Row(rows, index) => Ok(Cow::Borrowed(rows.row(*index))),
         }
     }
 
     fn decode(&self, content: Cow<'_, [u8]>, limits: &Limits) -> Result<Image, DataError> {
-        let image = match &self.source {
+        let image = match self {
             Source::File(_) => decode(&content, limits),
             Source::Row(rows, _) => Image::new(rows.width, rows.height, 1, content.into_owned()),
         };
         image.map_err(|error: ImageError| self.error(error))
     }
 
-    /// Reads and decodes the image.
-    pub fn image(&self, limits: &Limits) -> Result<Image, DataError> {
+    fn image(&self, limits: &Limits) -> Result<Image, DataError> {
         self.decode(self.content(limits)?, limits)
     }
 
@@ -344,6 +388,15 @@ fn index_of(class: &str, known: &[String], place: &str) -> Result<usize, DataErr
         place: place.to_owned(),
         known: known.to_vec(),
     })
+}
+
+/// The first of many names.
+fn some(names: &[String]) -> String {
+    const MOST: usize = 12;
+    match names.len() {
+        ..=MOST => format!("{names:?}"),
+        n => format!("{:?} and {} more", &names[..MOST], n - MOST),
+    }
 }
 
 fn unrecognised(path: &Path, reason: &str) -> DataError {

@@ -108,13 +108,8 @@ impl Dataset {
     }
 
     fn check_readable(&self, split: Split, statistics: &Statistics) -> Result<(), DataError> {
-        let bad = statistics.unreadable[split as usize];
-        let n = bad + statistics.images[split as usize];
-        if bad * 100 <= n {
-            return Ok(());
-        }
-        let first = self.unreadable(split).take(3).map(|s| format!("{}: {}", s.name, s.reason));
-        Err(DataError::Unreadable { split, bad, n, first: first.collect::<Vec<_>>().join("; ") })
+        let all = statistics.unreadable[split as usize] + statistics.images[split as usize];
+        check_readable(split, all, &self.unreadable(split).collect::<Vec<_>>())
     }
 
     fn warn_of_leaks(&mut self, copies: &[Group]) {
@@ -198,9 +193,9 @@ fn examine_all(
 }
 
 fn examine(sample: &Sample, options: &Options<'_>, measure: bool) -> Result<Facts, DataError> {
-    let content = sample.content(&options.limits)?;
+    let content = sample.source.content(&options.limits)?;
     let digest = Sha256::digest(&content).into();
-    let image = sample.decode(content, &options.limits)?;
+    let image = sample.source.decode(content, &options.limits)?;
     Ok(Facts {
         width: image.width,
         height: image.height,
@@ -213,9 +208,15 @@ fn examine(sample: &Sample, options: &Options<'_>, measure: bool) -> Result<Fact
 }
 
 fn skipped(sample: &Sample, split: Split, error: DataError) -> Skipped {
-    let reason = match error {
-        DataError::Read { reason, .. } => reason,
-        other => other.to_string(),
-    };
-    Skipped { name: sample.name(), split: Some(split), reason }
+    Skipped { name: sample.name(), split: Some(split), reason: error.reason() }
+}
+
+/// Refuses a split of `n` images of which more than 1 % are unreadable.
+pub(super) fn check_readable(split: Split, n: usize, unreadable: &[&Skipped]) -> Result<(), DataError> {
+    let bad = unreadable.len();
+    if bad * 100 <= n {
+        return Ok(());
+    }
+    let first = unreadable.iter().take(3).map(|s| format!("{}: {}", s.name, s.reason));
+    Err(DataError::Unreadable { split, bad, n, first: first.collect::<Vec<_>>().join("; ") })
 }

@@ -558,7 +558,7 @@ fn batches_hold_what_the_task_says() {
     let (batch, mut expected) = (&batches[100], vec![0.0; 784]);
     for (i, &index) in batch.indices.iter().enumerate() {
         let sample = &images.samples()[index];
-        task.preprocess(&sample.image(&Limits::default()).unwrap(), &mut expected).unwrap();
+        task.input.preprocess(&sample.image(&Limits::default()).unwrap(), &mut expected).unwrap();
         assert_eq!(batch.images[i * 784..(i + 1) * 784], expected);
         assert_eq!(batch.labels[i], sample.label);
         let target: Vec<f32> = (0..10).map(|class| f32::from(class == sample.label)).collect();
@@ -577,7 +577,7 @@ fn balanced_epochs_draw_classes_equally_often() {
     let task = ClassifyImage::new([4, 6], vec![0.5; 1], vec![0.5; 1], dataset.classes.clone());
     let samples = dataset.split(Split::Train);
     let images = Arc::new(Images::load(samples, &task, &Limits::default(), CACHE_BYTES, THREADS).unwrap());
-    let options = Options { batch: 100, size: task.size, sampling: Sampling::Balanced, ..options(1) };
+    let options = Options { batch: 100, size: task.input.size, sampling: Sampling::Balanced, ..options(1) };
     let loader = Loader::new(images, options);
     let epochs: Vec<Batch> = (0..20).flat_map(|epoch| collect(loader.epoch(epoch, 0))).collect();
     let (mut few, mut once) = (0, vec![0; 100]);

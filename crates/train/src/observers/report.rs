@@ -100,7 +100,9 @@ impl Observer for Report {
             Event::Ended { outcome, history, times, loader, val } => {
                 let Some(run) = &self.run else { return Ok(()) };
                 let mut model = best::open(&self.folder.best(), run.threads)?;
-                let Task::ClassifyImage(task) = model.task().clone();
+                let Task::ClassifyImage(task) = model.task().clone() else {
+                    anyhow::bail!("training makes classifiers, and best.espalier is none")
+                };
                 let mut metrics = Metrics::new(&task.labels);
                 let mut wrong = Vec::new();
                 answers(&mut model, val, &mut |index, logits, label| {
@@ -141,9 +143,9 @@ fn mistakes(
         let sample = &val.samples()[index];
         let (label, guess) = (task.labels[sample.label].clone(), task.labels[guess].clone());
         let alt = format!("labelled {label}, taken for {guess}");
-        let [height, width] = task.size;
+        let [height, width] = task.input.size;
         let pixels = val.pixels(index)?.into_owned();
-        let picture = picture(Image { width, height, channels: task.channels, pixels }, alt);
+        let picture = picture(Image { width, height, channels: task.input.channels, pixels }, alt);
         let name = sample.name();
         let file = name.rsplit(['/', '\\']).next().unwrap_or(&name).to_string();
         Ok(Mistake { picture, file, label, guess, confidence })
@@ -156,11 +158,11 @@ fn inputs(loader: &Loader, task: &ClassifyImage) -> anyhow::Result<Vec<(Picture,
     let mut batches = loader.epoch(0, 0);
     let Some(batch) = batches.next_batch() else { return Ok(Vec::new()) };
     let Batch { images, targets, .. } = batch?;
-    let size = task.input_shape().iter().product();
+    let size = task.input.shape().iter().product();
     let shown = images.chunks_exact(size).zip(targets.chunks_exact(task.labels.len())).take(PICTURES);
     let input = |(tensor, target): (&[f32], &[f32])| {
         let label = told(target, &task.labels);
-        (picture(task.denormalize(tensor), format!("an input of class {label}")), label)
+        (picture(task.input.denormalize(tensor), format!("an input of class {label}")), label)
     };
     Ok(shown.map(input).collect())
 }
