@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use espalier_graph::package::floats;
-use espalier_graph::{Graph, Manifest, Package, PackageError, Stage, Tensor, verify};
+use espalier_graph::{Format, Graph, Manifest, Package, PackageError, Stage, Tensor, verify};
 use espalier_onnx::{Options, from_bytes};
 use espalier_tasks::TrueBox;
 use espalier_tasks::image::{Limits, decode};
@@ -94,7 +94,8 @@ pub fn onnx(bytes: &[u8]) {
     verify(&imported.graph, Stage::Portable).expect("an imported graph is portable");
     let finite = |t: &Tensor| t.as_f32().is_none_or(|v| v.iter().all(|v| v.is_finite()));
     if imported.weights.values().all(finite) {
-        let (manifest, golden) = (Manifest::default(), Vec::new());
+        let manifest = Manifest { format: Format::of(&imported.graph), ..Manifest::default() };
+        let golden = Vec::new();
         let package = Package { manifest, graph: imported.graph, weights: imported.weights, golden };
         match package.to_bytes() {
             Ok(bytes) => {
