@@ -133,7 +133,7 @@ fn a_quantized_network_says_what_stays_float() {
     );
     assert_eq!(package("quantized.espalier").manifest.format.requires, ["int8"]);
 
-    fs::write(fixture().join("q.npy"), npyz_bytes(&[1, 3, 4, 4], &vec![0.5; 3 * 16])).unwrap();
+    fs::write(fixture().join("q.npy"), npyz_bytes(&[1, 3, 4, 4], &[0.5; 3 * 16])).unwrap();
     json("run {}/quantized.espalier --input x={}/q.npy --out {}/bytes --json");
     json("inspect {}/quantized.espalier --json");
     json("benchmark {}/quantized.espalier --runs 1 --json");
