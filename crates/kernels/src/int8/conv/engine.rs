@@ -92,12 +92,9 @@ impl Engine {
         let joined = rows_join(&self.g, &self.source);
         let width = self.g.output[1];
         let (runs, pixels) = if joined { (1, item.rows.len() * width) } else { (item.rows.len(), width) };
-        for run in 0..runs {
-            if self.pixels && pixels >= LANES {
-                self.run_pixels(item, run, pixels);
-            } else {
-                self.run_channels(item, run, pixels);
-            }
+        match self.pixels && pixels >= LANES {
+            true => (0..runs).for_each(|run| self.run_pixels(item, run, pixels)),
+            false => self.run_channels(item, runs, pixels),
         }
         if let Some(table) = &self.table {
             let (unit, plane, planes) = self.y_sizes();
@@ -113,25 +110,45 @@ impl Engine {
         }
     }
 
-    /// A run with channels in lanes: the weights of a few blocks stay in a cache while the pixels pass.
-    fn run_channels(&self, item: &Item<'_>, run: usize, pixels: usize) {
-        let starts = &self.arrangement.starts;
-        let mut block = item.outputs.start;
-        while block < item.outputs.end {
-            let alike = starts[block..item.outputs.end].iter().take_while(|&&s| s == starts[block]).count();
-            let count = self.tiles.blocks(pixels, alike);
-            let cuts = self.tiles.cuts(pixels, count);
-            let mut call = self.call(item, block, run, 0);
-            let mut start = 0;
-            for cut in 1..=cuts {
-                let take = pixels * cut / cuts - start;
-                // SAFETY: the tile reads what `Source` located and what was packed, and writes pixels of this item and
-                // these output blocks, which no other worker has; all lengths were checked at the start.
-                unsafe { self.tiles.channels(take, count)(&call) };
-                call.advance(take * call.step, take * self.y_sizes().0, 4 * take);
-                start += take;
+    /// Runs with channels in lanes. Either all weights are read anew for each run, or all runs for each few blocks of
+    /// weights: what moves fewer bytes.
+    fn run_channels(&self, item: &Item<'_>, runs: usize, pixels: usize) {
+        let groups = self.groups(&item.outputs, pixels);
+        let weights = item.outputs.len() * self.arrangement.block();
+        let input = self.arrangement.quads * runs * self.source.row_step;
+        if runs * weights <= groups.clone().count() * input {
+            for run in 0..runs {
+                groups.clone().for_each(|blocks| self.run_blocks(item, blocks, run, pixels));
             }
-            block += count;
+        } else {
+            for blocks in groups {
+                (0..runs).for_each(|run| self.run_blocks(item, blocks.clone(), run, pixels));
+            }
+        }
+    }
+
+    /// The output blocks that a tile computes together, for a run of `pixels`.
+    fn groups(&self, outputs: &Range<usize>, pixels: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+        let (starts, end) = (&self.arrangement.starts, outputs.end);
+        let group = move |block: usize| {
+            let alike = starts[block..end].iter().take_while(|&&s| s == starts[block]).count();
+            (block < end).then(|| block..block + self.tiles.blocks(pixels, alike))
+        };
+        std::iter::successors(group(outputs.start), move |last| group(last.end))
+    }
+
+    /// A run for a few blocks, whose weights stay in a cache while the pixels pass.
+    fn run_blocks(&self, item: &Item<'_>, outputs: Range<usize>, run: usize, pixels: usize) {
+        let cuts = self.tiles.cuts(pixels, outputs.len());
+        let mut call = self.call(item, outputs.start, run, 0);
+        let mut start = 0;
+        for cut in 1..=cuts {
+            let take = pixels * cut / cuts - start;
+            // SAFETY: the tile reads what `Source` located and what was packed, and writes pixels of this item and these
+            // output blocks, which no other worker has; all lengths were checked at the start.
+            unsafe { self.tiles.channels(take, outputs.len())(&call) };
+            call.advance(take * call.step, take * self.y_sizes().0, 4 * take);
+            start += take;
         }
     }
 
@@ -148,7 +165,7 @@ impl Engine {
             let mut plane = 4 * item.outputs.start;
             while plane < end {
                 let count = self.tiles.most_planes().min(end - plane);
-                // SAFETY: as in `run_channels`; 16 pixels from `start` on for each vector lie in the run.
+                // SAFETY: as in `run_blocks`; 16 pixels from `start` on for each vector lie in the run.
                 unsafe { self.tiles.pixels(count, last - first)(&call) };
                 plane += count;
                 call.plane = plane % 4;
