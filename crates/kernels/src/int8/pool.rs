@@ -115,6 +115,15 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// Bytes of a row of quads with the padding that windows reach.
+    fn padded(&self) -> usize {
+        let (w, [_, columns]) = (&self.g.window, self.g.output);
+        let reach = columns.saturating_sub(1) * w.stride[1] + (w.kernel[1] - 1) * w.dilation[1] + 1;
+        4 * reach.max(w.pad[1] + self.g.input[1])
+    }
+}
+
 /// Whether the only window is the whole input.
 fn is_global(g: &PoolGeometry) -> bool {
     g.window.kernel == g.input && g.window.pad == [0; 4] && g.window.dilation == [1; 2]
@@ -136,7 +145,8 @@ impl Kernel for Pool {
     }
 
     fn scratch_len(&self, _workers: usize) -> usize {
-        4 * self.g.input[1]
+        // Sums of a row, or a row with its padding and as much again for windows.
+        (4 * self.g.input[1]).max(self.padded().div_ceil(2))
     }
 
     fn run(&self, io: &Io<'_>, worker: Worker, scratch: &mut [f32]) {
@@ -165,27 +175,35 @@ per_form!(fn pick_max(row: &mut Row<'_>) = max_row);
 per_form!(fn pick_average(row: &mut Row<'_>) = average_row);
 per_form!(fn pick_global(row: &mut Row<'_>) = global_row);
 
+/// Maxima of columns of bytes, then of windows of these at every position; of those, each stride's is kept.
 #[inline(always)]
 unsafe fn max_row<D: Dots>(r: &mut Row<'_>) {
     let (g, width) = (&r.pool.g, 4 * r.pool.g.input[1]);
-    let most = &mut as_bytes(r.scratch)[..width];
+    let (stride, step) = (4 * g.window.stride[1], 4 * g.window.dilation[1]);
+    let Some(last) = g.output[1].checked_sub(1) else { return };
+    let (most, rest) = as_bytes(r.scratch).split_at_mut(r.pool.padded());
+    let windows = &mut rest[..last * stride + 4];
     most.fill(0);
     let rows = r.pool.taps[0][r.number];
+    let inside = &mut most[4 * g.window.pad[1]..][..width];
     for k in 0..rows.count {
         let from = &r.x[(rows.first + k * g.window.dilation[0]) * width..][..width];
-        for i in 0..width {
-            most[i] = most[i].max(from[i]);
-        }
+        larger(inside, from);
     }
-    for (y, columns) in r.y.chunks_exact_mut(4).zip(&r.pool.taps[1]) {
-        let mut quad = [0u8; 4];
-        for k in 0..columns.count {
-            let at = 4 * (columns.first + k * g.window.dilation[1]);
-            for c in 0..4 {
-                quad[c] = quad[c].max(most[at + c]);
-            }
-        }
-        y.copy_from_slice(&quad);
+    windows.copy_from_slice(&most[..windows.len()]);
+    for k in 1..g.window.kernel[1] {
+        larger(windows, &most[k * step..][..windows.len()]);
+    }
+    for (y, window) in r.y.chunks_exact_mut(4).zip(windows.chunks(stride)) {
+        y.copy_from_slice(&window[..4]);
+    }
+}
+
+/// The larger of each pair of bytes.
+#[inline(always)]
+fn larger(a: &mut [u8], b: &[u8]) {
+    for (a, &b) in a.iter_mut().zip(b) {
+        *a = (*a).max(b);
     }
 }
 
