@@ -95,6 +95,8 @@ pub fn save(run: &Path, progress: &Progress, states: &Weights) -> Result<(), Che
         moved
             .and_then(|()| fs::rename(&linked, &previous))
             .map_err(|source| CheckpointError::Io { path: previous, source })?;
+        // Where both names are one file already (a kill at this instant leaves them so), renaming does nothing.
+        let _ = fs::remove_file(&linked);
     }
     files::write_atomic(&last, |file| file.write_all(&bytes))
         .map_err(|e| CheckpointError::Io { path: last, source: std::io::Error::other(e.to_string()) })
@@ -199,6 +201,19 @@ mod tests {
         };
         let data = (0..6).map(|i| i as f32 / 3.0).collect();
         (progress, [("w".to_string(), Tensor::f32(&[2, 3], data))].into())
+    }
+
+    /// As a kill leaves it between the two renames of a save.
+    #[test]
+    fn one_file_under_both_names_leaves_nothing_behind() {
+        let run = tempfile::tempdir().unwrap();
+        let (first, second) = (sample(7), sample(8));
+        save(run.path(), &first.0, &first.1).unwrap();
+        fs::hard_link(run.path().join(LAST), run.path().join(PREVIOUS)).unwrap();
+        save(run.path(), &second.0, &second.1).unwrap();
+        assert_eq!(load(run.path()).unwrap().unwrap(), second);
+        assert_eq!(read(&run.path().join(PREVIOUS)).unwrap(), first);
+        assert_eq!(fs::read_dir(run.path()).unwrap().count(), 2);
     }
 
     #[test]
