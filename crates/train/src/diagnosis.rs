@@ -262,9 +262,10 @@ impl<'a> Curves<'a> {
         self.train_accuracy() > (1.0 + self.evidence.chance) / 2.0
     }
 
-    /// Epochs at the end that are compared with as many before them.
+    /// Epochs at the end that are compared with as many before them: a fifth of all, or two of few.
     fn window(&self) -> usize {
-        (self.evidence.history.len() / 5).max(1)
+        let n = self.evidence.history.len();
+        (n / 5).max(2).min(n / 2).max(1)
     }
 
     /// The epoch (from 0) at which validation turned while training went on.
@@ -479,6 +480,15 @@ mod tests {
         for epochs in [10, 30, 100] {
             let history = history(epochs, 0.0, 0, [|_| 0.5, |_| 1.0, |_| 0.02, |_| 1.0]);
             assert_eq!(diagnosis(&history, Stopped::Epochs, None).kind, Kind::Plateau);
+        }
+    }
+
+    #[test]
+    fn few_epochs_are_enough_for_a_clear_trend() {
+        let rising: [fn(f64) -> f64; 4] =
+            [|at| 1.4 - at, |at| 0.3 + 0.5 * at, |at| 1.4 - 0.8 * at, |at| 0.2 + 0.6 * at];
+        for epochs in [3, 4, 5, 6, 9] {
+            check(epochs, Stopped::Epochs, rising, Kind::StillImproving, "when the epochs were done");
         }
     }
 
