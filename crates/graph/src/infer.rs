@@ -1,5 +1,7 @@
 //! Shape inference: the types of an op's outputs from those of its inputs, or what is wrong and what would be right.
 
+mod integers;
+
 use crate::op::{Op, ResizeMode, Window};
 use crate::types::{DType, Dim, Shape, TensorType};
 
@@ -128,42 +130,13 @@ fn infer_any(op: &Op, inputs: &[&TensorType]) -> Inferred {
         }
         Op::Gather { axis } => gather(*axis, inputs),
         Op::GatherGrad { axis, size } => gather_grad(*axis, *size, inputs),
-        Op::Quantize { to } => one(TensorType::q8(*to, floats::<1>(inputs)?[0].shape.clone())),
-        Op::Dequantize => {
-            let [x] = quantized(count(inputs)?)?;
-            one(TensorType::f32(x.shape.clone()))
-        }
-        Op::QConv { window, groups, to, limits } => qconv(window, *groups, *to, *limits, inputs),
-        Op::QAdd { to, limits } => {
-            let [a, b] = quantized(count(inputs)?)?;
-            if a.shape != b.shape {
-                return Err(format!("{} and {} are of different shapes", a.shape, b.shape));
-            }
-            ordered(*limits)?;
-            one(TensorType::q8(*to, a.shape.clone()))
-        }
-        Op::QMul { to, limits } => {
-            let [a, b] = quantized(count(inputs)?)?;
-            let is_gate = |dims: &[Dim]| matches!(dims, [n, c, h, w] if [*h, *w] == [1.into(); 2] && a.shape.0[..2] == [*n, *c]);
-            if a.shape != b.shape && !(a.shape.rank() == 4 && is_gate(&b.shape.0)) {
-                return Err(format!(
-                    "b is {}, it should be {} or have 1 pixel for each of its channels",
-                    b.shape, a.shape
-                ));
-            }
-            ordered(*limits)?;
-            one(TensorType::q8(*to, a.shape.clone()))
-        }
-        Op::QAvgPool { window, to, .. } => {
-            let x = quantized::<1>(count(inputs)?)?;
-            Ok(pool(window, x)?.into_iter().map(|y| TensorType::q8(*to, y.shape)).collect())
-        }
-        Op::Table { to } => {
-            let [x, table] = count(inputs)?;
-            quantized([x])?;
-            same("the table", table, &TensorType { dtype: DType::U8, shape: Shape::known(&[256]) })?;
-            one(TensorType::q8(*to, x.shape.clone()))
-        }
+        Op::Quantize { .. }
+        | Op::Dequantize
+        | Op::QConv { .. }
+        | Op::QAdd { .. }
+        | Op::QMul { .. }
+        | Op::QAvgPool { .. }
+        | Op::Table { .. } => integers::infer(op, inputs),
         Op::GlobalNorm => {
             inputs.iter().try_for_each(|t| is_float(t))?;
             one(scalar())
@@ -208,24 +181,12 @@ fn floats<'a, const K: usize>(inputs: &[&'a TensorType]) -> Result<[&'a TensorTy
     Ok(all)
 }
 
-/// Inputs that are all bytes that stand for numbers.
-fn quantized<const K: usize>(inputs: [&TensorType; K]) -> Result<[&TensorType; K], String> {
-    match inputs.iter().find(|ty| ty.dtype.quant().is_none()) {
-        Some(ty) => Err(format!("takes q8 here, got {}", ty.dtype)),
-        None => Ok(inputs),
-    }
-}
-
 /// Inputs of an op that moves or compares elements and does not compute with them.
 fn float_or_bytes<const K: usize>(inputs: [&TensorType; K]) -> Result<[&TensorType; K], String> {
     match inputs.iter().find(|ty| ty.dtype != DType::F32 && ty.dtype.quant().is_none()) {
         Some(ty) => Err(format!("takes f32 or q8 here, got {}", ty.dtype)),
         None => Ok(inputs),
     }
-}
-
-fn ordered([lo, hi]: [u8; 2]) -> Result<(), String> {
-    if lo <= hi { Ok(()) } else { Err(format!("the limits are {lo} and {hi}")) }
 }
 
 fn same(what: &str, have: &TensorType, want: &TensorType) -> Result<(), String> {
@@ -291,58 +252,28 @@ fn conv(window: &Window, groups: usize, inputs: &[&TensorType]) -> Inferred {
         .split_first_chunk::<2>()
         .ok_or_else(|| format!("takes 2 or 3 inputs, got {}", inputs.len()))?;
     inputs.iter().try_for_each(|t| is_float(t))?;
-    let (n, c, hw) = nchw("x", x)?;
-    let (o, channels) = conv_weight(window, groups, w)?;
-    if c != channels {
-        return Err(format!("x has {c} channels, the weight expects {channels}"));
-    }
+    let (y, per_channel) = convolved(window, groups, x, w)?;
     match bias {
         [] => {}
-        [b] => same("the bias", b, &TensorType::f32(Shape::known(&[o])))?,
+        [b] => same("the bias", b, &per_channel)?,
         _ => return Err(format!("takes 2 or 3 inputs, got {}", inputs.len())),
     }
-    one(picture(n, o, window_output(window, hw)?))
+    one(y)
 }
 
-/// The fewest products whose sum could leave i32 are 65,794: 255 * 128 each.
-const MAX_PRODUCTS: usize = i32::MAX as usize / (255 * 128);
-
-fn qconv(window: &Window, groups: usize, to: DType, limits: [u8; 2], inputs: &[&TensorType]) -> Inferred {
-    let (&[x, w, scale, bias], residual) = inputs
-        .split_first_chunk::<4>()
-        .ok_or_else(|| format!("takes 4 or 5 inputs, got {}", inputs.len()))?;
-    quantized([x])?;
-    if w.dtype != DType::S8 {
-        return Err(format!("the weight is {}, it should be s8", w.dtype));
-    }
+/// The f32 result of a convolution, and the type of what it has once for each output channel.
+fn convolved(
+    window: &Window,
+    groups: usize,
+    x: &TensorType,
+    w: &TensorType,
+) -> Result<(TensorType, TensorType), String> {
     let (n, c, hw) = nchw("x", x)?;
     let (o, channels) = conv_weight(window, groups, w)?;
     if c != channels {
         return Err(format!("x has {c} channels, the weight expects {channels}"));
     }
-    let products = (channels / groups).saturating_mul(window.kernel[0]).saturating_mul(window.kernel[1]);
-    if products > MAX_PRODUCTS {
-        return Err(format!("a sum of {products} products may leave i32, at most {MAX_PRODUCTS} are safe"));
-    }
-    let per_channel = TensorType::f32(Shape::known(&[o]));
-    same("the scale", scale, &per_channel)?;
-    same("the bias", bias, &per_channel)?;
-    let y = TensorType { dtype: to, ..picture(n, o, window_output(window, hw)?) };
-    match (to, residual) {
-        (DType::F32 | DType::Q8(_), []) => {}
-        (DType::Q8(_), [r]) => {
-            same("the residual (its quantization apart)", r, &TensorType { dtype: r.dtype, ..y.clone() })?
-        }
-        (DType::F32, [_]) => return Err("a residual joins a quantized result only".into()),
-        (DType::F32 | DType::Q8(_), _) => return Err(format!("takes 4 or 5 inputs, got {}", inputs.len())),
-        _ => return Err(format!("gives q8 or f32, not {to}")),
-    }
-    residual.iter().try_for_each(|&r| quantized([r]).map(drop))?;
-    ordered(limits)?;
-    if to == DType::F32 && limits != [0, 255] {
-        return Err(format!("limits {limits:?} of an f32 result"));
-    }
-    one(y)
+    Ok((picture(n, o, window_output(window, hw)?), TensorType::f32(Shape::known(&[o]))))
 }
 
 fn conv_input_grad(window: &Window, groups: usize, input: [usize; 2], inputs: &[&TensorType]) -> Inferred {

@@ -478,7 +478,13 @@ impl Lowering<'_> {
         });
         let states = states.collect();
         let types = self.graph.inputs().iter().map(|&id| self.graph.ty(id).dtype).collect::<Vec<DType>>();
-        let steps = self.steps.into_iter().map(|draft| Step::new(draft, &memory, place)).collect();
+        let is_bytes =
+            |name: &str| self.graph.find(name).is_some_and(|id| self.graph.ty(id).dtype.quant().is_some());
+        let step = |draft: Draft| {
+            let integers = draft.op == "QConv" || is_bytes(&draft.node);
+            Step::new(draft, integers, &memory, place)
+        };
+        let steps = self.steps.into_iter().map(step).collect();
         Ok(Plan::new(
             memory,
             steps,

@@ -34,6 +34,8 @@ pub struct StepInfo {
     pub op: &'static str,
     /// The kernel that runs.
     pub kernel: String,
+    /// Whether it computes with bytes or makes them.
+    pub integers: bool,
     /// Multiply-accumulates.
     pub macs: usize,
     /// Bytes read and written.
@@ -43,7 +45,12 @@ pub struct StepInfo {
 }
 
 impl Step {
-    pub(crate) fn new(draft: Draft, memory: &Block, place: impl Fn(Storage, usize) -> Place) -> Self {
+    pub(crate) fn new(
+        draft: Draft,
+        integers: bool,
+        memory: &Block,
+        place: impl Fn(Storage, usize) -> Place,
+    ) -> Self {
         let places =
             |list: &[(Storage, usize)]| list.iter().map(|&(s, bytes)| place(s, bytes)).collect::<Vec<_>>();
         let (inputs, outputs) = (places(&draft.inputs), places(&draft.outputs));
@@ -53,6 +60,7 @@ impl Step {
             node: draft.node,
             op: draft.op,
             kernel: draft.kernel.name(),
+            integers,
             macs: draft.macs,
             bytes: inputs.iter().chain(&outputs).map(|p| p.bytes).sum(),
             offsets: outputs.iter().map(|p| p.offset).collect(),

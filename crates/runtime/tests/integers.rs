@@ -4,63 +4,28 @@
 mod common;
 
 use common::check_for;
-use espalier_graph::random::Random;
+use common::growing::{Growing, Made};
 use espalier_graph::{
-    Bindings, DType, Graph, GraphError, Op, Quant, ResizeMode, Role, Shape, Stage, TensorType, ValueId,
-    Window, verify,
+    Bindings, DType, Graph, Op, Quant, ResizeMode, Role, Shape, Stage, TensorType, ValueId, Window, verify,
 };
 use espalier_kernels::reference::interpret;
 use espalier_runtime::{Isa, Options, lower};
 
-type Made = Result<ValueId, GraphError>;
-
-/// A graph that grows by random nodes between bytes.
-struct Growing {
-    graph: Graph,
-    random: Random,
-    /// What new nodes may read.
-    values: Vec<ValueId>,
-}
-
 const CHANNELS: [usize; 8] = [1, 3, 4, 5, 16, 17, 24, 33];
 
+/// A graph between bytes.
+fn of_bytes(seed: u64) -> Growing {
+    let mut growing = Growing::new(seed, &CHANNELS);
+    let to = Quant::new(2.0 / 255.0, 127).unwrap();
+    let x = growing.add(Op::Quantize { to }, &[growing.values[0]]).unwrap();
+    growing.values = vec![x];
+    growing
+}
+
 impl Growing {
-    fn new(seed: u64) -> Self {
-        let mut random = Random::new(seed, 0);
-        let mut graph = Graph::new();
-        let sizes = [CHANNELS[random.below(8)], 1 + random.below(9), 1 + random.below(9)];
-        let x = graph.add_input("x", TensorType::f32(Shape::batched(&sizes))).unwrap();
-        let mut growing = Growing { graph, random, values: Vec::new() };
-        let to = Quant::new(2.0 / 255.0, 127).unwrap();
-        let y = growing.add(Op::Quantize { to }, &[x]).unwrap();
-        growing.values.push(y);
-        growing
-    }
-
-    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
-        list[self.random.below(list.len())]
-    }
-
-    fn coin(&mut self) -> bool {
-        self.random.below(2) == 0
-    }
-
-    fn fresh(&self) -> String {
-        format!("v{}", self.graph.values().len())
-    }
-
-    fn add(&mut self, op: Op, inputs: &[ValueId]) -> Made {
-        let name = self.fresh();
-        self.graph.add(&name, op, inputs)
-    }
-
     fn state(&mut self, kind: &str, dtype: DType, shape: &[usize]) -> ValueId {
         let name = format!("{}.{kind}", self.fresh());
         self.graph.add_state(&name, Role::Weight, TensorType { dtype, shape: Shape::known(shape) }).unwrap()
-    }
-
-    fn sizes(&self, id: ValueId) -> Vec<usize> {
-        self.graph.ty(id).shape.0[1..].iter().map(|d| d.known().expect("only the batch is open")).collect()
     }
 
     fn quant(&mut self) -> Quant {
@@ -77,29 +42,11 @@ impl Growing {
         }
     }
 
-    /// Mostly one of the last values, so that chains grow; sometimes any, so that they fork and join.
-    fn value(&mut self) -> ValueId {
-        let n = self.values.len();
-        let from = if self.coin() { n - 1 } else { self.random.below(n) };
-        self.values[from]
-    }
-
     /// Another value that looks like `x`, quantization apart; `x` itself where there is none.
     fn like(&mut self, x: ValueId) -> ValueId {
         let same = |id: &&ValueId| **id != x && self.graph.ty(**id).shape == self.graph.ty(x).shape;
         let found: Vec<ValueId> = self.values.iter().filter(same).copied().collect();
         if found.is_empty() { x } else { self.pick(&found) }
-    }
-
-    fn grow(&mut self, nodes: usize) {
-        let mut grown = 0;
-        while grown < nodes {
-            let x = self.value();
-            if let Ok(y) = self.node(x) {
-                self.values.push(y);
-                grown += 1;
-            }
-        }
     }
 
     fn node(&mut self, x: ValueId) -> Made {
@@ -236,8 +183,8 @@ fn every_form_gives_the_bits_of_the_reference() {
         if espalier_testing::heavy("3,000 random graphs of integers instead of 150") { 3_000 } else { 150 };
     let (mut inner, mut sparse) = (0.0, 0);
     for seed in 0..graphs {
-        let mut growing = Growing::new(seed);
-        growing.grow(1 + seed as usize % 12);
+        let mut growing = of_bytes(seed);
+        growing.grow(1 + seed as usize % 12, Growing::node);
         let graph = growing.finish();
         verify(&graph, Stage::Portable).unwrap_or_else(|e| panic!("{e}\n{graph}"));
         assert_eq!(graph.to_string().parse::<Graph>().unwrap(), graph, "the text form");

@@ -5,90 +5,26 @@
 mod common;
 
 use common::check_for;
-use espalier_graph::random::Random;
+use common::growing::{Growing, Made};
 use espalier_graph::{
-    BinaryFn, Bindings, Dim, Graph, GraphError, Op, ReduceFn, ResizeMode, Role, Shape, Source, TensorType,
-    UnaryFn, ValueId, Window,
+    BinaryFn, Bindings, Graph, Op, ReduceFn, ResizeMode, Role, Shape, Source, TensorType, UnaryFn, ValueId,
+    Window,
 };
 use espalier_passes::{differentiate, training};
 use espalier_runtime::Isa;
 
-type Made = Result<ValueId, GraphError>;
-
-/// A graph that grows by random nodes.
-struct Growing {
-    graph: Graph,
-    random: Random,
-    /// What new nodes may read.
-    values: Vec<ValueId>,
-}
-
 const CHANNELS: [usize; 8] = [1, 3, 5, 15, 16, 17, 32, 33];
 
 impl Growing {
-    fn new(seed: u64) -> Self {
-        let mut random = Random::new(seed, 0);
-        let mut graph = Graph::new();
-        let sizes = [CHANNELS[random.below(8)], 1 + random.below(9), 1 + random.below(9)];
-        let x = graph.add_input("x", TensorType::f32(Shape::batched(&sizes))).unwrap();
-        Growing { graph, random, values: vec![x] }
-    }
-
-    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
-        list[self.random.below(list.len())]
-    }
-
-    fn coin(&mut self) -> bool {
-        self.random.below(2) == 0
-    }
-
-    /// Mostly one of the last values, so that chains grow; sometimes any, so that they fork and join.
-    fn value(&mut self) -> ValueId {
-        let n = self.values.len();
-        let from = if self.coin() { n - 1 } else { self.random.below(n) };
-        self.values[from]
-    }
-
-    /// Sizes without the batch.
-    fn sizes(&self, id: ValueId) -> Vec<usize> {
-        self.graph.ty(id).shape.0[1..].iter().map(|d| d.known().expect("only the batch is open")).collect()
-    }
-
-    /// Broadcasting `[N]` against `[N,1]` would make `[N,N]`.
-    fn only_the_batch_is_open(&self, id: ValueId) -> bool {
-        let dims = &self.graph.ty(id).shape.0;
-        dims[0] == Dim::N && dims[1..].iter().all(|d| d.known().is_some())
-    }
-
-    fn fresh(&self) -> String {
-        format!("v{}", self.graph.values().len())
-    }
-
-    fn add(&mut self, op: Op, inputs: &[ValueId]) -> Made {
-        let name = self.fresh();
-        self.graph.add(&name, op, inputs)
-    }
-
     fn weight(&mut self, shape: &[usize]) -> Made {
         let name = self.fresh();
         self.graph.add_state(&name, Role::Weight, TensorType::f32(Shape::known(shape)))
     }
 
-    /// Tries random nodes until `nodes` of them fit.
-    fn grow(&mut self, nodes: usize) {
-        let mut grown = 0;
-        while grown < nodes {
-            let x = self.value();
-            let made = match self.graph.ty(x).shape.rank() {
-                4 => self.on_picture(x),
-                _ => self.on_any(x),
-            };
-            if let Ok(y) = made
-                && self.only_the_batch_is_open(y)
-            {
-                self.values.push(y);
-                grown += 1;
-            }
+    fn node(&mut self, x: ValueId) -> Made {
+        match self.graph.ty(x).shape.rank() {
+            4 => self.on_picture(x),
+            _ => self.on_any(x),
         }
     }
 
@@ -326,9 +262,9 @@ impl Growing {
 }
 
 fn grown(seed: u64) -> Graph {
-    let mut growing = Growing::new(seed);
+    let mut growing = Growing::new(seed, &CHANNELS);
     let nodes = 2 + growing.random.below(9);
-    growing.grow(nodes);
+    growing.grow(nodes, Growing::node);
     growing.finish()
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Worker threads of the plan; default: one for each core.
     #[arg(long)]
     threads: Option<usize>,
-    /// Instruction set of the plan: scalar, avx2, avx512.
+    /// Instruction set of the plan: scalar; avx2, avx512 (x86-64); neon, neon-dotprod (64-bit Arm).
     #[arg(long)]
     isa: Option<String>,
     /// Print one JSON object.

@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Worker threads; default: one for each core.
     #[arg(long)]
     threads: Option<usize>,
-    /// Force an instruction set: scalar, avx2, avx512.
+    /// Force an instruction set: scalar; avx2, avx512 (x86-64); neon, neon-dotprod (64-bit Arm).
     #[arg(long)]
     isa: Option<String>,
     /// Print one JSON object for each file.

@@ -110,20 +110,18 @@ mod arm {
     }
 
     #[inline(always)]
-    unsafe fn load(p: *const u8) -> Quads {
-        std::array::from_fn(|i| unsafe { shifted(vld1q_u8(p.add(16 * i))) })
-    }
-
-    #[inline(always)]
     unsafe fn splat(p: *const u8) -> uint8x16_t {
         unsafe { vreinterpretq_u8_u32(vdupq_n_u32(p.cast::<u32>().read_unaligned())) }
     }
 
-    /// Products of 16 bits, which two by two fit in 32; the bytes of a quad are two such pairs.
+    /// Without dot products, bytes give products of 16 bits, which two by two fit in 32; a quad is two such pairs.
     #[derive(Clone, Copy)]
-    pub(crate) struct Neon;
+    pub(crate) struct Arm<const DOTPROD: bool>;
 
-    impl Dots for Neon {
+    pub(crate) type Neon = Arm<false>;
+    pub(crate) type Dotprod = Arm<true>;
+
+    impl<const DOTPROD: bool> Dots for Arm<DOTPROD> {
         type Sums = sums::neon::Neon;
         type Bytes = Quads;
         type Weights = Quads;
@@ -132,11 +130,11 @@ mod arm {
         const BYTES: usize = 1;
         const WEIGHTS: usize = 4;
         const SUMS: usize = 4;
-        const BESIDES: usize = 3;
+        const BESIDES: usize = if DOTPROD { 1 } else { 3 };
 
         #[inline(always)]
         unsafe fn bytes(p: *const u8) -> Self::Bytes {
-            unsafe { load(p) }
+            std::array::from_fn(|i| unsafe { shifted(vld1q_u8(p.add(16 * i))) })
         }
         #[inline(always)]
         unsafe fn splat_bytes(p: *const u8) -> Self::Bytes {
@@ -153,60 +151,34 @@ mod arm {
         #[inline(always)]
         unsafe fn dot(sums: Self::Sums, x: Self::Bytes, w: Self::Weights) -> Self::Sums {
             let one = |i: usize| unsafe {
-                let low = vpaddlq_s16(vmull_s8(vget_low_s8(x[i]), vget_low_s8(w[i])));
-                let high = vpaddlq_s16(vmull_high_s8(x[i], w[i]));
-                vaddq_s32(sums.0[i], vpaddq_s32(low, high))
+                if DOTPROD { sdot(sums.0[i], x[i], w[i]) } else { products(sums.0[i], x[i], w[i]) }
             };
             sums::neon::Neon(std::array::from_fn(one))
         }
     }
 
-    /// Dot products of signed quads.
-    #[derive(Clone, Copy)]
-    pub(crate) struct Dotprod;
+    #[inline(always)]
+    unsafe fn products(sums: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
+        unsafe {
+            let low = vpaddlq_s16(vmull_s8(vget_low_s8(x), vget_low_s8(w)));
+            let high = vpaddlq_s16(vmull_high_s8(x, w));
+            vaddq_s32(sums, vpaddq_s32(low, high))
+        }
+    }
 
-    impl Dots for Dotprod {
-        type Sums = sums::neon::Neon;
-        type Bytes = Quads;
-        type Weights = Quads;
-
-        const REGISTERS: usize = 32;
-        const BYTES: usize = 1;
-        const WEIGHTS: usize = 4;
-        const SUMS: usize = 4;
-        const BESIDES: usize = 1;
-
-        #[inline(always)]
-        unsafe fn bytes(p: *const u8) -> Self::Bytes {
-            unsafe { load(p) }
+    /// The intrinsic is not stable.
+    #[inline(always)]
+    unsafe fn sdot(mut sums: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
+        // It touches neither memory nor flags.
+        unsafe {
+            asm!(
+                ".arch_extension dotprod",
+                "sdot {sums:v}.4s, {x:v}.16b, {w:v}.16b",
+                sums = inout(vreg) sums, x = in(vreg) x, w = in(vreg) w,
+                options(pure, nomem, nostack, preserves_flags),
+            );
         }
-        #[inline(always)]
-        unsafe fn splat_bytes(p: *const u8) -> Self::Bytes {
-            unsafe { Neon::splat_bytes(p) }
-        }
-        #[inline(always)]
-        unsafe fn weights(p: *const i8) -> Self::Weights {
-            unsafe { Neon::weights(p) }
-        }
-        #[inline(always)]
-        unsafe fn splat_weights(p: *const i8) -> Self::Weights {
-            unsafe { Neon::splat_weights(p) }
-        }
-        #[inline(always)]
-        unsafe fn dot(sums: Self::Sums, x: Self::Bytes, w: Self::Weights) -> Self::Sums {
-            // The intrinsic is not stable. It touches neither memory nor flags.
-            let one = |i: usize| unsafe {
-                let mut sum = sums.0[i];
-                asm!(
-                    ".arch_extension dotprod",
-                    "sdot {sum:v}.4s, {x:v}.16b, {w:v}.16b",
-                    sum = inout(vreg) sum, x = in(vreg) x[i], w = in(vreg) w[i],
-                    options(pure, nomem, nostack, preserves_flags),
-                );
-                sum
-            };
-            sums::neon::Neon(std::array::from_fn(one))
-        }
+        sums
     }
 }
 

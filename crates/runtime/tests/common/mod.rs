@@ -1,6 +1,8 @@
 //! Runs a graph by a plan and by the f64 reference, and compares.
 #![allow(dead_code)] // Each test uses a part of it.
 
+pub(crate) mod growing;
+
 use std::collections::BTreeMap;
 
 use espalier_graph::random::Random;

@@ -46,7 +46,7 @@ pub(crate) struct Args {
     /// grouped ones, and the last layer (of a detector, those of every head).
     #[arg(long, value_name = "SHARE", conflicts_with = "train")]
     random_sparsity: Option<f32>,
-    /// Force an instruction set: scalar, avx2, avx512.
+    /// Force an instruction set: scalar; avx2, avx512 (x86-64); neon, neon-dotprod (64-bit Arm).
     #[arg(long)]
     isa: Option<String>,
     /// With --train: images in a step.

@@ -7,7 +7,7 @@ use espalier_passes::prune_unused;
 use espalier_tasks::{ClassifyImage, Task};
 
 use super::Args;
-use super::task::{labels, per_channel, picture, without_outputs};
+use super::task::{labels, outputs, per_channel, picture, without_outputs};
 use crate::exit::usage;
 
 /// The task, and the graph brought to its form: one output, a row of logits.
@@ -41,8 +41,7 @@ fn logits(graph: &Graph, classes: usize) -> anyhow::Result<Graph> {
     };
     let found: Vec<_> = graph.outputs().iter().filter(|(_, id)| fits(*id)).collect();
     let [(name, id)] = found[..] else {
-        let outputs = graph.outputs().iter().map(|(name, id)| format!("{name} {}", graph.ty(*id)));
-        let outputs = outputs.collect::<Vec<_>>().join(", ");
+        let outputs = outputs(graph);
         anyhow::bail!("{classes} labels need one output of {classes} numbers, the network has {outputs}");
     };
     let mut id = *id;
