@@ -394,10 +394,13 @@ weight w2: s8[5,32,1,1]
 weight s0: f32[16]
 weight s1: f32[32]
 weight s2: f32[5]
+weight b0: i32[16]
+weight b1: i32[32]
+weight b2: i32[5]
 q: q8(0.1,3)[N,3,28,28] = Quantize(x) to=q8(0.1,3)
-a: q8(0.1,3)[N,16,28,28] = QConv(q, w0, s0, s0) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1 to=q8(0.1,3) limits=[3,255]
-b: q8(0.1,3)[N,32,28,28] = QConv(a, w1, s1, s1) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1 to=q8(0.1,3) limits=[3,255]
-y: f32[N,5,28,28] = QConv(b, w2, s2, s2) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1 to=f32 limits=[0,255]
+a: q8(0.1,3)[N,16,28,28] = QConv(q, w0, s0, b0) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1 to=q8(0.1,3) limits=[3,255]
+b: q8(0.1,3)[N,32,28,28] = QConv(a, w1, s1, b1) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1 to=q8(0.1,3) limits=[3,255]
+y: f32[N,5,28,28] = QConv(b, w2, s2, b2) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1 to=f32 limits=[0,255]
 output y = y
 ";
 
@@ -410,6 +413,7 @@ fn random_sparsity_takes_what_pruning_takes() {
         let len = shape.iter().product();
         let data = match value.ty.dtype {
             DType::S8 => Data::S8(vec![-7; len]),
+            DType::I32 => Data::I32(vec![9; len]),
             _ => Data::F32(vec![0.5; len]),
         };
         (value.name.clone(), Tensor::new(&shape, data))

@@ -276,19 +276,20 @@ ops! {
     /// `index i32[..], dy -> dtable`: gradient of Gather for a table with `size` slices; repeated indices add up.
     GatherGrad { axis: usize, size: usize },
 
-    // Integers. Sums are exact; factors that follow from several scales are computed in f64 and rounded to f32 once; `fma`
-    // rounds once to f32; `round` rounds to the nearest integer, ties to even.
+    // Integers, in the arithmetic of ONNX Runtime's operators, so that what comes from there gives the same bits here. Sums
+    // are those of i32; every product, sum and quotient of floats is rounded to f32, `fma` once for both; `round` rounds to
+    // the nearest integer, ties to even.
     /// `x -> y q8`: `clamp(round(x / scale) + zero, 0, 255)`, as ONNX has it.
     Quantize { to: Quant },
     /// `x q8 -> y`: `(q - zero) * scale`.
     Dequantize,
-    /// `x q8[N,C,H,W], w s8[O,C/groups,kh,kw], scale[O], bias[O] (, r q8[N,O,H',W']) -> y[N,O,H',W']`: Conv with the weights `scale * w`, plus `r`. With the sum `a` of `w * (q - zero)`, `v = fma(a, scale * scale_x / s, bias / s + z)`, then `v = fma(r - zero_r, scale_r / s, v)`; `y = clamp(round(v), lo, hi)` for `to` of `q8(s,z)`, or `y = v` for f32, where `s` is 1 and `z` 0.
+    /// `x q8[N,C,H,W], w s8[O,C/groups,kh,kw], scale[O], bias i32[O] (, r q8[N,O,H',W']) -> y[N,O,H',W']`: Conv with the weights `scale * w` and the bias `scale * scale_x * bias`, plus `r`. With the sum `a` of `bias` and `w * (q - zero)`, which wraps, `v = f32(a) * ((scale * scale_x) / s)`, then `v = fma(r - zero_r, scale_r / s, v)`; `y = clamp(round(v) + z, lo, hi)` for `to` of `q8(s,z)`, or `y = v` for f32, where `s` is 1.
     QConv { window: Window, groups: usize, to: DType, #[doc = "`lo` and `hi`, which say ReLU and its like; `[0,255]` where `to` is f32."] limits: [u8; 2] },
-    /// `a q8, b q8 -> y q8`, of one shape: `v = fma(a - zero_a, scale_a / s, z)`, `v = fma(b - zero_b, scale_b / s, v)`, `y = clamp(round(v), lo, hi)`.
+    /// `a q8, b q8 -> y q8`, of one shape: with the factors `f = scale_a / s` and `g = scale_b / s`, `v = fma(a, f, fma(b, g, z - (f * zero_a + g * zero_b)))`, `y = clamp(round(v), lo, hi)`.
     QAdd { to: Quant, #[doc = "`lo` and `hi`."] limits: [u8; 2] },
-    /// `a q8, b q8 -> y q8`, where `b` has the shape of `a[N,C,H,W]`, or `[N,C,1,1]`: `clamp(round(fma((a - zero_a) * (b - zero_b), scale_a * scale_b / s, z)), lo, hi)`.
+    /// `a q8, b q8 -> y q8`, where `b` has the shape of `a[N,C,H,W]`, or `[N,C,1,1]`: `clamp(round((a - zero_a) * (b - zero_b) * f + z), lo, hi)` with `f = scale_a * scale_b / s`, computed in f64 and rounded once.
     QMul { to: Quant, #[doc = "`lo` and `hi`."] limits: [u8; 2] },
-    /// `x q8[N,C,H,W] -> y q8`: `clamp(round(fma(a, (scale_x / s) / count, z)), 0, 255)` with the sum `a` of `q - zero` over the window, where the last division is one in f32; padding counts only if `count_pad`.
+    /// `x q8[N,C,H,W] -> y q8`: `clamp(round(fma(a, (scale_x / s) / count, z)), 0, 255)` with the sum `a` of `q - zero` over the window; padding counts only if `count_pad`.
     QAvgPool { window: Window, count_pad: bool, to: Quant },
     /// `x q8, table u8[256] -> y q8`: `table[q]`, any function of a byte.
     Table { to: Quant },

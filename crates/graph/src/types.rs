@@ -92,7 +92,8 @@ impl Quant {
         self.zero
     }
 
-    /// The product of `scales` in steps of this quantization: computed in f64, rounded once.
+    /// The product of `scales` in steps of this quantization: computed in f64, rounded once, so for one scale the quotient
+    /// in f32.
     pub fn steps(self, scales: &[f32]) -> f32 {
         (scales.iter().map(|&scale| f64::from(scale)).product::<f64>() / f64::from(self.scale)) as f32
     }

@@ -99,6 +99,14 @@ impl Tensor {
         }
     }
 
+    /// The integers of 32 bits, or `None` for other element types.
+    pub fn as_i32(&self) -> Option<&[i32]> {
+        match &self.data {
+            Data::I32(v) => Some(v),
+            _ => None,
+        }
+    }
+
     /// The signed bytes, or `None` for other element types.
     pub fn as_s8(&self) -> Option<&[i8]> {
         match &self.data {

@@ -20,7 +20,7 @@ const BYTES: &str = "\
 input x: f32[N,3,8,8]
 weight w: s8[4,3,1,1]
 weight scale: f32[4]
-weight bias: f32[4]
+weight bias: i32[4]
 weight table: u8[256]
 q: q8(0.1,3)[N,3,8,8] = Quantize(x) to=q8(0.1,3)
 conv: q8(0.25,0)[N,4,8,8] = QConv(q, w, scale, bias) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1 to=q8(0.25,0) limits=[0,255]
@@ -83,6 +83,7 @@ fn errors_of_quantized_types() {
     check_error(&replaced("w: s8[4,3,1,1]", "w: f32[4,3,1,1]"), "the weight is f32, it should be s8");
     check_error(&replaced("w: s8[4,3,1,1]", "w: s8[4,5,1,1]"), "x has 3 channels, the weight expects 5");
     check_error(&replaced("scale: f32[4]", "scale: f32[3]"), "the scale is f32[3], it should be f32[4]");
+    check_error(&replaced("bias: i32[4]", "bias: f32[4]"), "the bias is f32[4], it should be i32[4]");
     check_error(&replaced("QConv(q, w", "QConv(x, w"), "takes q8 here, got f32");
     check_error(&replaced("groups=1 to=q8(0.25,0)", "groups=1 to=u8"), "gives q8 or f32, not u8");
     check_error(&replaced("limits=[1,255]", "limits=[9,7]"), "the limits are 9 and 7");
@@ -91,7 +92,7 @@ fn errors_of_quantized_types() {
     check_error(&replaced("axis=1", "axis=2"), "joined along their channels");
     check_error(&replaced("QMul(act, pool)", "QMul(pool, act)"), "b is [N,4,8,8], it should be [N,4,1,1]");
     check_error("input x: f32[3]\nq: q8(0.1,3)[3] = Quantize(x) to=q8(0.1,3)", "at least two axes");
-    let wide = "input x: f32[N,7311,3,3]\nweight w: s8[1,7311,3,3]\nweight s: f32[1]\nweight b: f32[1]\n\
+    let wide = "input x: f32[N,7311,3,3]\nweight w: s8[1,7311,3,3]\nweight s: f32[1]\nweight b: i32[1]\n\
         q: q8(1.0,0)[N,7311,3,3] = Quantize(x) to=q8(1.0,0)\n\
         y: f32[N,1,1,1] = QConv(q, w, s, b) window=[[3,3],[1,1],[0,0,0,0],[1,1]] groups=1 to=f32 limits=[0,255]";
     check_error(wide, "a sum of 65799 products may leave i32, at most 65793 are safe");

@@ -147,7 +147,7 @@ impl Layer {
     fn prepare(&self, isa: Isa, method: Method) -> Prepared {
         let terms = self.values.len() / self.g.channels_out;
         let scale = vec![0.002 / (terms as f32).sqrt(); self.g.channels_out];
-        let bias = vec![100.0; self.g.channels_out];
+        let bias = vec![10_000; self.g.channels_out];
         let weights = Weights { values: &self.values, scale: &scale, bias: &bias };
         conv_by(isa, method, &self.g, &self.input, &weights, &Epilogue::default())
     }

@@ -117,9 +117,9 @@ z: q8(0.05,10)[N,4,5,5] = Quantize(r) to=q8(0.05,10)
     let want = "\
 input x: f32[N,4,5,5]
 q: q8(0.017,128)[N,4,5,5] = Quantize(x) to=q8(0.017,128)
-weight b: f32[4]
 weight w: s8[4,4,3,3]
 statistic w.scale: f32[4]
+statistic b: i32[4]
 z: q8(0.05,10)[N,4,5,5] = QConv(q, w, w.scale, b) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1 to=q8(0.05,10) limits=[10,255]
 u: f32[N,4,5,5] = Dequantize(z)
 output y = u

@@ -29,7 +29,7 @@ impl Lowering<'_> {
             Op::QAdd { to, limits } => {
                 let len = self.bytes(y, Layout::Blocked);
                 let operands = [0, 1].map(|i| self.operand_of(group.inputs[i], *to));
-                let kernel = int8::add(isa, len, operands, f32::from(to.zero()), *limits);
+                let kernel = int8::add(isa, len, operands, to.zero(), *limits);
                 self.in_quads(group, op, &group.inputs, kernel)
             }
             Op::QMul { to, limits } => {
@@ -152,20 +152,19 @@ impl Lowering<'_> {
         let table = table.map(|id| self.table(id)).transpose()?;
         let residual = group.inputs.get(4).map(|&r| (r, self.operand_of(r, to.quant().expect("of bytes"))));
         let result = match to {
-            DType::Q8(_) => int8::Output::Quads { lo: limits[0], hi: limits[1], table },
+            DType::Q8(to) => int8::Output::Quads { zero: to.zero(), lo: limits[0], hi: limits[1], table },
             _ => int8::Output::Float,
         };
         let [values, scale, bias] = [1, 2, 3].map(|i| group.inputs[i]);
-        let floats = |id| Ok(self.content(id)?.as_f32().expect("inference checked its type"));
-        let scale: Vec<f32> = floats(scale)?.iter().map(|&w| factor(&[w, from.scale()], to)).collect();
-        let zero = to.quant().map_or(0.0, |to| f64::from(to.zero()));
-        let unit = to.quant().map_or(1.0, |to| f64::from(to.scale()));
-        let bias: Vec<f32> = floats(bias)?.iter().map(|&b| (f64::from(b) / unit + zero) as f32).collect();
-        if !scale.iter().chain(&bias).all(|v| v.is_finite()) {
+        let scale = self.content(scale)?.as_f32().expect("inference checked its type");
+        let bias = self.content(bias)?.as_i32().expect("inference checked its type");
+        let unit = to.quant().map_or(1.0, Quant::scale);
+        let scale: Vec<f32> = scale.iter().map(|&w| w * from.scale() / unit).collect();
+        if !scale.iter().all(|v| v.is_finite()) {
             return Err(LowerError::Scale { name: self.graph.value(y).name.clone() });
         }
         let values = self.content(values)?.as_s8().expect("inference checked its type");
-        let weights = int8::Weights { values, scale: &scale, bias: &bias };
+        let weights = int8::Weights { values, scale: &scale, bias };
         let epilogue = int8::Epilogue { residual: residual.map(|(_, operand)| operand), result };
         let input = int8::Input::Quads { zero: from.zero() };
         let prepared = int8::conv(self.options.isa, &g, &input, &weights, &epilogue);
@@ -177,10 +176,4 @@ impl Lowering<'_> {
         self.step(group, op, prepared.kernel, inputs, vec![output], prepared.macs);
         Ok(())
     }
-}
-
-/// A product of scales in units of `to`.
-fn factor(scales: &[f32], to: DType) -> f32 {
-    let product = || scales.iter().map(|&s| f64::from(s)).product::<f64>() as f32;
-    to.quant().map_or_else(product, |to| to.steps(scales))
 }

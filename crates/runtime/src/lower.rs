@@ -53,7 +53,7 @@ pub enum LowerError {
         name: String,
     },
     /// Scales that no kernel can compute with.
-    #[error("value `{name}`: its scales or biases, in steps of its quantization, are beyond f32")]
+    #[error("value `{name}`: its scales, in steps of its quantization, are beyond f32")]
     Scale {
         /// The value.
         name: String,

@@ -82,7 +82,7 @@ weight w: s8[8,8,3,3]
 weight sparse.w: s8[8,8,3,3]
 weight depthwise.w: s8[8,1,3,3]
 weight scale: f32[8]
-weight b: f32[8]
+weight b: i32[8]
 q: q8(0.1,3)[N,8,13,11] = Quantize(x) to=q8(0.1,3)
 a: q8(0.1,3)[N,8,7,6] = QConv(q, w, scale, b) window=[[3,3],[2,2],[1,1,1,1],[1,1]] groups=1 to=q8(0.1,3) limits=[3,255]
 s: q8(0.1,3)[N,8,7,6] = QConv(a, sparse.w, scale, b) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1 to=q8(0.1,3) limits=[3,255]

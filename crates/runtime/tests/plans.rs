@@ -46,8 +46,8 @@ const CASES: &[(&str, &str)] = &[
         "y: f32[17,20,3,3] = ConvWeightGrad(x, dy) window=[[3,3],[2,2],[1,1,1,1],[1,1]] groups=1; output y = y",
     ),
     (
-        "input x: f32[N,5,6,6]; weight w: s8[7,5,3,3]; weight small.scale: f32[7]; weight b: f32[7]; weight t: u8[256]",
-        "q: q8(0.01,128)[N,5,6,6] = Quantize(x) to=q8(0.01,128); c: q8(0.02,100)[N,7,6,6] = QConv(q, w, small.scale, b) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1 to=q8(0.02,100) limits=[0,255]; l: q8(0.02,100)[N,7,6,6] = Table(c, t) to=q8(0.02,100); p: q8(0.02,90)[N,7,1,1] = QAvgPool(c) window=[[6,6],[1,1],[0,0,0,0],[1,1]] count_pad=true to=q8(0.02,90); m: q8(0.03,7)[N,7,6,6] = QMul(l, p) to=q8(0.03,7) limits=[0,255]; s: q8(0.02,128)[N,7,6,6] = QAdd(m, c) to=q8(0.02,128) limits=[3,250]; y: f32[N,7,6,6] = Dequantize(s); output y = y",
+        "input x: f32[N,5,6,6]; weight w: s8[7,5,3,3]; weight small.scale: f32[7]; weight bias: i32[7]; weight t: u8[256]",
+        "q: q8(0.01,128)[N,5,6,6] = Quantize(x) to=q8(0.01,128); c: q8(0.02,100)[N,7,6,6] = QConv(q, w, small.scale, bias) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1 to=q8(0.02,100) limits=[0,255]; l: q8(0.02,100)[N,7,6,6] = Table(c, t) to=q8(0.02,100); p: q8(0.02,90)[N,7,1,1] = QAvgPool(c) window=[[6,6],[1,1],[0,0,0,0],[1,1]] count_pad=true to=q8(0.02,90); m: q8(0.03,7)[N,7,6,6] = QMul(l, p) to=q8(0.03,7) limits=[0,255]; s: q8(0.02,128)[N,7,6,6] = QAdd(m, c) to=q8(0.02,128) limits=[3,250]; y: f32[N,7,6,6] = Dequantize(s); output y = y",
     ),
     // The weight is computed: packed in every run.
     (

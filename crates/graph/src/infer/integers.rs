@@ -82,7 +82,7 @@ fn conv(window: &Window, groups: usize, to: DType, limits: [u8; 2], inputs: &[&T
         return Err(format!("a sum of {products} products may leave i32, at most {MAX_PRODUCTS} are safe"));
     }
     same("the scale", scale, &per_channel)?;
-    same("the bias", bias, &per_channel)?;
+    same("the bias", bias, &TensorType { dtype: DType::I32, ..per_channel })?;
     match (to, residual) {
         (DType::F32 | DType::Q8(_), []) => {}
         (DType::Q8(_), &[r]) => {

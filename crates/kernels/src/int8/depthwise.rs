@@ -5,8 +5,8 @@
 //! touches: 48 useful multiply-adds for each dot product with a 3x3 kernel, against 16 of the simple way. Everything
 //! else, and every other CPU, goes the simple way (`simple`): a lane for each channel of four pixels, one tap at a time.
 //!
-//! Packed weights are the same for both: for each plane of quads a header of 4 starting sums (i32), 4 scales and 4
-//! biases (f32), then for each kernel row and four of its columns a quad of taps for each of the four channels.
+//! Packed weights are the same for both: for each plane of quads a header of 4 starting sums (i32, bias included)
+//! and 4 scales (f32), then for each kernel row and four of its columns a quad of taps for each of the four channels.
 
 #[cfg(target_arch = "x86_64")]
 mod permuted;
@@ -26,7 +26,7 @@ use crate::{Io, Kernel, Worker};
 use std::ops::Range;
 
 /// Bytes of a plane's header, and of a quad of taps for four channels.
-const HEADER: usize = 3 * 16;
+const HEADER: usize = 2 * 16;
 const TAPS: usize = 16;
 
 /// Part of one plane: what a way of computing it needs to know.
@@ -97,12 +97,11 @@ fn pack(g: &ConvGeometry, zero: u8, weights: &Weights<'_>) -> Vec<u8> {
         let plane = &mut packed[channel / 4 * packed_plane(g)..][..packed_plane(g)];
         let w = &weights.values[channel * kh * kw..(channel + 1) * kh * kw];
         let sum: i64 = w.iter().map(|&w| i64::from(w)).sum();
-        let start = (-sum * i64::from(zero)) as i32;
+        let start = (i64::from(weights.bias[channel]) - sum * i64::from(zero)) as i32;
         let lane = channel % 4;
         let mut field = |i: usize, bytes: [u8; 4]| plane[16 * i + 4 * lane..][..4].copy_from_slice(&bytes);
         field(0, start.to_le_bytes());
         field(1, weights.scale[channel].to_le_bytes());
-        field(2, weights.bias[channel].to_le_bytes());
         for (i, &w) in w.iter().enumerate() {
             let (row, column) = (i / kw, i % kw);
             let quad = row * kw.div_ceil(4) + column / 4;

@@ -3,11 +3,13 @@
 use super::sums::{Limits, Sums};
 use crate::lanes::Lanes;
 
-/// What becomes of a sum once scale and bias are applied.
+/// What becomes of a sum once its scale is applied.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finish {
     /// Zero point and scale of the residual.
     pub(super) residual: (i32, f32),
+    /// Zero point of the result, added after rounding.
+    pub(super) zero: i32,
     pub(super) limits: Limits,
     /// Whether results may lie beyond i32 before they are limited.
     pub(super) wide: bool,
@@ -25,14 +27,17 @@ impl Finish {
         unsafe { S::fused(residual.sub(S::splat(zero)).floats(), S::Floats::splat(scale), v) }
     }
 
-    /// The nearest integers, ties to even, or others beyond the same limit.
+    /// The nearest integers, ties to even, or others beyond the same limit; and the zero point.
     ///
     /// # Safety
     /// Inside of a function made by `per_form!`.
     #[inline(always)]
     pub(super) unsafe fn round<S: Sums>(&self, v: S::Floats) -> S {
-        // SAFETY: the caller's contract. 256 is beyond every limit.
-        unsafe { S::round(if self.wide { v.min(S::Floats::splat(256.0)) } else { v }) }
+        // SAFETY: the caller's contract. 256 is beyond every limit, with a zero point too.
+        unsafe {
+            let nearest = S::round(if self.wide { v.min(S::Floats::splat(256.0)) } else { v });
+            nearest.add(S::splat(self.zero))
+        }
     }
 
     /// [`Finish::round`] of four.
@@ -45,8 +50,7 @@ impl Finish {
         unsafe { [self.round(v[0]), self.round(v[1]), self.round(v[2]), self.round(v[3])] }
     }
 
-    /// The results of the sums of four channels, whose scales and biases lie at `scale` and `bias`, before they are
-    /// limited.
+    /// The results of the sums of four channels, whose scales lie at `scale`, before they are limited.
     ///
     /// # Safety
     /// Inside of a function made by `per_form!`; four values at each address.
@@ -55,18 +59,13 @@ impl Finish {
         &self,
         sums: [S; 4],
         scale: *const f32,
-        bias: *const f32,
         residual: Option<[S; 4]>,
     ) -> [S; 4] {
         // SAFETY: the caller's contract.
         unsafe {
             let mut v = [S::Floats::zero(); 4];
             for i in 0..4 {
-                v[i] = S::fused(
-                    sums[i].floats(),
-                    S::Floats::splat(*scale.add(i)),
-                    S::Floats::splat(*bias.add(i)),
-                );
+                v[i] = sums[i].floats().mul(S::Floats::splat(*scale.add(i)));
             }
             if let Some(residual) = residual {
                 for i in 0..4 {

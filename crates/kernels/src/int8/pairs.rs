@@ -9,16 +9,18 @@ use super::{quads, quads_len};
 use crate::lanes::{LANES, Lanes};
 use crate::{Io, Isa, Kernel, Worker};
 
-/// Kernel `a, b -> y`, all `len` bytes in one layout: `v = fma(a - zero_a, scale_a, bias)`, then
-/// `v = fma(b - zero_b, scale_b, v)`, and `y = clamp(round_ties_even(v), lo, hi)`. Scales are in units of the output, the
-/// bias is its zero point. Panics where a scale or the bias is not finite.
-pub fn add(isa: Isa, len: usize, operands: [Operand; 2], bias: f32, limits: [u8; 2]) -> Box<dyn Kernel> {
-    add_with(Form::of(isa), len, operands, bias, limits)
+/// Kernel `a, b -> y`, all `len` bytes in one layout: `y = clamp(round_ties_even(v), lo, hi)` with
+/// `v = fma(a, scale_a, fma(b, scale_b, offset))` and `offset = zero - (scale_a * zero_a + scale_b * zero_b)`, every step
+/// of it rounded to f32; that is ONNX Runtime's arithmetic to the bit (its QLinearAdd). Scales are in units of the output,
+/// `zero` is its zero point. Panics where a scale or the offset is not finite.
+pub fn add(isa: Isa, len: usize, operands: [Operand; 2], zero: u8, limits: [u8; 2]) -> Box<dyn Kernel> {
+    add_with(Form::of(isa), len, operands, zero, limits)
 }
 
-fn add_with(form: Form, len: usize, [a, b]: [Operand; 2], bias: f32, limits: [u8; 2]) -> Box<dyn Kernel> {
-    let bound = 255.0 * (f64::from(a.scale.abs()) + f64::from(b.scale.abs())) + f64::from(bias.abs());
-    let parameters = Parameters::new([a.zero, b.zero], [a.scale, b.scale], bias, bound, limits);
+fn add_with(form: Form, len: usize, [a, b]: [Operand; 2], zero: u8, limits: [u8; 2]) -> Box<dyn Kernel> {
+    let bound = 255.0 * (f64::from(a.scale.abs()) + f64::from(b.scale.abs())) + 255.0;
+    let offset = f32::from(zero) - (a.scale * f32::from(a.zero) + b.scale * f32::from(b.zero));
+    let parameters = Parameters::new([0, 0], [a.scale, b.scale], offset, 2.0 * bound, limits);
     Box::new(Pairs {
         name: format!("add int8 {form}"),
         body: pick_body::<SUM>(form),
@@ -31,7 +33,8 @@ fn add_with(form: Form, len: usize, [a, b]: [Operand; 2], bias: f32, limits: [u8
 }
 
 /// Kernel `x, gate -> y`: `x` and `y` are quads of `[n, c, spatial]`, `gate` of `[n, c]`, as in squeeze and excitation.
-/// `y = clamp(round_ties_even(fma((x - zero_x) * (gate - zero_gate), scale, bias)), lo, hi)` with the exact product.
+/// `y = clamp(round_ties_even((x - zero_x) * (gate - zero_gate) * scale + bias), lo, hi)`, where the first product is exact
+/// and the next two steps are rounded to f32; that is ONNX Runtime's arithmetic to the bit (its QLinearMul).
 /// Panics where scale or bias is not finite.
 pub fn gate(
     isa: Isa,
@@ -115,7 +118,7 @@ impl Parameters {
         assert!(finite, "scales {scales:?} and bias {bias} must be finite");
         assert!(lo <= hi, "limits {lo} and {hi}");
         let wide = bound >= f64::from(1 << 30);
-        let finish = Finish { residual: (0, 0.0), limits: Limits { lo, hi }, wide };
+        let finish = Finish { residual: (0, 0.0), zero: 0, limits: Limits { lo, hi }, wide };
         Parameters { zeros: zeros.map(i32::from), scales, bias, finish }
     }
 
@@ -193,17 +196,17 @@ unsafe fn body<D: Dots, const WHAT: u8>(p: &Parameters, a: *const u8, b: *const 
 unsafe fn sixteen<S: Sums, const WHAT: u8>(p: &Parameters, a: *const u8, b: *const u8, y: *mut u8) {
     // SAFETY: the caller gives 16 bytes each.
     unsafe {
-        let [zero_a, zero_b] = [S::splat(p.zeros[0]), S::splat(p.zeros[1])];
         let (scale, bias) = (S::Floats::splat(p.scales[0]), S::Floats::splat(p.bias));
-        let (a, b) = (S::widen(a), S::widen(b).sub(zero_b));
+        let (a, b) = (S::widen(a), S::widen(b));
         let v = if WHAT == SUM {
-            let v = S::fused(a.sub(zero_a).floats(), scale, bias);
-            S::fused(b.floats(), S::Floats::splat(p.scales[1]), v)
+            let v = S::fused(b.floats(), S::Floats::splat(p.scales[1]), bias);
+            S::fused(a.floats(), scale, v)
         } else {
             // (a - zero) b in two products, since the first factor of each must not be negative.
-            let nothing = S::splat(0);
+            let [zero_a, zero_b] = [S::splat(p.zeros[0]), S::splat(p.zeros[1])];
+            let (nothing, b) = (S::splat(0), b.sub(zero_b));
             let product = nothing.mul_add(a, b).sub(nothing.mul_add(zero_a, b));
-            S::fused(product.floats(), scale, bias)
+            product.floats().mul(scale).add(bias)
         };
         p.finish.round::<S>(v).store_bytes(p.finish.limits, y);
     }
@@ -225,21 +228,22 @@ mod tests {
     #[test]
     fn sums_have_the_bits_of_the_definition() {
         let operand = |zero, scale| Operand { zero, scale };
-        for (len, a, b, bias, limits) in [
-            (0, operand(0, 1.0), operand(0, 1.0), 0.0, [0, 255]),
-            (5, operand(0, 0.5), operand(255, 0.5), 128.0, [0, 255]),
-            (2500, operand(7, 0.31), operand(200, -1.7), 100.0, [3, 250]),
-            (64, operand(0, 1e30), operand(0, -1e30), 10.0, [0, 255]),
-            (4096, operand(255, f32::MAX), operand(0, f32::MAX), 10.0, [1, 254]),
+        for (len, a, b, zero, limits) in [
+            (0, operand(0, 1.0), operand(0, 1.0), 0, [0, 255]),
+            (5, operand(0, 0.5), operand(255, 0.5), 128, [0, 255]),
+            (2500, operand(7, 0.31), operand(200, -1.7), 100, [3, 250]),
+            (64, operand(0, 1e30), operand(0, -1e30), 10, [0, 255]),
+            (4096, operand(255, 1e36), operand(0, f32::MAX), 10, [1, 254]),
         ] {
             let (x, z) = (bytes(1, len), bytes(2, len));
+            let zeros = a.scale * f32::from(a.zero) + b.scale * f32::from(b.zero);
             let value = |i: usize| {
-                let v = (minus(x[i], a.zero) as f32).mul_add(a.scale, bias);
-                (minus(z[i], b.zero) as f32).mul_add(b.scale, v)
+                let v = f32::from(z[i]).mul_add(b.scale, f32::from(zero) - zeros);
+                f32::from(x[i]).mul_add(a.scale, v)
             };
             let want: Vec<u8> = (0..len).map(|i| limited(value(i), limits)).collect();
             for form in Form::available() {
-                let kernel = add_with(form, len, [a, b], bias, limits);
+                let kernel = add_with(form, len, [a, b], zero, limits);
                 assert_eq!(run(&*kernel, &[&x, &z], len), want, "{} {len} {a:?} {b:?}", kernel.name());
             }
         }
@@ -254,7 +258,7 @@ mod tests {
             ([0, 128], 1e35, 0.0, [0, 255]),
         ] {
             let value = |x: u8, g: u8| {
-                limited(((minus(x, zeros[0]) * minus(g, zeros[1])) as f32).mul_add(scale, bias), limits)
+                limited((minus(x, zeros[0]) * minus(g, zeros[1])) as f32 * scale + bias, limits)
             };
             for (n, c, spatial) in [(1, 1, 1), (2, 5, 3), (1, 17, 256), (2, 4, 300), (1, 3, 0)] {
                 let (x, g) = (bytes(1, n * c * spatial), bytes(2, n * c));

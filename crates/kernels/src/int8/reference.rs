@@ -17,15 +17,16 @@ pub(crate) fn reference(op: &Op, inputs: &[&RefTensor], outputs: &[Vec<usize>]) 
         Op::QConv { window, groups, to, limits } => conv(window, *groups, *to, *limits, inputs, shape),
         Op::QAdd { to, limits } => {
             let [a, b] = [0, 1].map(|i| Step::new(inputs[i], *to));
-            let z = f32::from(to.zero());
-            pairs(inputs, shape, *to, *limits, |p, q| b.add(q, a.add(p, z)))
+            let offset = f32::from(to.zero()) - (a.scale * a.zero + b.scale * b.zero);
+            let sum = |p: u8, q: u8| f32::from(p).mul_add(a.scale, f32::from(q).mul_add(b.scale, offset));
+            pairs(inputs, shape, *to, *limits, sum)
         }
         Op::QMul { to, limits } => {
             let [a, b] = [0, 1].map(|i| quant(inputs[i]));
             let scale = to.steps(&[a.scale(), b.scale()]);
             let from = |q: u8, zero: u8| f32::from(q) - f32::from(zero);
             let product = |p: u8, q: u8| from(p, a.zero()) * from(q, b.zero());
-            pairs(inputs, shape, *to, *limits, |p, q| product(p, q).mul_add(scale, f32::from(to.zero())))
+            pairs(inputs, shape, *to, *limits, |p, q| product(p, q) * scale + f32::from(to.zero()))
         }
         Op::QAvgPool { window, count_pad, to } => avg_pool(window, *count_pad, *to, inputs[0], shape),
         Op::Table { to } => {
@@ -56,6 +57,7 @@ impl Step {
         Step { zero: f32::from(quant(x).zero()), scale: to.steps(&[quant(x).scale()]) }
     }
 
+    /// `v` and what `q` stands for.
     fn add(&self, q: u8, v: f32) -> f32 {
         (f32::from(q) - self.zero).mul_add(self.scale, v)
     }
@@ -83,22 +85,24 @@ fn conv(
     shape: &[usize],
 ) -> RefTensor {
     let [x, w, scale, bias] = [0, 1, 2, 3].map(|i| inputs[i]);
-    // The sums are those of a convolution of whole numbers, which f64 holds exactly.
+    // The sums, but for their bias, are those of a convolution of whole numbers, which f64 holds exactly.
     let centred = RefTensor::from_fn(&x.shape, |i| x.data[i] - f64::from(quant(x).zero()));
     let op = Op::Conv { window: *window, groups };
     let sums = crate::conv::reference(&op, &[&centred, w], &[shape.to_vec()]).remove(0);
-    let (unit, zero) = to.quant().map_or((1.0, 0.0), |q| (f64::from(q.scale()), f64::from(q.zero())));
     let residual = inputs.get(4).map(|r| (r, Step::new(r, to.quant().expect("a residual joins bytes"))));
     let (channels, pixels) = (shape[1], shape[2..].iter().product::<usize>());
     let value = |i: usize| {
         let o = i / pixels % channels;
-        let factor = (scale.data[o] * f64::from(quant(x).scale()) / unit) as f32;
-        let offset = (bias.data[o] / unit + zero) as f32;
-        let v = (sums.data[i] as i32 as f32).mul_add(factor, offset);
+        let unit = scale.data[o] as f32 * quant(x).scale();
+        let sum = (sums.data[i] + bias.data[o]) as i64 as i32;
+        let v = sum as f32 * to.quant().map_or(unit, |to| unit / to.scale());
         residual.as_ref().map_or(v, |(r, step)| step.add(r.data[i] as u8, v))
     };
     match to.quant() {
-        Some(q) => RefTensor::from_fn(shape, |i| limited(value(i), limits)).quantized(q),
+        Some(q) => {
+            let byte = |i| limited(value(i).round_ties_even() + f32::from(q.zero()), limits);
+            RefTensor::from_fn(shape, byte).quantized(q)
+        }
         None => RefTensor::from_fn(shape, |i| f64::from(value(i))),
     }
 }

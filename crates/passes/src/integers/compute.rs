@@ -3,8 +3,8 @@
 use espalier_graph::{BinaryFn, DType, Dim, Node, Op, ReduceFn, Shape, UnaryFn, ValueId, Window};
 
 use super::function::Function;
-use super::weight::{is_constant, sizes};
-use super::{ALL, Found, Pass, Rounding, fresh, try_add};
+use super::weight::{BiasOf, is_constant, sizes};
+use super::{ALL, Found, Pass, Rounding, fresh, quant, try_add};
 use crate::rewrite::Rewrite;
 
 impl Rounding {
@@ -202,10 +202,8 @@ impl Pass<'_> {
     ) -> Found {
         let swapped = matches!(product.kind, Kind::Linear { trans_b: false });
         let [values, scale] = self.byte_states(r, product.weight, swapped, shape)?;
-        let bias = match product.bias {
-            Some(bias) => self.float(r, bias)?,
-            None => self.zeros(r, product.weight, shape[0])?,
-        };
+        let bias_of = BiasOf { bias: product.bias, weight: product.weight, x: quant(&r.new, product.x) };
+        let Some(bias) = self.byte_bias(r, bias_of, shape[0])? else { return Ok(None) };
         let (to, limits) = ending.map_or((DType::F32, ALL), |e| (DType::Q8(e.how.to), e.how.limits));
         let mut inputs = vec![product.x, values, scale, bias];
         inputs.extend(ending.and_then(|e| e.residual));

@@ -2,7 +2,8 @@
 //! on bytes.
 //!
 //! The graph that comes in says what is meant: bytes become floats (Dequantize), ops compute with floats, results are
-//! rounded to bytes (Quantize). No rounding is added or removed. Four observations do the work:
+//! rounded to bytes (Quantize). No rounding is added or removed but that of biases, which become integers in units of the
+//! sums that they are added to. Four observations do the work:
 //!
 //! * Moving elements (Reshape, MaxPool, Resize to the nearest, Concat of one quantization) does the same to the bytes.
 //! * Rounding commutes with moving, and with clamping: a clamp before Quantize becomes limits of the byte.
@@ -27,7 +28,8 @@ pub use remarks::{Remark, Remarks, remarks};
 pub use weight::{ByteWeight, ByteWeights};
 
 /// The graph with integers wherever ops of integers say exactly what floats between bytes said. `bytes` holds the float
-/// states that are multiples of bytes, which `weights` need not hold; `weights` follow.
+/// states that are multiples of bytes, which `weights` need not hold; `weights` follow. Biases are rounded to multiples of
+/// the scales of input and weight together, if that takes no more than 32 bits.
 ///
 /// # Errors
 /// The graph is not valid, or a state in `bytes` has not the shape that the graph says; then `weights` stay as they were.
@@ -68,8 +70,8 @@ struct Pass<'a> {
     rounded: HashMap<(ValueId, Quant), ValueId>,
     /// The new states of weights, by the old one and whether its axes are swapped.
     byte_states: HashMap<(ValueId, bool), [ValueId; 2]>,
-    /// Biases of zeros, by the weights beside which they stand.
-    zeros: HashMap<ValueId, ValueId>,
+    /// Biases in units of sums.
+    biases: HashMap<weight::BiasOf, ValueId>,
     /// How many times each old value is read; rounding it twice to the same bytes counts once.
     readers: Vec<usize>,
 }
@@ -99,7 +101,7 @@ impl<'a> Pass<'a> {
             tables: HashMap::new(),
             rounded: HashMap::new(),
             byte_states: HashMap::new(),
-            zeros: HashMap::new(),
+            biases: HashMap::new(),
             readers,
         }
     }
@@ -107,7 +109,7 @@ impl<'a> Pass<'a> {
     fn item(&mut self, r: &mut Rewrite<'_>, item: Item<'_>) -> Result<(), GraphError> {
         match item {
             // Made when somebody reads it, in the form that is read.
-            Item::State(state) if self.bytes.contains_key(r.name(state.value)) => Ok(()),
+            Item::State(state) if state.next.is_none() => Ok(()),
             Item::Node(node) => self.node(r, node),
             Item::Output(_, id) => {
                 self.float(r, id)?;
@@ -170,7 +172,7 @@ impl<'a> Pass<'a> {
         let name = self.own_name(r, id);
         let new = match self.backing.get(&id) {
             Some(&x) => r.new.add(&name, Op::Dequantize, &[x])?,
-            None => self.float_state(r, id, &name)?,
+            None => self.old_state(r, id, &name)?,
         };
         r.replace(id, new);
         Ok(new)

@@ -51,7 +51,9 @@ fn reason(graph: &Graph, node: &Node, is_rounded: bool) -> &'static str {
     match form(&node.op) {
         Form::None => "there is no op of integers for it",
         _ if !flowing.all(is_made_of_bytes) => "not all that it reads is quantized",
-        Form::Product => "its weight is not int8, or not quantized around 0 for each output",
+        Form::Product => {
+            "its weight is not int8 or not quantized around 0 for each output, or its bias is beyond 32 bits"
+        }
         Form::Any if !is_rounded => "its result is not quantized",
         Form::Any => "there is no op of integers for operands of these shapes",
     }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use espalier_graph::{Data, GraphError, Role, Shape, Source, Tensor, ValueId};
+use espalier_graph::{Data, GraphError, Quant, Role, Shape, Source, Tensor, ValueId};
 
-use super::{Made, Pass, fresh};
+use super::{Found, Made, Pass, fresh};
 use crate::rewrite::Rewrite;
 
 /// A float weight whose elements are `scale * value`.
@@ -46,6 +46,14 @@ impl ByteWeight {
     }
 }
 
+/// What a bias in units of sums depends on: the old states of bias and weight, and the bytes that are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct BiasOf {
+    pub(super) bias: Option<ValueId>,
+    pub(super) weight: ValueId,
+    pub(super) x: Quant,
+}
+
 impl Pass<'_> {
     /// The byte weight that the old state `id` is, if its scales are per index along `axis`, or one for all.
     pub(super) fn byte_weight(&self, r: &Rewrite<'_>, id: ValueId, axis: usize) -> Option<&ByteWeight> {
@@ -54,15 +62,20 @@ impl Pass<'_> {
         (fits && is_constant(r, id)).then_some(weight)
     }
 
-    /// The old state of bytes `id` as floats.
-    pub(super) fn float_state(&mut self, r: &mut Rewrite<'_>, id: ValueId, name: &str) -> Made {
+    /// The constant old state `id` as it was, bytes as floats.
+    pub(super) fn old_state(&mut self, r: &mut Rewrite<'_>, id: ValueId, name: &str) -> Made {
         let (shape, ty) = (sizes(r, id), r.old.ty(id).clone());
-        let found = self.bytes.get(r.name(id)).filter(|weight| weight.fits(&shape));
-        let Some(weight) = found else {
-            return Err(GraphError::Invalid(format!("`{name}` is {ty}, its bytes are not")));
+        let Source::State(state) = r.old.value(id).source else {
+            unreachable!("only states are not made yet")
         };
-        let Source::State(state) = r.old.value(id).source else { unreachable!("byte weights are states") };
-        self.made.insert(name.into(), Tensor::f32(&shape, weight.floats(&shape)));
+        let content = match self.bytes.get(r.name(id)) {
+            Some(weight) if !weight.fits(&shape) => {
+                return Err(GraphError::Invalid(format!("`{name}` is {ty}, its bytes are not")));
+            }
+            Some(weight) => Some(Tensor::f32(&shape, weight.floats(&shape))),
+            None => self.weights.get(r.name(id)).cloned(),
+        };
+        self.made.extend(content.map(|content| (name.to_string(), content)));
         r.new.add_state(name, r.old.states()[state].role, ty)
     }
 
@@ -100,16 +113,41 @@ impl Pass<'_> {
         Ok([values, scale])
     }
 
-    /// A bias of zeros beside `weight`.
-    pub(super) fn zeros(&mut self, r: &mut Rewrite<'_>, weight: ValueId, outputs: usize) -> Made {
-        if let Some(&zeros) = self.zeros.get(&weight) {
-            return Ok(zeros);
+    /// The state of the bias `i32[outputs]` in units of the sums; `None` where some of it is not finite or beyond 32 bits.
+    pub(super) fn byte_bias(&mut self, r: &mut Rewrite<'_>, of: BiasOf, outputs: usize) -> Found {
+        if let Some(&state) = self.biases.get(&of) {
+            return Ok(Some(state));
         }
-        let name = r.name(weight);
-        let name = fresh(r, &format!("{}.bias", name.strip_suffix(".weight").unwrap_or(name)));
-        let zeros = self.state(r, &name, Role::Statistic, Tensor::f32(&[outputs], vec![0.0; outputs]))?;
-        self.zeros.insert(weight, zeros);
-        Ok(zeros)
+        let weight_name = r.name(of.weight);
+        let name = match of.bias {
+            Some(bias) => self.own_name(r, bias),
+            None => fresh(r, &format!("{}.bias", weight_name.strip_suffix(".weight").unwrap_or(weight_name))),
+        };
+        let scales = &self.bytes[weight_name].scale;
+        let values = match of.bias {
+            Some(bias) => self.floats(r, bias)?,
+            None => vec![0.0; outputs],
+        };
+        let steps = |(o, &b): (usize, &f32)| {
+            let unit = scales[o % scales.len()] * of.x.scale();
+            let steps = (f64::from(b) / f64::from(unit)).round_ties_even();
+            (steps.abs() <= f64::from(i32::MAX)).then_some(steps as i32)
+        };
+        let Some(steps) = values.iter().enumerate().map(steps).collect::<Option<Vec<i32>>>() else {
+            return Ok(None);
+        };
+        let state = self.state(r, &name, Role::Statistic, Tensor::new(&[outputs], Data::I32(steps)))?;
+        self.biases.insert(of, state);
+        Ok(Some(state))
+    }
+
+    /// The content of a constant old state as floats.
+    fn floats(&self, r: &Rewrite<'_>, id: ValueId) -> Result<Vec<f32>, GraphError> {
+        let name = r.name(id);
+        let given = self.weights.get(name).and_then(Tensor::as_f32).map(<[f32]>::to_vec);
+        given
+            .or_else(|| self.bytes.get(name).map(|weight| weight.floats(&sizes(r, id))))
+            .ok_or_else(|| GraphError::Invalid(format!("the weights hold no floats called `{name}`")))
     }
 
     pub(super) fn table_state(&mut self, r: &mut Rewrite<'_>, name: &str, entries: &[u8; 256]) -> Made {

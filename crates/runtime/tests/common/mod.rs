@@ -10,7 +10,8 @@ use espalier_graph::{Bindings, DType, Data, Graph, Source, Tensor, Value, Weight
 use espalier_kernels::reference::{RefTensor, interpret};
 use espalier_runtime::{Isa, Options, Plan, Pool, lower};
 
-/// Reproducible content for inputs and states: floats in 0.1..1 with signs where the name allows, small indices.
+/// Reproducible content for inputs and states: floats in 0.1..1 with signs where the name allows, small indices, and
+/// biases of sums of bytes.
 pub(crate) fn tensors(graph: &Graph, bindings: Bindings) -> Weights {
     let sourced = graph.values().iter().filter(|v| !matches!(v.source, Source::Node { .. }));
     sourced
@@ -28,6 +29,9 @@ pub(crate) fn tensors(graph: &Graph, bindings: Bindings) -> Weights {
                         .map(|_| random.range(if positive { 0.1 * bound } else { -bound }, bound))
                         .collect(),
                 ),
+                DType::I32 if value.name.contains("bias") => {
+                    Data::I32((0..len).map(|_| random.range(-3e4, 3e4) as i32).collect())
+                }
                 DType::I32 => Data::I32((0..len).map(|_| random.below(3) as i32).collect()),
                 DType::U8 => Data::U8((0..len).map(|_| random.below(256) as u8).collect()),
                 DType::S8 => {

@@ -1,9 +1,9 @@
 //! Dense and grouped convolution of bytes, and with it the fully connected layer (a 1x1 convolution of 1x1 maps).
 //!
-//! `acc = sum of w * (x - zero)` over channels and taps, exactly, where padding contributes nothing; then
-//! `v = fma(acc, scale, bias)` with one rounding, for a residual `v = fma(r - zero_r, scale_r, v)`, and
-//! `y = clamp(round_ties_even(v), lo, hi)`, so `bias` holds the zero point of the output and `lo` and `hi` say ReLU, ReLU6
-//! or nothing. A [`Table`] may follow. Or `y` is `v` itself, in f32.
+//! `acc = bias + sum of w * (x - zero)` over channels and taps in i32, where padding contributes nothing; then
+//! `v = f32(acc) * scale`, both rounded to f32, for a residual `v = fma(r - zero_r, scale_r, v)`, and
+//! `y = clamp(round_ties_even(v) + zero_y, lo, hi)`, where `lo` and `hi` say ReLU, ReLU6 or nothing. A [`Table`] may follow.
+//! Or `y` is `v` itself, in f32. That is ONNX Runtime's arithmetic to the bit (its QLinearConv).
 //!
 //! Two register tiles (`tile`) read the same packed weights (`pack`) from the input itself or from padded rows in scratch
 //! (`source`); `engine` walks them over the output. Depthwise convolution has kernels of its own
@@ -73,8 +73,8 @@ pub struct Weights<'a> {
     pub values: &'a [i8],
     /// Real size of a unit of the sum, in units of the output.
     pub scale: &'a [f32],
-    /// In units of the output; holds its zero point.
-    pub bias: &'a [f32],
+    /// In units of the sum, which wraps.
+    pub bias: &'a [i32],
 }
 
 /// What follows a convolution in the same pass.
@@ -100,6 +100,8 @@ pub struct Operand {
 pub enum Output {
     /// Quads of bytes in `lo..=hi`, then through a table if there is one.
     Quads {
+        /// The byte that stands for 0.
+        zero: u8,
         /// Least byte.
         lo: u8,
         /// Greatest byte.
@@ -113,7 +115,7 @@ pub enum Output {
 
 impl Default for Output {
     fn default() -> Self {
-        Output::Quads { lo: 0, hi: 255, table: None }
+        Output::Quads { zero: 0, lo: 0, hi: 255, table: None }
     }
 }
 
@@ -140,7 +142,7 @@ pub enum Method {
 /// Prepares the convolution `x`, packed weights, residual in quads if there is one `-> y`, by the method that is faster
 /// for these weights.
 ///
-/// Panics where shapes do not fit, where a scale or bias is not finite, or where the sum over channels and taps could
+/// Panics where shapes do not fit, where a scale is not finite, or where the sum over channels and taps could
 /// leave i32 (more than 65,793 terms).
 pub fn conv(isa: Isa, g: &ConvGeometry, input: &Input, weights: &Weights<'_>, e: &Epilogue) -> Prepared {
     let form = Form::of(isa);
@@ -229,8 +231,8 @@ fn check(g: &ConvGeometry, input: &Input, weights: &Weights<'_>, e: &Epilogue) {
     assert_eq!([weights.scale.len(), weights.bias.len()], [g.channels_out; 2], "scales and biases of {g:?}");
     assert!(terms as i64 * 255 * 128 <= i64::from(i32::MAX), "{terms} products may leave i32: {g:?}");
     let residual = e.residual.map_or(0.0, |r| r.scale);
-    let finite = weights.scale.iter().chain(weights.bias).chain([&residual]).all(|v| v.is_finite());
-    assert!(finite, "scales and biases must be finite: {g:?}");
+    let finite = weights.scale.iter().chain([&residual]).all(|v| v.is_finite());
+    assert!(finite, "scales must be finite: {g:?}");
     if let Input::Picture { zero } = input {
         assert_eq!(zero.len(), g.channels_in, "zero points of a picture: {g:?}");
         assert_eq!(g.groups, 1, "a picture is convolved without groups: {g:?}");
@@ -248,12 +250,12 @@ pub(super) fn lookup(form: Form, output: &Output) -> Option<Lookup> {
 }
 
 pub(super) fn finish(g: &ConvGeometry, weights: &Weights<'_>, e: &Epilogue) -> Finish {
-    let limits = match e.result {
-        Output::Quads { lo, hi, .. } => Limits { lo, hi },
-        Output::Float => Limits::NONE,
+    let (zero, limits) = match e.result {
+        Output::Quads { zero, lo, hi, .. } => (i32::from(zero), Limits { lo, hi }),
+        Output::Float => (0, Limits::NONE),
     };
     let residual = e.residual.map_or((0, 0.0), |r| (i32::from(r.zero), r.scale));
-    Finish { residual, limits, wide: wide(g, weights, residual.1) }
+    Finish { residual, zero, limits, wide: wide(g, weights, residual.1) }
 }
 
 /// Whether some result could lie beyond i32 before it is limited: half of that range is left for roundings.
@@ -262,6 +264,6 @@ fn wide(g: &ConvGeometry, weights: &Weights<'_>, residual: f32) -> bool {
     let residual = 255.0 * f64::from(residual.abs());
     let most = (terms * 255 * 128) as f64;
     let bound =
-        |(&scale, &bias): (&f32, &f32)| most * f64::from(scale.abs()) + f64::from(bias.abs()) + residual;
+        |(&scale, &bias): (&f32, &i32)| (most + f64::from(bias).abs()) * f64::from(scale.abs()) + residual;
     !weights.scale.iter().zip(weights.bias).all(|pair| bound(pair) < f64::from(1 << 30))
 }

@@ -1,6 +1,6 @@
 //! Packed weights: blocks of 16 output channels, each a header and then, by taps and quads, 16 quads of s8.
 //!
-//! The header holds 16 i32 where sums start, 16 f32 scales and 16 f32 biases. A block reads `quads` input quads from
+//! The header holds 16 i32 where sums start, bias included, and 16 f32 scales. A block reads `quads` input quads from
 //! its own first one on: all of them, or with groups those of the groups that the block touches, with zeros between.
 //! Channels past the last one have zeros everywhere, so they come out as 0.
 
@@ -9,7 +9,7 @@ use crate::conv::ConvGeometry;
 use crate::lanes::LANES;
 
 /// Bytes of a header, and of 16 quads of weights.
-pub(super) const HEADER: usize = 3 * 4 * LANES;
+pub(super) const HEADER: usize = 2 * 4 * LANES;
 pub(super) const QUADS: usize = 4 * LANES;
 
 /// How packed weights are arranged.
@@ -75,7 +75,6 @@ pub(super) fn pack(
             let lane_of = |field: usize| (field * LANES + lane) * 4..(field * LANES + lane + 1) * 4;
             header[lane_of(0)].copy_from_slice(&start(g, input, weights, output, offset).to_le_bytes());
             header[lane_of(1)].copy_from_slice(&weights.scale[output].to_le_bytes());
-            header[lane_of(2)].copy_from_slice(&weights.bias[output].to_le_bytes());
         }
         for lane in 0..LANES.min(g.channels_out - index * LANES) {
             let output = index * LANES + lane;
@@ -90,7 +89,7 @@ fn of_output<'a>(g: &ConvGeometry, weights: &Weights<'a>, output: usize) -> &'a 
     &weights.values[output * len..(output + 1) * len]
 }
 
-/// Where the sum of an output starts: what the zero points would add to it is taken away beforehand.
+/// Where the sum of an output starts: at its bias, from which is taken what the zero points will add. Sums wrap.
 pub(in crate::int8) fn start(
     g: &ConvGeometry,
     input: &Input,
@@ -104,7 +103,7 @@ pub(in crate::int8) fn start(
         let sum: i64 = taps.iter().map(|&w| i64::from(w)).sum();
         sum * (i64::from(input.zero(channel)) - i64::from(offset))
     });
-    -zeros.sum::<i64>() as i32
+    (i64::from(weights.bias[output]) - zeros.sum::<i64>()) as i32
 }
 
 /// Writes the quads of one output, which are `QUADS` bytes apart.

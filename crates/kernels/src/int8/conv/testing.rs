@@ -17,7 +17,7 @@ pub(crate) struct Problem {
     pub(crate) x: Vec<u8>,
     pub(crate) w: Vec<i8>,
     pub(crate) scale: Vec<f32>,
-    pub(crate) bias: Vec<f32>,
+    pub(crate) bias: Vec<i32>,
     /// Logical.
     pub(crate) residual: Vec<u8>,
     pub(crate) e: Epilogue,
@@ -35,7 +35,7 @@ impl Problem {
             w: bytes(3 * seed + 1, g.channels_out * terms).into_iter().map(|b| b as i8).collect(),
             residual: bytes(3 * seed + 2, g.batch * g.channels_out * pixels),
             scale: (0..g.channels_out).map(|_| spread * random.range(-1.0, 2.0)).collect(),
-            bias: (0..g.channels_out).map(|_| random.range(-20.0, 160.0)).collect(),
+            bias: (0..g.channels_out).map(|_| (random.range(-20.0, 160.0) / spread) as i32).collect(),
             input: Input::Quads { zero: 128 },
             e: Epilogue::default(),
             g,
@@ -75,7 +75,7 @@ impl Problem {
         let value = |i: usize| {
             let (image, output, row, column) =
                 (i / (ow * oh * g.channels_out), i / (ow * oh) % g.channels_out, i / ow % oh, i % ow);
-            let mut sum = 0i64;
+            let mut sum = i64::from(self.bias[output]);
             for channel in 0..inputs {
                 for ky in 0..kh {
                     for kx in 0..kw {
@@ -88,7 +88,7 @@ impl Problem {
                     }
                 }
             }
-            let v = (i32::try_from(sum).unwrap() as f32).mul_add(self.scale[output], self.bias[output]);
+            let v = sum as i32 as f32 * self.scale[output];
             match self.e.residual {
                 Some(Operand { zero, scale }) => {
                     ((i32::from(self.residual[i]) - i32::from(zero)) as f32).mul_add(scale, v)
@@ -136,11 +136,12 @@ impl Problem {
                     let same = y.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits());
                     assert!(same && y.len() == values.len(), "{what}:\n{y:?}\n{values:?}");
                 }
-                Output::Quads { lo, hi, table } => {
+                Output::Quads { zero, lo, hi, table } => {
                     let y = run(&*prepared.kernel, &inputs, quads_len(n, c, pixels));
                     let y = from_quads(&y, n, c, pixels);
                     let byte = |v: &f32| {
-                        let y = v.round_ties_even().clamp(f32::from(*lo), f32::from(*hi)) as u8;
+                        let y = v.round_ties_even() + f32::from(*zero);
+                        let y = y.clamp(f32::from(*lo), f32::from(*hi)) as u8;
                         table.as_ref().map_or(y, |table| table.get(y))
                     };
                     let want: Vec<u8> = values.iter().map(byte).collect();

@@ -77,8 +77,15 @@ fn every_form_gives_the_bits_of_the_definition() {
     for (seed, case) in CASES.iter().enumerate() {
         let new = || Problem::new(geometry(case).unwrap(), seed as u64);
         new().check();
-        new().zero(0).result(Output::Quads { lo: 0, hi: 255, table: Some(silu_like.clone()) }).check();
-        new().zero(255).residual(3, 0.37).result(Output::Quads { lo: 20, hi: 199, table: None }).check();
+        new()
+            .zero(0)
+            .result(Output::Quads { zero: 77, lo: 0, hi: 255, table: Some(silu_like.clone()) })
+            .check();
+        new()
+            .zero(255)
+            .residual(3, 0.37)
+            .result(Output::Quads { zero: 77, lo: 20, hi: 199, table: None })
+            .check();
         new().zero(7).result(Output::Float).check();
         new().residual(255, -1.5).result(Output::Float).check();
     }
@@ -96,14 +103,26 @@ fn extremes_saturate_and_do_not_wrap() {
             p.scale.fill(scale);
             p.check();
             p.clone().residual(0, -1e30).check();
-            p.residual(128, 1e30).result(Output::Quads { lo: 5, hi: 250, table: None }).check();
+            p.residual(128, 1e30).result(Output::Quads { zero: 7, lo: 5, hi: 250, table: None }).check();
         }
     }
     let case = (1, 65_793, 1, 1, [1, 1], [1, 1], [1, 1], [0; 4], [1, 1]);
     let mut p = Problem::new(geometry(&case).unwrap(), 1).zero(0).result(Output::Float);
     p.x.fill(255);
     p.w.fill(-128);
+    p.bias.fill(0);
     p.check();
+}
+
+#[test]
+fn sums_with_their_bias_wrap() {
+    for groups in [1, 4] {
+        let case = (1, 4, 4, groups, [9, 9], [3, 3], [1, 1], [1; 4], [1, 1]);
+        let mut p = Problem::new(geometry(&case).unwrap(), 1);
+        p.scale.fill(1e-7);
+        p.bias.copy_from_slice(&[i32::MAX, i32::MIN, i32::MAX - 1000, 0]);
+        p.check();
+    }
 }
 
 #[test]
@@ -113,7 +132,7 @@ fn ties_go_to_even() {
     p.x.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 7) as u8);
     p.w.fill(1);
     p.scale.fill(0.5);
-    p.bias.fill(2.0);
+    p.bias.fill(4);
     p.check();
     p.residual(1, 0.5).check();
 }
@@ -152,14 +171,14 @@ fn names_say_what_runs() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let g = geometry(&(1, 4, 4, 1, [2, 2], [1, 1], [1, 1], [0; 4], [1, 1])).unwrap();
-    let refused = |scale: f32, bias: f32, weights: usize| {
-        let (values, scale, bias) = (vec![1; weights], [scale; 4], [bias; 4]);
+    let refused = |scale: f32, weights: usize| {
+        let (values, scale, bias) = (vec![1; weights], [scale; 4], [1; 4]);
         let weights = Weights { values: &values, scale: &scale, bias: &bias };
         let input = Input::Quads { zero: 0 };
         std::panic::catch_unwind(|| conv(Isa::SCALAR, &g, &input, &weights, &Epilogue::default())).is_err()
     };
-    assert!(!refused(1.0, 1.0, 16));
-    assert!(refused(f32::INFINITY, 1.0, 16) && refused(1.0, f32::NAN, 16) && refused(1.0, 1.0, 15));
+    assert!(!refused(1.0, 16));
+    assert!(refused(f32::INFINITY, 16) && refused(f32::NAN, 16) && refused(1.0, 15));
 }
 
 proptest! {
@@ -186,7 +205,7 @@ proptest! {
             0 => p,
             1 => p.residual(zero, 0.9),
             2 => p.result(Output::Float),
-            _ => p.result(Output::Quads { lo: zero / 2, hi: zero, table: Some(Table::new(|x| 255 - x)) }),
+            _ => p.result(Output::Quads { zero, lo: zero / 2, hi: zero, table: Some(Table::new(|x| 255 - x)) }),
         }
         .check();
     }

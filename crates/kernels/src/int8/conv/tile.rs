@@ -128,11 +128,11 @@ unsafe fn finish_four<S: Sums, const P: usize, const N: usize, const B: usize, c
     // SAFETY: as in `channels`.
     unsafe {
         let header = c.w.add(B * c.w_block).cast::<f32>();
-        let (scale, bias) = (S::Floats::load(header.add(LANES)), S::Floats::load(header.add(2 * LANES)));
+        let scale = S::Floats::load(header.add(LANES));
         let planes = c.planes.saturating_sub(4 * B).min(4);
         let mut v = [scale; 4];
         for i in 0..4 {
-            v[i] = S::fused(sums[(at + i).min(P - 1)][B].floats(), scale, bias);
+            v[i] = sums[(at + i).min(P - 1)][B].floats().mul(scale);
         }
         if !c.residual.is_null() {
             let from = c.residual.wrapping_add(4 * B * c.r_plane + 4 * at);
@@ -219,7 +219,7 @@ unsafe fn finish_vector<S: Sums, const B: usize, const V: usize, const Q: usize,
         let four = [sums[4 * Q][I], sums[4 * Q + 1][I], sums[4 * Q + 2][I], sums[4 * Q + 3][I]];
         let residual =
             (!c.residual.is_null()).then(|| S::load_channels(c.residual.add(Q * c.r_plane + 64 * I)));
-        let results = c.finish.channels(four, header.add(LANES), header.add(2 * LANES), residual);
+        let results = c.finish.channels(four, header.add(LANES), residual);
         S::store_channels(results, c.finish.limits, c.y.add(Q * c.y_plane + 64 * I));
     }
 }

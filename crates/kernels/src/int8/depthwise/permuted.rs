@@ -285,8 +285,7 @@ unsafe fn store<const T: usize>(
         let mut v = [Avx512(sums[0]); 4];
         for c in 0..4 {
             let scale = lanes::Avx512::splat(header.add(4 + c).read_unaligned());
-            let bias = lanes::Avx512::splat(header.add(8 + c).read_unaligned());
-            v[c] = part.finish.round(Avx512::fused(Avx512(sums[c]).floats(), scale, bias));
+            v[c] = part.finish.round(Avx512(sums[c]).floats().mul(scale));
         }
         let quads = channels_to_quads(v, part.finish.limits);
         let y = part.y.add(4 * row * p.output[1] + segment.to);

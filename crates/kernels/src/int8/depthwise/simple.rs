@@ -132,10 +132,10 @@ unsafe fn pixels<S: Sums, const U: usize>(c: &Call<'_>, at: usize, count: usize)
                 sums[u] = sums[u].mul_add(load::<S>(x, c.step, count), w);
             }
         }
-        let (scale, bias) = (repeat4::<S>(c.header.add(16)), repeat4::<S>(c.header.add(32)));
+        let scale = repeat4::<S>(c.header.add(16));
         let finish = &c.part.finish;
         for u in 0..U {
-            let mut v = S::fused(sums[u].floats(), scale, bias);
+            let mut v = sums[u].floats().mul(scale);
             let pixel = 4 * (at + 4 * u);
             if !c.residual.is_null() {
                 v = finish.add(v, load::<S>(c.residual.add(pixel), 4, count));

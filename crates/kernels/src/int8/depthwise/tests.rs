@@ -61,8 +61,12 @@ fn every_form_gives_the_bits_of_the_definition() {
             let new = || Problem::new(g.clone(), seed as u64);
             new().check();
             let table = Some(Table::new(|x| 255 - x));
-            new().zero(0).result(Output::Quads { lo: 0, hi: 255, table }).check();
-            new().zero(255).residual(9, 0.6).result(Output::Quads { lo: 9, hi: 200, table: None }).check();
+            new().zero(0).result(Output::Quads { zero: 77, lo: 0, hi: 255, table }).check();
+            new()
+                .zero(255)
+                .residual(9, 0.6)
+                .result(Output::Quads { zero: 77, lo: 9, hi: 200, table: None })
+                .check();
         }
     }
 }

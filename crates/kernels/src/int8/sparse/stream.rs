@@ -4,7 +4,7 @@
 //! they read, so that the taps of a plane meet its cache lines while they are near. Weights and the numbers of the
 //! epilogue are an input of the kernel like those of other kernels:
 //!
-//! * for each plane of quads of the output a header: 4 i32 where sums start, 4 f32 scales, 4 f32 biases;
+//! * for each plane of quads of the output a header: 4 i32 where sums start, bias included, 4 f32 scales;
 //! * the blocks of all lists, 4 bytes for each of their outputs.
 //!
 //! What each block reads, and where lists end, is no input: the kernel keeps it (`offsets`, `ends`), for addresses must not
@@ -17,7 +17,7 @@ use crate::int8::quads;
 use std::fmt;
 
 /// Bytes of a plane's header.
-pub(super) const HEADER: usize = 3 * 16;
+pub(super) const HEADER: usize = 2 * 16;
 
 /// Output channels by input channels of a block, which is zero or not as a whole: one quad of one tap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,8 +137,7 @@ fn headers(g: &ConvGeometry, zero: u8, offset: u8, weights: &Weights<'_>) -> Vec
     for output in 0..g.channels_out {
         let header = &mut headers[output / 4 * HEADER..][..HEADER];
         let start = pack::start(g, &Input::Quads { zero }, weights, output, offset);
-        let fields =
-            [start.to_le_bytes(), weights.scale[output].to_le_bytes(), weights.bias[output].to_le_bytes()];
+        let fields = [start.to_le_bytes(), weights.scale[output].to_le_bytes()];
         for (field, bytes) in fields.iter().enumerate() {
             header[16 * field + 4 * (output % 4)..][..4].copy_from_slice(bytes);
         }

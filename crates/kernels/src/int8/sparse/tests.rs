@@ -59,7 +59,7 @@ fn every_form_gives_the_bits_of_the_definition() {
             let new =
                 || sparser(Problem::new(geometry(&case).unwrap(), seed as u64), zeros, block, seed as u64);
             let method = Method::Sparse(block);
-            let result = |lo, hi, table| Output::Quads { lo, hi, table };
+            let result = |lo, hi, table| Output::Quads { zero: 100, lo, hi, table };
             new().check_by(method);
             new().zero(0).result(result(0, 255, Some(Table::new(|x| x / 3 + 9)))).check_by(method);
             new().zero(255).residual(3, 0.37).result(result(20, 199, None)).check_by(method);
@@ -94,7 +94,7 @@ fn extremes_saturate_and_do_not_wrap() {
                 let p = sparser(p, 0.3, block, 1);
                 p.check_by(Method::Sparse(block));
                 p.clone().residual(0, -1e30).check_by(Method::Sparse(block));
-                let result = Output::Quads { lo: 5, hi: 250, table: None };
+                let result = Output::Quads { zero: 7, lo: 5, hi: 250, table: None };
                 p.residual(128, 1e30).result(result).check_by(Method::Sparse(block));
             }
         }
@@ -170,7 +170,7 @@ fn what_is_never_sparse_is_refused() {
     let refused = |groups: usize, input: &Input, e: &Epilogue| {
         let case = (1, 8, 8, groups, [4, 4], [1, 1], [1, 1], [0; 4], [1, 1]);
         let g = geometry(&case).unwrap();
-        let weights = Weights { values: &weights[..64 / groups], scale: &[1.0; 8], bias: &[0.0; 8] };
+        let weights = Weights { values: &weights[..64 / groups], scale: &[1.0; 8], bias: &[0; 8] };
         std::panic::catch_unwind(|| conv_by(Isa::SCALAR, Method::Sparse(Block::Two), &g, input, &weights, e))
             .is_err()
     };
@@ -205,7 +205,7 @@ proptest! {
             match kind {
                 0 => p,
                 1 => p.residual(zero, 0.9),
-                _ => p.result(Output::Quads { lo: zero / 2, hi: zero, table: Some(Table::new(|x| 255 - x)) }),
+                _ => p.result(Output::Quads { zero, lo: zero / 2, hi: zero, table: Some(Table::new(|x| 255 - x)) }),
             }
             .check_by(Method::Sparse(block));
         }

@@ -133,9 +133,9 @@ unsafe fn finish<S: Sums, const V: usize, const I: usize>(
             (false, u16::MAX) => Some(S::load_channels(residual.add(at))),
             (false, _) => Some(S::load_chosen(residual.add(at), chosen)),
         };
-        let (scale, bias) = (header.cast::<f32>().add(4), header.cast::<f32>().add(8));
+        let scale = header.cast::<f32>().add(4);
         let sums = [sums[0][I], sums[1][I], sums[2][I], sums[3][I]];
-        let results = c.finish.channels(sums, scale, bias, added);
+        let results = c.finish.channels(sums, scale, added);
         match chosen {
             u16::MAX => S::store_channels(results, c.finish.limits, y.add(at)),
             _ => S::store_chosen(results, c.finish.limits, y.add(at), chosen),
