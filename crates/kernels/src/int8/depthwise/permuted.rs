@@ -197,6 +197,17 @@ fn opaque(w: *const u8) -> *const u8 {
     w
 }
 
+/// The same register, unknown to the compiler, which then computes it before what follows: it would gather the taps of all
+/// rows first, and spill them.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pinned(x: __m512i) -> __m512i {
+    let mut x = x;
+    // SAFETY: no instruction.
+    unsafe { std::arch::asm!("/* {0} */", inout(zmm_reg) x, options(readonly, nostack, preserves_flags)) };
+    x
+}
+
 /// What input row `I`, counted from `first`, adds to the sums. It is a constant, or sums would be kept in memory.
 #[inline(always)]
 unsafe fn step<
@@ -222,6 +233,7 @@ unsafe fn step<
     // SAFETY: see the top of the file.
     unsafe {
         let x = load::<S, T>(p, part, segment, first + I as isize);
+        let x = [pinned(x[0]), pinned(x[1])];
         for d in 0..D {
             for c in 0..4 {
                 let taps = match S * T {
@@ -235,6 +247,11 @@ unsafe fn step<
                         sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], taps, _mm512_set1_epi32(w));
                     }
                 }
+            }
+        }
+        for r in 0..R {
+            for c in 0..4 {
+                sums[r][c] = pinned(sums[r][c]);
             }
         }
     }
