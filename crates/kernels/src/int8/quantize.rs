@@ -7,6 +7,7 @@ use super::{quads, quads_len};
 use crate::lanes::{LANES, Lanes};
 use crate::layout::{load_up_to, store_up_to};
 use crate::{Io, Isa, Kernel, Layout, Worker, physical_len};
+use std::ops::Range;
 
 /// Kernel: f32 `[n, c, spatial]` in `layout -> ` quads `q = clamp(round_ties_even(x / scale) + zero, 0, 255)`, as ONNX
 /// has it. NaN becomes 0. Panics unless `scale` is finite and positive.
@@ -36,7 +37,10 @@ fn dequantize_with(form: Form, layout: Layout, dims: [usize; 3], scale: f32, zer
     Box::new(Convert::new(format!("dequantize {form}"), layout, dims, scale, zero, false, body))
 }
 
-/// One plane of quads, or the up to four planes of a block.
+/// Pixels that are handed out at once: pictures have few planes.
+const PART: usize = 64 * LANES;
+
+/// Pixels of one plane of quads, or of the up to four planes of a block.
 struct Planes {
     scale: f32,
     zero: i32,
@@ -44,7 +48,9 @@ struct Planes {
     bytes: *mut u8,
     /// Channels (plain) or planes of quads (blocked).
     count: usize,
+    /// Of a whole plane, and those to convert.
     spatial: usize,
+    pixels: Range<usize>,
 }
 
 type Body = unsafe fn(&Planes);
@@ -96,23 +102,26 @@ impl Kernel for Convert {
         };
         assert_eq!(lens, [floats_len, bytes_len], "{}: elements", self.name);
         let (planes, block) = (quads(c), if self.layout == Layout::Plain { 1 } else { 4 });
-        let units = planes.div_ceil(block);
-        for unit in worker.share(n * units) {
+        let (units, parts) = (planes.div_ceil(block), spatial.div_ceil(PART));
+        for at in worker.share(n * units * parts) {
+            let (unit, part) = (at / parts, at % parts * PART);
             let (image, first) = (unit / units, unit % units * block);
             let (float, count) = match self.layout {
                 Layout::Plain => ((image * c + 4 * first) * spatial, (c - 4 * first).min(4)),
                 Layout::Blocked => (unit * LANES * spatial, (planes - first).min(4)),
             };
-            let part = Planes {
+            let planes = Planes {
                 scale: self.scale,
                 zero: i32::from(self.zero),
                 floats: floats.wrapping_add(float),
                 bytes: bytes.wrapping_add((image * planes + first) * 4 * spatial),
                 count,
                 spatial,
+                pixels: part..spatial.min(part + PART),
             };
-            // SAFETY: the channels of a unit lie in both buffers, whose lengths were checked; no other worker has them.
-            unsafe { (self.body)(&part) };
+            // SAFETY: the channels of a unit lie in both buffers, whose lengths were checked; no other worker has these
+            // pixels of them.
+            unsafe { (self.body)(&planes) };
         }
     }
 }
@@ -141,8 +150,8 @@ unsafe fn multiply<S: Sums>(p: &Planes, sums: S) -> S::Floats {
 
 #[inline(always)]
 unsafe fn from_plain<D: Dots>(p: &Planes) {
-    for at in (0..p.spatial).step_by(LANES) {
-        let count = (p.spatial - at).min(LANES);
+    for at in p.pixels.clone().step_by(LANES) {
+        let count = (p.pixels.end - at).min(LANES);
         // SAFETY: the caller gives `count` pixels of each channel.
         unsafe {
             let mut sums = [D::Sums::splat(0); 4];
@@ -163,8 +172,8 @@ unsafe fn from_plain<D: Dots>(p: &Planes) {
 
 #[inline(always)]
 unsafe fn from_blocked<D: Dots>(p: &Planes) {
-    for at in (0..p.spatial).step_by(4) {
-        let count = (p.spatial - at).min(4);
+    for at in p.pixels.clone().step_by(4) {
+        let count = (p.pixels.end - at).min(4);
         // SAFETY: the caller gives `count` pixels of the block and of its planes.
         unsafe {
             let mut sums = [D::Sums::splat(0); 4];
@@ -178,8 +187,8 @@ unsafe fn from_blocked<D: Dots>(p: &Planes) {
 
 #[inline(always)]
 unsafe fn to_plain<D: Dots>(p: &Planes) {
-    for at in (0..p.spatial).step_by(LANES) {
-        let count = (p.spatial - at).min(LANES);
+    for at in p.pixels.clone().step_by(LANES) {
+        let count = (p.pixels.end - at).min(LANES);
         // SAFETY: the caller gives `count` pixels of each channel.
         unsafe {
             let mut rest = [0u8; 4 * LANES];
@@ -198,8 +207,8 @@ unsafe fn to_plain<D: Dots>(p: &Planes) {
 
 #[inline(always)]
 unsafe fn to_blocked<D: Dots>(p: &Planes) {
-    for at in (0..p.spatial).step_by(4) {
-        let count = (p.spatial - at).min(4);
+    for at in p.pixels.clone().step_by(4) {
+        let count = (p.pixels.end - at).min(4);
         // SAFETY: the caller gives `count` pixels of the block and of its planes.
         unsafe {
             let sums = D::Sums::load_pixels(p.bytes.add(4 * at), 4 * p.spatial, p.count, count);
@@ -217,8 +226,8 @@ mod tests {
     use crate::layout::blocked;
     use crate::testing::{Input, Out, run_bytes, values};
 
-    const SIZES: [[usize; 3]; 7] =
-        [[1, 1, 1], [2, 3, 5], [1, 17, 16], [2, 5, 49], [1, 16, 33], [1, 33, 4], [2, 4, 0]];
+    const SIZES: [[usize; 3]; 8] =
+        [[1, 1, 1], [2, 3, 5], [1, 17, 16], [2, 5, 49], [1, 16, 33], [1, 33, 4], [2, 4, 0], [2, 3, PART + 7]];
 
     fn close(form: Form, dims: [usize; 3], scale: f32, zero: u8) {
         let [n, c, spatial] = dims;
