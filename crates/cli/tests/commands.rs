@@ -412,9 +412,9 @@ fn random_sparsity_takes_what_pruning_takes() {
         let shape = value.ty.shape.bind(Bindings::batch(1));
         let len = shape.iter().product();
         let data = match value.ty.dtype {
-            DType::S8 => Data::S8(vec![-7; len]),
-            DType::I32 => Data::I32(vec![9; len]),
-            _ => Data::F32(vec![0.5; len]),
+            DType::S8 => Data::S8(vec![-7; len].into()),
+            DType::I32 => Data::I32(vec![9; len].into()),
+            _ => Data::F32(vec![0.5; len].into()),
         };
         (value.name.clone(), Tensor::new(&shape, data))
     });

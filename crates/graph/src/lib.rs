@@ -12,6 +12,7 @@ pub mod package;
 pub mod random;
 mod text;
 pub mod types;
+mod values;
 mod verify;
 mod weights;
 
@@ -22,5 +23,6 @@ pub use op::{BinaryFn, Op, ReduceFn, ResizeMode, UnaryFn, Window};
 pub use package::{Format, Golden, Lineage, Manifest, Package, PackageError};
 pub use text::MAX_TEXT;
 pub use types::{Bindings, DType, Dim, Quant, Shape, TensorType};
+pub use values::{Plain, Values};
 pub use verify::{Stage, verify};
 pub use weights::{Data, Tensor, Weights};

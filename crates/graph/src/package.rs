@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 
@@ -120,13 +121,18 @@ impl PackageError {
 }
 
 impl Package {
-    /// Reads and checks the file at `path`, which nobody may write to in place meanwhile; [`Package::write`] does not.
+    /// Reads and checks the file at `path`. Weights are not copied: nobody may write to the file in place while some of
+    /// them are held; [`Package::write`] does not, it puts another file in its place.
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
     pub fn read(path: impl AsRef<Path>) -> Result<Package, PackageError> {
         let path = path.as_ref();
-        map(path).and_then(|bytes| Package::from_bytes(&bytes)).map_err(|fault| fault.at(path))
+        let read = |file: Mmap| {
+            let file = Arc::new(file);
+            Package::of(&file, Some(&file))
+        };
+        map(path).and_then(read).map_err(|fault| fault.at(path))
     }
 
     /// Reads and checks the bytes of a file.
@@ -134,7 +140,11 @@ impl Package {
     /// # Errors
     /// The bytes are no package that this version understands; the sentence names the tensor or key.
     pub fn from_bytes(bytes: &[u8]) -> Result<Package, PackageError> {
-        let (text, mut weights) = container::read(bytes)?;
+        Package::of(bytes, None)
+    }
+
+    fn of(bytes: &[u8], file: Option<&Arc<Mmap>>) -> Result<Package, PackageError> {
+        let (text, mut weights) = container::read(bytes, file)?;
         let (manifest, graph) = Manifest::read(&text)?;
         let golden = take_golden(&mut weights)?;
         let package = Package { manifest, graph, weights, golden };
@@ -248,9 +258,9 @@ fn map(path: &Path) -> Result<Mmap, PackageError> {
     regular(&path.metadata().map_err(PackageError::Read)?)?;
     let file = File::open(path).map_err(PackageError::Read)?;
     regular(&file.metadata().map_err(PackageError::Read)?)?;
-    // SAFETY: the map is read-only, lives only while tensors are copied out of it, and our files are replaced by
-    // renaming, never written in place. Someone else's write would be seen as other bytes, each read once and checked
-    // after it was copied; cutting the file off meanwhile ends the process by a signal.
+    // SAFETY: the map is read-only, and our files are replaced by renaming, never written in place. Someone else's write
+    // would be seen as other numbers, of which any are valid; cutting the file off meanwhile ends the process by a
+    // signal.
     unsafe { Mmap::map(&file) }.map_err(PackageError::Read)
 }
 
@@ -307,7 +317,12 @@ fn well_formed(tensor: &Tensor) -> Result<(), String> {
     if elements != Some(tensor.data.len()) {
         return Err(format!("has {} elements, not those of its shape {:?}", tensor.data.len(), tensor.shape));
     }
-    match tensor.as_f32().and_then(|data| data.iter().position(|v| !v.is_finite())) {
+    let finite = |part: &[f32]| part.iter().fold(true, |all, v| all & v.is_finite());
+    let fault = |data: &[f32]| match data.chunks(1024).all(finite) {
+        true => None,
+        false => data.iter().position(|v| !v.is_finite()),
+    };
+    match tensor.as_f32().and_then(fault) {
         Some(at) => Err(format!("holds a value that is not finite, at position {at}")),
         None => Ok(()),
     }

@@ -128,7 +128,7 @@ fn raw_inputs_of_a_task_may_be_of_any_type() {
     let mut package = package();
     package.manifest.task = Some(json!({"name": "classify-image"}));
     package.golden[0].inputs[0] = Tensor::new(&[2, 3, 3], Data::U8((0..18).collect()));
-    package.golden[0].outputs[0] = Tensor::new(&[0, 6], Data::I32(vec![]));
+    package.golden[0].outputs[0] = Tensor::new(&[0, 6], Data::I32(vec![].into()));
     assert_eq!(Package::from_bytes(&package.to_bytes().unwrap()).unwrap(), package);
 }
 
@@ -278,10 +278,13 @@ fn weights_are_exactly_the_states() {
         r"`x\u{7f}x",
     );
     let bias = |data, want| check_change(|p| p.weights.get_mut("fc.bias").unwrap().data = data, want);
-    bias(Data::F32(vec![1.0; 3]), "tensor `fc.bias` has 3 elements, not those of its shape [2]");
-    bias(Data::I32(vec![1; 2]), "tensor `fc.bias` is i32[2], it should be f32[2]");
+    bias(Data::F32(vec![1.0; 3].into()), "tensor `fc.bias` has 3 elements, not those of its shape [2]");
+    bias(Data::I32(vec![1; 2].into()), "tensor `fc.bias` is i32[2], it should be f32[2]");
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        bias(Data::F32(vec![0.0, value]), "tensor `fc.bias` holds a value that is not finite, at position 1");
+        bias(
+            Data::F32(vec![0.0, value].into()),
+            "tensor `fc.bias` holds a value that is not finite, at position 1",
+        );
     }
     let symbolic = GRAPH.replace("weight fc.bias: f32[2]", "weight fc.bias: f32[N,2]");
     check_change(
@@ -298,7 +301,7 @@ fn golden_samples_are_well_typed() {
         "`@golden/0/input` is f32[2,3], it should be f32[N,3] for a batch of one",
     );
     input(Tensor::f32(&[3], vec![0.0; 3]), "is f32[3], it should be f32[N,3]");
-    input(Tensor::new(&[1, 3], Data::U8(vec![0; 3])), "is u8[1,3], it should be f32[N,3]");
+    input(Tensor::new(&[1, 3], Data::U8(vec![0; 3].into())), "is u8[1,3], it should be f32[N,3]");
     input(
         Tensor::f32(&[1, 3], vec![0.0, f32::NAN, 0.0]),
         "`@golden/0/input` holds a value that is not finite",
@@ -311,7 +314,7 @@ fn golden_samples_are_well_typed() {
     check_change(
         |p| {
             p.manifest.task = Some(json!("any"));
-            p.golden[0].inputs[0] = Tensor::new(&[0, 4], Data::U8(vec![]));
+            p.golden[0].inputs[0] = Tensor::new(&[0, 4], Data::U8(vec![].into()));
         },
         "`@golden/0/input` has no elements",
     );

@@ -12,8 +12,8 @@ use common::{Memory, seconds};
 use espalier_graph::Window;
 use espalier_graph::random::Random;
 use espalier_kernels::conv::ConvGeometry;
-use espalier_kernels::int8::{Block, Epilogue, Input, Method, Prepared, Weights, conv_by, quads_len};
-use espalier_kernels::{Isa, peak};
+use espalier_kernels::int8::{Block, Epilogue, Input, Method, Weights, conv_by, quads_len};
+use espalier_kernels::{Isa, Kernel, peak};
 
 /// group, input size, channels in and out, kernel, stride, pad; depthwise where the group says so.
 type Case = (&'static str, usize, usize, usize, usize, usize, usize);
@@ -98,6 +98,13 @@ fn main() {
     CASES.iter().filter(|case| case.0.contains(&filter)).for_each(|case| print_case(case, isa));
 }
 
+/// A kernel and its weights.
+struct Packed {
+    kernel: Box<dyn Kernel>,
+    weights: Vec<u8>,
+    macs: usize,
+}
+
 /// A case with its weights.
 struct Layer {
     g: ConvGeometry,
@@ -144,21 +151,22 @@ impl Layer {
         Layer { g: g.clone(), input: self.input.clone(), values }
     }
 
-    fn prepare(&self, isa: Isa, method: Method) -> Prepared {
+    fn prepare(&self, isa: Isa, method: Method) -> Packed {
         let terms = self.values.len() / self.g.channels_out;
         let scale = vec![0.002 / (terms as f32).sqrt(); self.g.channels_out];
         let bias = vec![10_000; self.g.channels_out];
-        let weights = Weights { values: &self.values, scale: &scale, bias: &bias };
-        conv_by(isa, method, &self.g, &self.input, &weights, &Epilogue::default())
+        let weights = Weights { values: &self.values, scale: (&scale[..]).into(), bias: &bias };
+        let prepared = conv_by(isa, method, &self.g, &self.input, &weights, &Epilogue::default());
+        Packed { kernel: prepared.kernel, weights: prepared.packed.to_vec(), macs: prepared.macs }
     }
 
-    fn seconds(&self, prepared: &Prepared, budget: f64) -> f64 {
+    fn seconds(&self, prepared: &Packed, budget: f64) -> f64 {
         let g = &self.g;
         let x = match self.input {
             Input::Picture { .. } => g.input[0] * g.input[1] * g.channels_in,
             Input::Quads { .. } => quads_len(1, g.channels_in, g.input[0] * g.input[1]),
         };
-        let mut inputs = [Memory::new(x, &bytes()), Memory::new(prepared.packed.len(), &prepared.packed)];
+        let mut inputs = [Memory::new(x, &bytes()), Memory::new(prepared.weights.len(), &prepared.weights)];
         let mut outputs = [Memory::new(quads_len(1, g.channels_out, g.output[0] * g.output[1]), &[0])];
         seconds(&*prepared.kernel, &mut inputs, &mut outputs, budget)
     }

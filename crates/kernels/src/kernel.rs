@@ -34,7 +34,7 @@ unsafe impl Element for i32 {}
 // SAFETY: plain numbers.
 unsafe impl Element for u8 {}
 
-/// An address range that outlives the kernel call, aligned to 64 bytes.
+/// An address range that outlives the kernel call, aligned to 64 bytes unless [`Buffer::of`] made it.
 #[derive(Clone, Copy, Debug)]
 pub struct Buffer {
     ptr: *mut u8,
@@ -51,6 +51,11 @@ impl Buffer {
     pub fn new(ptr: *mut u8, bytes: usize) -> Self {
         assert_eq!(ptr.align_offset(64), 0, "buffers are aligned to 64 bytes");
         Buffer { ptr, bytes }
+    }
+
+    /// `elements` as the input of a kernel that is said to need no more than their alignment.
+    pub fn of<T: Element>(elements: &[T]) -> Self {
+        Buffer { ptr: elements.as_ptr().cast_mut().cast(), bytes: size_of_val(elements) }
     }
 
     /// Its size in bytes.

@@ -216,15 +216,15 @@ impl Constant {
     /// As the content of a state.
     pub(crate) fn into_tensor(self) -> Result<Tensor, Fault> {
         let data = match self.elements {
-            Elements::Floats(v) => Data::F32(v),
+            Elements::Floats(v) => Data::F32(v.into()),
             Elements::Ints(v) => {
                 let narrow = |v: &Int| v.known().and_then(|v| i32::try_from(v).ok());
                 let narrowed: Option<Vec<i32>> = v.iter().map(narrow).collect();
-                Data::I32(narrowed.ok_or_else(|| unsupported("integers beyond 32 bits at run time"))?)
+                Data::I32(narrowed.ok_or_else(|| unsupported("integers beyond 32 bits at run time"))?.into())
             }
             Elements::Bools(_) => return Err(unsupported("truth values at run time")),
-            Elements::I8(v) => Data::S8(v),
-            Elements::U8(v) => Data::U8(v),
+            Elements::I8(v) => Data::S8(v.into()),
+            Elements::U8(v) => Data::U8(v.into()),
         };
         Ok(Tensor::new(&self.shape, data))
     }

@@ -4,9 +4,10 @@
 //! A value has one native place and, where a kernel wants the other layout, a converted copy that all later steps share.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 
-use espalier_graph::{Bindings, DType, Data, Graph, Source, Tensor, ValueId, Weights, Window};
-use espalier_kernels::{Isa, Kernel, LANES, Layout, Worker, int8, layout, movement};
+use espalier_graph::{Bindings, DType, Graph, Source, Tensor, ValueId, Weights, Window};
+use espalier_kernels::{Buffer, Io, Isa, Kernel, LANES, Layout, Worker, int8, layout, movement};
 
 use crate::fuse::fuse;
 use crate::memory::{Block, Interval, aligned, plan_arena};
@@ -87,14 +88,17 @@ pub(crate) struct Located {
     pub(crate) layout: Layout,
 }
 
-enum Kind {
+enum Kind<'a> {
     Arena,
     State,
-    Constant(Block),
+    Constant(Fill<'a>),
 }
 
-struct Region {
-    kind: Kind,
+/// Writes a constant, or what a state begins with, into its place, which holds zeros.
+type Fill<'a> = Box<dyn FnOnce(&mut [u8]) + Send + 'a>;
+
+struct Region<'a> {
+    kind: Kind<'a>,
     bytes: usize,
     first: usize,
     last: usize,
@@ -115,7 +119,7 @@ pub(crate) struct Lowering<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) weights: &'a Weights,
     pub(crate) options: Options,
-    regions: Vec<Region>,
+    regions: Vec<Region<'a>>,
     native: HashMap<ValueId, Located>,
     /// By storage, layout, and batch, channels and pixels.
     converted: HashMap<(Storage, Layout, [usize; 3]), Storage>,
@@ -156,7 +160,7 @@ pub fn lower(graph: &Graph, weights: &Weights, options: Options) -> Result<Plan,
     lowering.finish()
 }
 
-impl Lowering<'_> {
+impl<'a> Lowering<'a> {
     /// The sizes of `id` in the logical order.
     pub(crate) fn dims(&self, id: ValueId) -> Vec<usize> {
         self.graph.ty(id).shape.bind(self.options.bindings)
@@ -198,7 +202,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    fn region(&mut self, kind: Kind, bytes: usize) -> Storage {
+    fn region(&mut self, kind: Kind<'a>, bytes: usize) -> Storage {
         let step = self.steps.len();
         self.regions.push(Region { kind, bytes, first: step, last: step });
         Storage(self.regions.len() - 1)
@@ -294,7 +298,7 @@ impl Lowering<'_> {
         Ok(storage)
     }
 
-    fn host_tensor(&self, id: ValueId) -> Result<&Tensor, LowerError> {
+    fn host_tensor(&self, id: ValueId) -> Result<&'a Tensor, LowerError> {
         let value = self.graph.value(id);
         let tensor =
             self.weights.get(&value.name).ok_or_else(|| self.state_error(id, "it is missing".into()))?;
@@ -330,8 +334,9 @@ impl Lowering<'_> {
             return Ok((storage, bytes));
         }
         let storage = if self.constant(id) {
-            let block = pack_now(pack.as_ref(), self.host_tensor(id)?, bytes);
-            self.region(Kind::Constant(block), bytes)
+            let weight =
+                self.host_tensor(id)?.as_f32().ok_or_else(|| self.state_error(id, "it is no f32".into()))?;
+            self.keep(bytes, Box::new(move |to| pack_into(&*pack, weight, to))).0
         } else {
             let plain = self.get(id, Layout::Plain)?;
             let storage = self.temporary(bytes);
@@ -345,19 +350,16 @@ impl Lowering<'_> {
     }
 
     /// The content of a state that never changes.
-    pub(crate) fn content(&self, id: ValueId) -> Result<&Tensor, LowerError> {
+    pub(crate) fn content(&self, id: ValueId) -> Result<&'a Tensor, LowerError> {
         match self.constant(id) {
             true => self.host_tensor(id),
             false => Err(LowerError::Constant { name: self.graph.value(id).name.clone() }),
         }
     }
 
-    /// Memory that holds `bytes` as long as the plan lives.
-    pub(crate) fn keep(&mut self, bytes: &[u8]) -> (Storage, usize) {
-        let block = Block::new(bytes.len());
-        // SAFETY: a fresh block of that many bytes.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), block.at(0), bytes.len()) };
-        (self.region(Kind::Constant(block), bytes.len()), bytes.len())
+    /// Memory that holds what `fill` writes as long as the plan lives.
+    pub(crate) fn keep(&mut self, bytes: usize, fill: Fill<'a>) -> (Storage, usize) {
+        (self.region(Kind::Constant(fill), bytes), bytes)
     }
 
     /// Output `output` of a kernel that updates `input` in place. Where that is how the state changes, the state's own
@@ -436,7 +438,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn finish(self) -> Result<Plan, LowerError> {
+    fn finish(mut self) -> Result<Plan, LowerError> {
         let steps = self.steps.len();
         let arena: Vec<usize> =
             (0..self.regions.len()).filter(|&i| matches!(self.regions[i].kind, Kind::Arena)).collect();
@@ -453,7 +455,7 @@ impl Lowering<'_> {
         let scratch = self.steps.iter().map(|s| s.kernel.scratch_len(threads)).max().unwrap_or(0);
         let scratch_bytes = aligned(scratch * size_of::<f32>());
         let memory = Block::new(persistent + scratch_bytes * threads);
-        self.fill(&memory, &offset_of);
+        fill(self.contents(&offset_of), &memory, threads);
         let place = |storage: Storage, bytes: usize| Place { offset: offset_of[storage.0], bytes };
         let name = |id: ValueId| self.graph.value(id).name.clone();
         let bytes = |id: ValueId| self.bytes(id, Layout::Plain);
@@ -502,52 +504,54 @@ impl Lowering<'_> {
         ))
     }
 
-    /// Copies states and constants into the plan's memory.
-    fn fill(&self, memory: &Block, offset_of: &[usize]) {
-        for (id, storage) in &self.states {
-            let tensor = self.host_tensor(*id).expect("checked when the state was placed");
-            copy_tensor(tensor, memory.at(offset_of[storage.0]));
+    /// What states and constants are to hold, each in its place.
+    fn contents(&mut self, offset_of: &[usize]) -> Vec<(Place, Fill<'a>)> {
+        let mut contents: Vec<(Place, Fill<'a>)> = Vec::new();
+        for (&id, storage) in &self.states {
+            let tensor = self.host_tensor(id).expect("checked when the state was placed");
+            let place = Place { offset: offset_of[storage.0], bytes: self.regions[storage.0].bytes };
+            contents.push((place, Box::new(move |to| to.copy_from_slice(tensor.data.as_bytes()))));
         }
-        for (region, &offset) in self.regions.iter().zip(offset_of) {
-            if let Kind::Constant(block) = &region.kind {
-                // SAFETY: both hold `bytes`, and they are different allocations.
-                unsafe { std::ptr::copy_nonoverlapping(block.at(0), memory.at(offset), region.bytes) };
+        for (region, &offset) in self.regions.iter_mut().zip(offset_of) {
+            if let Kind::Constant(_) = region.kind
+                && let Kind::Constant(fill) = std::mem::replace(&mut region.kind, Kind::State)
+            {
+                contents.push((Place { offset, bytes: region.bytes }, fill));
             }
         }
+        contents
     }
+}
+
+/// Writes contents into the plan's memory, by as many threads as the plan has workers; large ones first, so that no thread
+/// is left with one at the end.
+fn fill(mut contents: Vec<(Place, Fill<'_>)>, memory: &Block, threads: usize) {
+    contents.sort_by_key(|(place, _)| place.bytes);
+    let contents = Mutex::new(contents);
+    let next = || contents.lock().expect("no thread panics while it takes one").pop();
+    let work = || {
+        while let Some((place, fill)) = next() {
+            // SAFETY: regions of the plan's memory are disjoint, zeroed, and nobody else knows them yet.
+            fill(unsafe { std::slice::from_raw_parts_mut(memory.at(place.offset), place.bytes) });
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
 }
 
 fn interval(region: &Region, steps: usize) -> Interval {
     Interval { bytes: region.bytes, first: region.first, last: region.last.min(steps) }
 }
 
-pub(crate) fn copy_tensor(tensor: &Tensor, to: *mut u8) {
-    let (from, bytes): (*const u8, usize) = match &tensor.data {
-        Data::F32(v) => (v.as_ptr().cast(), size_of_val(&v[..])),
-        Data::I32(v) => (v.as_ptr().cast(), size_of_val(&v[..])),
-        Data::U8(v) => (v.as_ptr(), v.len()),
-        Data::S8(v) => (v.as_ptr().cast(), v.len()),
-    };
-    // SAFETY: `to` is a region of the plan's memory with the size of the tensor's type, and no part of `tensor`.
-    unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
-}
-
-/// Runs a packing kernel on the host's tensor.
-fn pack_now(kernel: &dyn Kernel, tensor: &Tensor, bytes: usize) -> Block {
-    let plain_bytes = tensor.data.len() * tensor.data.dtype().bytes();
-    let plain = Block::new(plain_bytes);
-    copy_tensor(tensor, plain.at(0));
-    let packed = Block::new(bytes);
-    let scratch = Block::new(kernel.scratch_len(1) * size_of::<f32>());
-    let (inputs, outputs) = (
-        [espalier_kernels::Buffer::new(plain.at(0), plain_bytes)],
-        [espalier_kernels::Buffer::new(packed.at(0), bytes)],
-    );
-    // SAFETY: two live blocks of their own, used by this thread alone.
-    let io = unsafe { espalier_kernels::Io::new(&inputs, &outputs) };
-    // SAFETY: a block of its own with this length; zeroed, so initialised.
-    let scratch =
-        unsafe { std::slice::from_raw_parts_mut(scratch.at(0).cast::<f32>(), kernel.scratch_len(1)) };
-    kernel.run(&io, Worker::ALONE, scratch);
-    packed
+/// Runs a packing kernel, which takes weights at any address.
+fn pack_into(kernel: &dyn Kernel, weight: &[f32], to: &mut [u8]) {
+    let mut scratch = vec![0.0; kernel.scratch_len(1)];
+    let (inputs, outputs) = ([Buffer::of(weight)], [Buffer::new(to.as_mut_ptr(), to.len())]);
+    // SAFETY: two live slices, of which one is only read and the other this function's own.
+    let io = unsafe { Io::new(&inputs, &outputs) };
+    kernel.run(&io, Worker::ALONE, &mut scratch);
 }

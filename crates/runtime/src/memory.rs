@@ -1,6 +1,6 @@
 //! Memory of a plan: one aligned block, and the planner that lays values out in its arena.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use memmap2::MmapMut;
 
 /// Alignment of every value, in bytes: a cache line and a zmm register.
 pub const ALIGN: usize = 64;
@@ -12,30 +12,27 @@ pub fn aligned(bytes: usize) -> usize {
 
 /// Zeroed bytes at a fixed address, aligned to [`ALIGN`].
 pub struct Block {
-    ptr: *mut u8,
+    map: MmapMut,
+    first: usize,
     bytes: usize,
 }
 
-// SAFETY: a Block owns its memory; shared access goes through raw pointers under the rules of `kernels::Io`.
-unsafe impl Send for Block {}
-// SAFETY: as above.
-unsafe impl Sync for Block {}
+/// Size of a huge page. With few of them, memory is zeroed in one go when it is first written, not in hundreds of faults.
+const HUGE: usize = 2 << 20;
 
 impl Block {
-    /// `bytes` zeros.
+    /// `bytes` zeros. Panics where the system has none to give.
     pub fn new(bytes: usize) -> Self {
         let bytes = aligned(bytes.max(1));
-        // SAFETY: the size is not 0.
-        let ptr = unsafe { alloc_zeroed(Self::layout(bytes)) };
-        if ptr.is_null() {
-            handle_alloc_error(Self::layout(bytes));
+        let slack = if bytes >= HUGE { HUGE } else { 0 };
+        let map = MmapMut::map_anon(bytes + slack).unwrap_or_else(|e| panic!("{bytes} bytes of memory: {e}"));
+        let first = map.as_ptr().align_offset(slack.max(1));
+        // Where there are none, small ones serve.
+        #[cfg(target_os = "linux")]
+        if slack > 0 {
+            let _ = map.advise(memmap2::Advice::HugePage);
         }
-        Block { ptr, bytes }
-    }
-
-    fn layout(bytes: usize) -> Layout {
-        // Pages of 4 KiB at least, so that large blocks can get huge pages.
-        Layout::from_size_align(bytes, if bytes >= 1 << 21 { 1 << 21 } else { ALIGN }).expect("a sane size")
+        Block { map, first, bytes }
     }
 
     /// Size in bytes.
@@ -43,18 +40,10 @@ impl Block {
         self.bytes
     }
 
-    /// Address of byte `offset`, which must lie inside.
+    /// Address of byte `offset`, which must lie inside. Access goes through it under the rules of `kernels::Io`.
     pub fn at(&self, offset: usize) -> *mut u8 {
         assert!(offset <= self.bytes, "offset {offset} of {} bytes", self.bytes);
-        // SAFETY: inside of the allocation or one past it.
-        unsafe { self.ptr.add(offset) }
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.ptr, Self::layout(self.bytes)) }
+        self.map.as_ptr().cast_mut().wrapping_add(self.first + offset)
     }
 }
 

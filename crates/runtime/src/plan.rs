@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use espalier_graph::{DType, Data, Tensor, TensorType, Weights};
 use espalier_kernels::{Buffer, Io, Kernel};
 
-use crate::lower::{Draft, Storage, copy_tensor};
+use crate::lower::{Draft, Storage};
 use crate::memory::Block;
 use crate::pool::Pool;
 
@@ -197,7 +197,9 @@ impl Plan {
             if tensor.ty() != *ty {
                 return Err(format!("state `{name}` should be {ty}, it is {}", tensor.ty()));
             }
-            copy_tensor(tensor, self.memory.at(place.offset));
+            // SAFETY: the range lies in `memory`, which only `self` may touch.
+            let to = unsafe { std::slice::from_raw_parts_mut(self.memory.at(place.offset), place.bytes) };
+            to.copy_from_slice(tensor.data.as_bytes());
         }
         Ok(())
     }

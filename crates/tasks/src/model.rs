@@ -189,7 +189,7 @@ impl Model {
     pub fn golden(&mut self, image: &Image) -> Result<Golden, ModelError> {
         let outputs = self.outputs(image)?;
         let shape = [image.height, image.width, image.channels];
-        let input = Tensor::new(&shape, Data::U8(image.pixels.clone()));
+        let input = Tensor::new(&shape, Data::U8(image.pixels.clone().into()));
         let outputs = outputs.into_iter().map(|output| Tensor::f32(&[output.len()], output)).collect();
         Ok(Golden { inputs: vec![input], outputs })
     }
@@ -209,7 +209,9 @@ impl Model {
 
 fn picture(tensor: &Tensor) -> Result<Image, ImageError> {
     match (&tensor.shape[..], &tensor.data) {
-        (&[height, width, channels], Data::U8(pixels)) => Image::new(width, height, channels, pixels.clone()),
+        (&[height, width, channels], Data::U8(pixels)) => {
+            Image::new(width, height, channels, pixels.to_vec())
+        }
         _ => Image::new(0, 0, 0, Vec::new()),
     }
 }

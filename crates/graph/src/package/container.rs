@@ -4,7 +4,9 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
+use memmap2::Mmap;
 use safetensors::tensor::{Dtype, TensorInfo, View};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
@@ -20,12 +22,13 @@ const MAX_RANK: usize = 8;
 
 const METADATA: &str = "__metadata__";
 
-/// The manifest's text and all tensors, copied out of `bytes`. The copies together are no longer than `bytes`.
-pub(super) fn read(bytes: &[u8]) -> Result<(String, Weights), PackageError> {
+/// The manifest's text and all tensors: in `file` where `bytes` are those of one, else copied out of them. The copies
+/// together are no longer than `bytes`.
+pub(super) fn read(bytes: &[u8], file: Option<&Arc<Mmap>>) -> Result<(String, Weights), PackageError> {
     let (header, data) = parse(bytes)?;
     let manifest = header.metadata.espalier.ok_or(PackageError::NoManifest)?;
     let tensors = header.tensors.into_iter().map(|(name, info)| {
-        let tensor = copy(&name, info, data)?;
+        let tensor = tensor(&name, info, data, file)?;
         Ok((name, tensor))
     });
     Ok((manifest, tensors.collect::<Result<_, PackageError>>()?))
@@ -41,7 +44,7 @@ pub(super) fn read_floats(bytes: &[u8]) -> Result<Weights, PackageError> {
             let reason = format!("has element type {}; F64, F32, F16 and BF16 are known", info.dtype);
             PackageError::tensor(&name, reason)
         })?;
-        Ok((name, Tensor { data: Data::F32(data), shape: info.shape }))
+        Ok((name, Tensor { data: Data::F32(data.into()), shape: info.shape }))
     });
     tensors.collect()
 }
@@ -155,11 +158,20 @@ fn size(info: &TensorInfo) -> Option<usize> {
     bits.is_multiple_of(8).then_some(bits / 8)
 }
 
-fn copy(name: &str, info: TensorInfo, data: &[u8]) -> Result<Tensor, PackageError> {
+fn tensor(
+    name: &str,
+    info: TensorInfo,
+    data: &[u8],
+    file: Option<&Arc<Mmap>>,
+) -> Result<Tensor, PackageError> {
     let dtype = known(info.dtype).ok_or_else(|| {
         PackageError::tensor(name, format!("has element type {}; F32, I32, U8 and I8 are known", info.dtype))
     })?;
-    let data = Data::from_le_bytes(dtype, content(name, &info, data)?);
+    let bytes = content(name, &info, data)?;
+    let data = match file {
+        Some(file) => Data::in_file(dtype, bytes, file),
+        None => Data::from_le_bytes(dtype, bytes),
+    };
     Ok(Tensor { data, shape: info.shape })
 }
 

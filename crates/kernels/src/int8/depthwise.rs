@@ -17,6 +17,7 @@ mod tests;
 use super::conv::{Epilogue, Prepared, Weights, finish, lookup, macs};
 use super::finish::Finish;
 use super::form::Form;
+use super::packing::Packing;
 use super::quads;
 use super::share::Share;
 use super::table::Lookup;
@@ -51,17 +52,17 @@ trait Way: Send + Sync {
 }
 
 /// Prepares `x`, packed weights, residual if there is one `-> y`, all in quads.
-pub(super) fn prepare(
+pub(super) fn prepare<'a>(
     form: Form,
     g: &ConvGeometry,
     zero: u8,
-    weights: &Weights<'_>,
+    weights: &Weights<'a>,
     e: &Epilogue,
-) -> Prepared {
+) -> Prepared<'a> {
     let [kh, kw] = g.window.kernel;
     let (way, how) = choose(form, g, zero, e.residual.is_some());
     Prepared {
-        packed: pack(g, zero, weights),
+        packed: packing(g, zero, weights),
         kernel: Box::new(Depthwise {
             name: format!("depthwise {kh}x{kw} int8, {how}, {form}"),
             g: g.clone(),
@@ -90,9 +91,13 @@ fn packed_plane(g: &ConvGeometry) -> usize {
     HEADER + g.window.kernel[0] * g.window.kernel[1].div_ceil(4) * TAPS
 }
 
-fn pack(g: &ConvGeometry, zero: u8, weights: &Weights<'_>) -> Vec<u8> {
+fn packing<'a>(g: &ConvGeometry, zero: u8, weights: &Weights<'a>) -> Packing<'a> {
+    let (g, weights) = (g.clone(), weights.clone());
+    Packing::new(quads(g.channels_out) * packed_plane(&g), move |to| pack(&g, zero, &weights, to))
+}
+
+fn pack(g: &ConvGeometry, zero: u8, weights: &Weights<'_>, packed: &mut [u8]) {
     let [kh, kw] = g.window.kernel;
-    let mut packed = vec![0; quads(g.channels_out) * packed_plane(g)];
     for channel in 0..g.channels_out {
         let plane = &mut packed[channel / 4 * packed_plane(g)..][..packed_plane(g)];
         let w = &weights.values[channel * kh * kw..(channel + 1) * kh * kw];
@@ -108,7 +113,6 @@ fn pack(g: &ConvGeometry, zero: u8, weights: &Weights<'_>) -> Vec<u8> {
             plane[HEADER + quad * TAPS + 4 * lane + column % 4] = w as u8;
         }
     }
-    packed
 }
 
 struct Depthwise {

@@ -21,6 +21,7 @@ pub(crate) mod dots;
 mod finish;
 pub(crate) mod form;
 mod movement;
+mod packing;
 mod pairs;
 mod pool;
 mod quantize;
@@ -34,6 +35,7 @@ mod testing;
 
 pub use conv::{Epilogue, Input, Method, Operand, Output, Prepared, Weights, conv, conv_by};
 pub use movement::{Part, concat, from_quads, resize_nearest, to_quads};
+pub use packing::Packing;
 pub use pairs::{add, gate, multiply};
 pub use pool::{Average, PoolGeometry, avg_pool, max_pool};
 pub use quantize::{dequantize, quantize};

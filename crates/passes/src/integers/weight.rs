@@ -102,7 +102,7 @@ impl Pass<'_> {
             _ => weight.scale.clone(),
         };
         let name = self.own_name(r, id);
-        let values = self.state(r, &name, Role::Weight, Tensor::new(shape, Data::S8(values)))?;
+        let values = self.state(r, &name, Role::Weight, Tensor::new(shape, Data::S8(values.into())))?;
         let scale = self.state(
             r,
             &fresh(r, &format!("{name}.scale")),
@@ -136,7 +136,8 @@ impl Pass<'_> {
         let Some(steps) = values.iter().enumerate().map(steps).collect::<Option<Vec<i32>>>() else {
             return Ok(None);
         };
-        let state = self.state(r, &name, Role::Statistic, Tensor::new(&[outputs], Data::I32(steps)))?;
+        let state =
+            self.state(r, &name, Role::Statistic, Tensor::new(&[outputs], Data::I32(steps.into())))?;
         self.biases.insert(of, state);
         Ok(Some(state))
     }
@@ -152,7 +153,7 @@ impl Pass<'_> {
 
     pub(super) fn table_state(&mut self, r: &mut Rewrite<'_>, name: &str, entries: &[u8; 256]) -> Made {
         let name = fresh(r, &format!("{name}.table"));
-        self.state(r, &name, Role::Statistic, Tensor::new(&[256], Data::U8(entries.to_vec())))
+        self.state(r, &name, Role::Statistic, Tensor::new(&[256], Data::U8(entries.to_vec().into())))
     }
 
     fn state(&mut self, r: &mut Rewrite<'_>, name: &str, role: Role, content: Tensor) -> Made {

@@ -48,9 +48,9 @@ fn random(ty: &TensorType, stream: u64) -> Tensor {
     let mut random = Random::new(0, stream);
     let data = match ty.dtype {
         DType::F32 => Data::F32((0..count).map(|_| random.uniform()).collect()),
-        DType::I32 => Data::I32(vec![0; count]),
-        DType::U8 | DType::Q8(_) => Data::U8(vec![0; count]),
-        DType::S8 => Data::S8(vec![0; count]),
+        DType::I32 => Data::I32(vec![0; count].into()),
+        DType::U8 | DType::Q8(_) => Data::U8(vec![0; count].into()),
+        DType::S8 => Data::S8(vec![0; count].into()),
     };
     Tensor::new(&shape, data)
 }

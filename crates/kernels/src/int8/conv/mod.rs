@@ -31,6 +31,7 @@ mod tile;
 use super::depthwise;
 use super::finish::Finish;
 use super::form::Form;
+use super::packing::Packing;
 use super::sparse::{self, Block};
 use super::sums::Limits;
 use super::table::{Lookup, Table, lookup_of};
@@ -39,6 +40,7 @@ use crate::{Isa, Kernel, LANES};
 use engine::Engine;
 use pack::Arrangement;
 use source::Source;
+use std::borrow::Cow;
 use tile::Tiles;
 
 /// Order and zero point of a convolution's input.
@@ -67,12 +69,12 @@ impl Input {
 }
 
 /// Weights, and what makes results of sums; one scale and bias for each output channel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Weights<'a> {
     /// OIHW, where I is the channels of one group.
     pub values: &'a [i8],
     /// Real size of a unit of the sum, in units of the output.
-    pub scale: &'a [f32],
+    pub scale: Cow<'a, [f32]>,
     /// In units of the sum, which wraps.
     pub bias: &'a [i32],
 }
@@ -120,11 +122,11 @@ impl Default for Output {
 }
 
 /// A kernel, and the packed weights that it reads as input 1 (64-byte aligned, like every buffer).
-pub struct Prepared {
+pub struct Prepared<'a> {
     /// `x`, packed weights, residual if there is one `-> y`.
     pub kernel: Box<dyn Kernel>,
     /// Weights and what goes with them; the same for all forms that take the same from every byte.
-    pub packed: Vec<u8>,
+    pub packed: Packing<'a>,
     /// Multiply-accumulates of a run: those of all weights, or of the blocks that are not zero where no others are
     /// computed.
     pub macs: usize,
@@ -144,33 +146,39 @@ pub enum Method {
 ///
 /// Panics where shapes do not fit, where a scale is not finite, or where the sum over channels and taps could
 /// leave i32 (more than 65,793 terms).
-pub fn conv(isa: Isa, g: &ConvGeometry, input: &Input, weights: &Weights<'_>, e: &Epilogue) -> Prepared {
+pub fn conv<'a>(
+    isa: Isa,
+    g: &ConvGeometry,
+    input: &Input,
+    weights: &Weights<'a>,
+    e: &Epilogue,
+) -> Prepared<'a> {
     let form = Form::of(isa);
     check(g, input, weights, e);
     with_form(form, sparse::choose(form, g, input, weights, e), g, input, weights, e)
 }
 
 /// [`conv`] by the given method. Panics where it is sparse and there are groups, a picture or results in f32.
-pub fn conv_by(
+pub fn conv_by<'a>(
     isa: Isa,
     method: Method,
     g: &ConvGeometry,
     input: &Input,
-    weights: &Weights<'_>,
+    weights: &Weights<'a>,
     e: &Epilogue,
-) -> Prepared {
+) -> Prepared<'a> {
     check(g, input, weights, e);
     with_form(Form::of(isa), method, g, input, weights, e)
 }
 
-pub(super) fn with_form(
+pub(super) fn with_form<'a>(
     form: Form,
     method: Method,
     g: &ConvGeometry,
     input: &Input,
-    weights: &Weights<'_>,
+    weights: &Weights<'a>,
     e: &Epilogue,
-) -> Prepared {
+) -> Prepared<'a> {
     if let Method::Sparse(block) = method {
         return sparse::prepare(form, block, g, input, weights, e);
     }
@@ -186,7 +194,7 @@ pub(super) fn with_form(
     let from = if matches!(input, Input::Picture { .. }) { " of picture" } else { "" };
     let lanes = if pixels { "pixels" } else { "channels" };
     Prepared {
-        packed: pack::pack(g, input, weights, &arrangement, form.offset()),
+        packed: pack::packing(g, input, weights, &arrangement, form.offset()),
         kernel: Box::new(Engine {
             name: format!("conv {kh}x{kw}{what} int8{from}, {lanes} in lanes, {form}"),
             g: g.clone(),

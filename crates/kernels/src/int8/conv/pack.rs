@@ -6,6 +6,7 @@
 
 use super::{Input, Weights};
 use crate::conv::ConvGeometry;
+use crate::int8::packing::Packing;
 use crate::lanes::LANES;
 
 /// Bytes of a header, and of 16 quads of weights.
@@ -59,29 +60,37 @@ fn span(g: &ConvGeometry, block: usize) -> [usize; 2] {
     [first * inputs / 4, ((last + 1) * inputs).div_ceil(4)]
 }
 
-/// Packs all blocks for sums of bytes from which `offset` is taken.
-pub(super) fn pack(
+/// All blocks, for sums of bytes from which `offset` is taken.
+pub(super) fn packing<'a>(
     g: &ConvGeometry,
     input: &Input,
-    weights: &Weights<'_>,
+    weights: &Weights<'a>,
     a: &Arrangement,
     offset: u8,
-) -> Vec<u8> {
-    let mut packed = vec![0; a.starts.len() * a.block()];
-    for (index, block) in packed.chunks_exact_mut(a.block()).enumerate() {
+) -> Packing<'a> {
+    let (g, input, weights, a) = (g.clone(), input.clone(), weights.clone(), a.clone());
+    Packing::new(a.starts.len() * a.block(), move |to| pack(&g, &input, &weights, &a, offset, to))
+}
+
+fn pack(g: &ConvGeometry, input: &Input, weights: &Weights<'_>, a: &Arrangement, offset: u8, to: &mut [u8]) {
+    for (index, block) in to.chunks_exact_mut(a.block()).enumerate() {
         let (header, quads) = block.split_at_mut(HEADER);
-        for lane in 0..LANES.min(g.channels_out - index * LANES) {
-            let output = index * LANES + lane;
+        let outputs = index * LANES..g.channels_out.min((index + 1) * LANES);
+        for (lane, output) in outputs.clone().enumerate() {
             let lane_of = |field: usize| (field * LANES + lane) * 4..(field * LANES + lane + 1) * 4;
             header[lane_of(0)].copy_from_slice(&start(g, input, weights, output, offset).to_le_bytes());
             header[lane_of(1)].copy_from_slice(&weights.scale[output].to_le_bytes());
         }
-        for lane in 0..LANES.min(g.channels_out - index * LANES) {
-            let output = index * LANES + lane;
-            pack_lane(g, input, weights, a, index, output, &mut quads[4 * lane..]);
+        if matches!(input, Input::Quads { .. }) && g.groups == 1 {
+            let row = g.channels_in * a.taps;
+            let rows = &weights.values[outputs.start * row..outputs.end * row];
+            pack_quads(rows, g.channels_in, a.taps, quads);
+        } else {
+            for (lane, output) in outputs.enumerate() {
+                pack_lane(g, input, weights, a, index, output, &mut quads[4 * lane..]);
+            }
         }
     }
-    packed
 }
 
 fn of_output<'a>(g: &ConvGeometry, weights: &Weights<'a>, output: usize) -> &'a [i8] {
@@ -99,11 +108,16 @@ pub(in crate::int8) fn start(
 ) -> i32 {
     let w = of_output(g, weights, output);
     let taps = (g.window.kernel[0] * g.window.kernel[1]).max(1);
-    let zeros = w.chunks_exact(taps).enumerate().map(|(channel, taps)| {
-        let sum: i64 = taps.iter().map(|&w| i64::from(w)).sum();
-        sum * (i64::from(input.zero(channel)) - i64::from(offset))
-    });
-    (i64::from(weights.bias[output]) - zeros.sum::<i64>()) as i32
+    // Sums of weights are within i32, as `check` made sure.
+    let sum = |w: &[i8]| i64::from(w.iter().map(|&w| i32::from(w)).sum::<i32>());
+    let above = |zero: u8| i64::from(zero) - i64::from(offset);
+    let zeros = match input {
+        Input::Quads { zero } => sum(w) * above(*zero),
+        Input::Picture { zero } => {
+            w.chunks_exact(taps).zip(zero).map(|(w, &zero)| sum(w) * above(zero)).sum()
+        }
+    };
+    (i64::from(weights.bias[output]) - zeros) as i32
 }
 
 /// Writes the quads of one output, which are `QUADS` bytes apart.
@@ -130,6 +144,30 @@ fn pack_lane(
                 };
                 let value = w.next().expect("as many weights as the geometry says");
                 to[(tap * a.quads + byte / 4) * QUADS + byte % 4] = *value as u8;
+            }
+        }
+    }
+}
+
+/// As [`pack_lane`] for the outputs of a block, which lie one after another in `w`, where quads of the weights are those of
+/// the input: `taps` kernel positions for each of `channels`.
+fn pack_quads(w: &[i8], channels: usize, taps: usize, to: &mut [u8]) {
+    let quads = channels.div_ceil(4);
+    for quad in 0..quads {
+        for (lane, row) in w.chunks_exact(channels * taps).enumerate() {
+            let row = &row[4 * quad * taps..];
+            let to = &mut to[quad * QUADS + 4 * lane..];
+            if let Some((whole, _)) = row.split_at_checked(4 * taps) {
+                let ((a, b), (c, d)) = (whole[..2 * taps].split_at(taps), whole[2 * taps..].split_at(taps));
+                for (tap, (((a, b), c), d)) in a.iter().zip(b).zip(c).zip(d).enumerate() {
+                    to[tap * quads * QUADS..][..4].copy_from_slice(&[*a, *b, *c, *d].map(|w| w as u8));
+                }
+            } else {
+                for (byte, channel) in row.chunks_exact(taps).enumerate() {
+                    for (tap, w) in channel.iter().enumerate() {
+                        to[tap * quads * QUADS + byte] = *w as u8;
+                    }
+                }
             }
         }
     }

@@ -100,10 +100,10 @@ impl Problem {
     }
 
     pub(crate) fn weights(&self) -> Weights<'_> {
-        Weights { values: &self.w, scale: &self.scale, bias: &self.bias }
+        Weights { values: &self.w, scale: (&self.scale[..]).into(), bias: &self.bias }
     }
 
-    pub(crate) fn prepare(&self, form: Form, method: Method) -> Prepared {
+    pub(crate) fn prepare(&self, form: Form, method: Method) -> Prepared<'_> {
         with_form(form, method, &self.g, &self.input, &self.weights(), &self.e)
     }
 
@@ -125,9 +125,10 @@ impl Problem {
         for form in Form::available() {
             let prepared = self.prepare(form, method);
             let what = format!("{} {g:?} {:?} {:?}", prepared.kernel.name(), self.input, self.e);
-            let before = packed.entry(form.offset()).or_insert_with(|| prepared.packed.clone());
-            assert!(*before == prepared.packed, "{what}: packed weights differ");
-            let mut inputs: Vec<&[u8]> = vec![&x, &prepared.packed];
+            let weights = prepared.packed.to_vec();
+            let before = packed.entry(form.offset()).or_insert_with(|| weights.clone());
+            assert!(*before == weights, "{what}: packed weights differ");
+            let mut inputs: Vec<&[u8]> = vec![&x, &weights];
             inputs.extend(self.e.residual.map(|_| &residual[..]));
             match &self.e.result {
                 Output::Float => {

@@ -173,7 +173,7 @@ fn what_does_not_fit_is_refused() {
     let g = geometry(&(1, 4, 4, 1, [2, 2], [1, 1], [1, 1], [0; 4], [1, 1])).unwrap();
     let refused = |scale: f32, weights: usize| {
         let (values, scale, bias) = (vec![1; weights], [scale; 4], [1; 4]);
-        let weights = Weights { values: &values, scale: &scale, bias: &bias };
+        let weights = Weights { values: &values, scale: (&scale[..]).into(), bias: &bias };
         let input = Input::Quads { zero: 0 };
         std::panic::catch_unwind(|| conv(Isa::SCALAR, &g, &input, &weights, &Epilogue::default())).is_err()
     };

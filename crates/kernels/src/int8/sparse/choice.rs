@@ -51,7 +51,6 @@ pub(in crate::int8) fn choose(
     weights: &Weights<'_>,
     e: &Epilogue,
 ) -> Method {
-    let zeros = weights.values.iter().filter(|&&w| w == 0).count();
     let table = match form.step() {
         Step::Scalar => PLAIN,
         #[cfg(target_arch = "x86_64")]
@@ -66,6 +65,9 @@ pub(in crate::int8) fn choose(
     let (Some((_, single, larger)), true) = (row, super::is_possible(g, input, e)) else {
         return Method::Dense;
     };
+    // A byte counts up to 255 of them, sixty-four at a time.
+    let zeros = |w: &[i8]| usize::from(w.iter().map(|&w| u8::from(w == 0)).sum::<u8>());
+    let zeros: usize = weights.values.chunks(255).map(zeros).sum();
     if (zeros as f64) < ZEROS * weights.values.len() as f64 {
         return Method::Dense;
     }

@@ -21,6 +21,7 @@ pub use stream::Block;
 
 use super::conv::{Epilogue, Input, Output, Prepared, Weights, finish, lookup};
 use super::form::Form;
+use super::packing::Packing;
 use crate::conv::ConvGeometry;
 use engine::{After, Engine};
 use field::Field;
@@ -36,14 +37,14 @@ pub(super) fn is_possible(g: &ConvGeometry, input: &Input, e: &Epilogue) -> bool
 }
 
 /// Prepares `x`, packed weights, residual if there is one `-> y`, all in quads.
-pub(super) fn prepare(
+pub(super) fn prepare<'a>(
     form: Form,
     block: Block,
     g: &ConvGeometry,
     input: &Input,
-    weights: &Weights<'_>,
+    weights: &Weights<'a>,
     e: &Epilogue,
-) -> Prepared {
+) -> Prepared<'a> {
     let Input::Quads { zero } = *input else { panic!("a picture is convolved densely: {g:?}") };
     assert!(is_possible(g, input, e), "groups and results in f32 are computed densely: {g:?}");
     let field = Field::new(g, zero);
@@ -59,5 +60,6 @@ pub(super) fn prepare(
     };
     let (kernel, packed) = Engine::new((name, form), g, field, block, stream, after);
     let pixels = g.batch * g.output[0] * g.output[1];
+    let packed = Packing::new(packed.len(), move |to| to.copy_from_slice(&packed));
     Prepared { kernel: Box::new(kernel), packed, macs: pixels * kept * 4 * block.outputs() }
 }

@@ -136,7 +136,7 @@ fn only_blocks_that_are_not_zero_are_packed_and_counted() {
     [at(0, 0, 4), at(1, 3, 4), at(5, 7, 8)].into_iter().for_each(|at| p.w[at] = -3);
     for (block, kept, name) in [(Block::One, 3, "1x4 3 %"), (Block::Two, 2, "2x4 4 %")] {
         let prepared = p.prepare(Form::of(Isa::SCALAR), Method::Sparse(block));
-        assert_eq!(prepared.packed.len(), 2 * stream::HEADER + kept * 4 * block.outputs());
+        assert_eq!(prepared.packed.bytes(), 2 * stream::HEADER + kept * 4 * block.outputs());
         assert_eq!(prepared.macs, 36 * kept * 4 * block.outputs());
         assert_eq!(prepared.kernel.name(), format!("conv 3x3 int8 sparse {name}, scalar"));
         p.check_by(Method::Sparse(block));
@@ -155,8 +155,8 @@ fn choices_follow_the_zeros() {
         let p = sparser(dense.clone(), 0.9, block, 1);
         assert_eq!(chosen(&p), Method::Sparse(block));
         // The kernel of conv itself is that one.
-        let prepared = crate::int8::conv(Isa::best(), &p.g, &p.input, &p.weights(), &p.e);
-        assert!(prepared.kernel.name().contains("sparse"), "{}", prepared.kernel.name());
+        let kernel = crate::int8::conv(Isa::best(), &p.g, &p.input, &p.weights(), &p.e).kernel;
+        assert!(kernel.name().contains("sparse"), "{}", kernel.name());
         assert_eq!(chosen(&p.result(Output::Float)), Method::Dense);
     }
     // A connected layer fills one of sixteen lanes.
@@ -170,7 +170,7 @@ fn what_is_never_sparse_is_refused() {
     let refused = |groups: usize, input: &Input, e: &Epilogue| {
         let case = (1, 8, 8, groups, [4, 4], [1, 1], [1, 1], [0; 4], [1, 1]);
         let g = geometry(&case).unwrap();
-        let weights = Weights { values: &weights[..64 / groups], scale: &[1.0; 8], bias: &[0; 8] };
+        let weights = Weights { values: &weights[..64 / groups], scale: vec![1.0; 8].into(), bias: &[0; 8] };
         std::panic::catch_unwind(|| conv_by(Isa::SCALAR, Method::Sparse(Block::Two), &g, input, &weights, e))
             .is_err()
     };
