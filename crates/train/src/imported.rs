@@ -66,6 +66,11 @@ impl Imported {
         self.side
     }
 
+    /// Whether a norm keeps its values in bounds, so that steps may be as large as usual.
+    pub fn is_normalised(&self) -> bool {
+        self.graph.nodes().iter().any(|node| matches!(node.op, Op::BatchNorm { .. } | Op::LayerNorm { .. }))
+    }
+
     /// Multiply-accumulates of a picture on its way through.
     pub fn macs(&self) -> f64 {
         cost(&self.graph).macs as f64

@@ -199,7 +199,11 @@ impl Settings {
             freeze: given.freeze.clone().unwrap_or_default(),
             epochs: 1,
             batch,
-            lr: given.lr.unwrap_or(rules::rate_for(optimizer, batch)),
+            lr: given.lr.unwrap_or(rules::rate_for(
+                optimizer,
+                batch,
+                imported.is_none_or(Imported::is_normalised),
+            )),
             optimizer,
             schedule,
             warmup: given.warmup.unwrap_or(if schedule == Shape::OneCycle { 0.0 } else { 3.0 }),
