@@ -256,7 +256,7 @@ fn onnx_files_that_cannot_be_trained_are_refused() {
 /// learned by Espalier, and by PyTorch.
 #[test]
 fn transfer_beats_scratch() {
-    const TIME: &str = "15s";
+    const TIME: &str = "12s";
     if !heavy("transfer on street-objects-6") {
         return;
     }
