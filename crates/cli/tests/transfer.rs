@@ -264,7 +264,7 @@ fn transfer_beats_scratch() {
     let folder = fresh("transfer-gain");
     copy(&all, &folder.join("known"), &["bicycle", "bus", "car"], usize::MAX);
     copy(&all, &folder.join("new"), &["dog", "motorcycle", "person"], 40);
-    good(&folder, "train {}/known --out {}/known-run --threads 2");
+    good(&folder, "train {}/known --out {}/known-run --max-time 40s --threads 2");
     fs::copy(STREET, folder.join("street.onnx")).unwrap();
     let accuracy = |name: &str, flags: &str| {
         let once = |seed: usize| {

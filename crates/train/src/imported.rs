@@ -66,7 +66,7 @@ impl Imported {
         self.side
     }
 
-    /// Whether a norm keeps its values in bounds, so that steps may be as large as usual.
+    /// Whether a norm keeps its values in bounds, so that gradients stay in bounds too.
     pub fn is_normalised(&self) -> bool {
         self.graph.nodes().iter().any(|node| matches!(node.op, Op::BatchNorm { .. } | Op::LayerNorm { .. }))
     }

@@ -136,15 +136,18 @@ pub(crate) fn batch_for(train: usize, imgsz: usize) -> usize {
     by_size.min((train / 10).next_power_of_two()).max(8)
 }
 
-/// `normalised` says that the network is one of ours, or holds norms.
-pub(crate) fn rate_for(optimizer: OptimizerName, batch: usize, normalised: bool) -> f32 {
-    let rate = match optimizer {
+pub(crate) fn rate_for(optimizer: OptimizerName, batch: usize) -> f32 {
+    match optimizer {
         // The linear rule of Goyal et al. 2017 outside of the usual 32 to 64 images; steps that small are noisier still.
         OptimizerName::Sgd if batch < 32 => 0.1 * batch as f32 / 64.0,
         OptimizerName::Sgd => 0.1 * (batch as f32 / 64.0).max(1.0),
         OptimizerName::Adamw => 2e-3,
-    };
-    if normalised { rate } else { rate / 10.0 }
+    }
+}
+
+/// The norm to clip gradients to, 0 for none; `normalised` says that the network is one of ours, or holds norms.
+pub(crate) fn clip_for(normalised: bool) -> f32 {
+    if normalised { 0.0 } else { 1.0 }
 }
 
 pub(crate) fn decay_for(optimizer: OptimizerName, train: usize) -> f32 {

@@ -199,17 +199,15 @@ impl Settings {
             freeze: given.freeze.clone().unwrap_or_default(),
             epochs: 1,
             batch,
-            lr: given.lr.unwrap_or(rules::rate_for(
-                optimizer,
-                batch,
-                imported.is_none_or(Imported::is_normalised),
-            )),
+            lr: given.lr.unwrap_or(rules::rate_for(optimizer, batch)),
             optimizer,
             schedule,
             warmup: given.warmup.unwrap_or(if schedule == Shape::OneCycle { 0.0 } else { 3.0 }),
             weight_decay: given.weight_decay.unwrap_or(rules::decay_for(optimizer, train)),
             smoothing: given.smoothing.unwrap_or(0.1),
-            clip_norm: given.clip_norm.unwrap_or(0.0),
+            clip_norm: given
+                .clip_norm
+                .unwrap_or(rules::clip_for(imported.is_none_or(Imported::is_normalised))),
             ema: given.ema.unwrap_or(0.0),
             sampling: given.sampling.unwrap_or_default(),
             patience: 0,
