@@ -57,6 +57,22 @@ def resnet(name, classes, channels, small):
     return m
 
 
+def narrow_resnet(name, classes, width):
+    """A ResNet of basic blocks for small pictures with its channels scaled, which torchvision does not have."""
+
+    class Narrow(torchvision.models.ResNet):
+        def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
+            if planes == 64:
+                self.inplanes = scaled(64, width)
+            return super()._make_layer(block, scaled(planes, width), blocks, stride, dilate)
+
+    blocks = {"resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}[name]
+    m = Narrow(torchvision.models.resnet.BasicBlock, blocks, num_classes=classes)
+    m.conv1, m.bn1 = nn.Conv2d(3, scaled(64, width), 3, 1, 1, bias=False), nn.BatchNorm2d(scaled(64, width))
+    m.maxpool, m.fc = nn.Identity(), nn.Linear(scaled(512, width), classes)
+    return m
+
+
 def mobilenet(name, classes, channels, width):
     if name == "mobilenet_v2":
         m = torchvision.models.mobilenet_v2(num_classes=classes, width_mult=width, dropout=0.0)

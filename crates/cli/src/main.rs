@@ -3,6 +3,7 @@
 mod commands;
 mod config;
 mod exit;
+mod foreign;
 mod memory;
 mod open;
 mod print;

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{Said, fresh, pictures, run};
-use espalier_graph::Package;
+use espalier_graph::{Graph, Op, Package};
+use espalier_testing::{data, heavy};
 use espalier_train::init::Init;
 use serde_json::Value;
 
@@ -169,37 +170,119 @@ fn wrong_beginnings_are_refused() {
     says(&said, &["0 stay as they are: 216 of ", "at random values: there is no --init"]);
 }
 
-/// Half of the classes of street-objects-6 from the other half: 40 pictures a class, in the same time.
+/// plain6 at half its width, trained by PyTorch on bicycle, bus and car (bench/golden/street_plain6.py).
+const STREET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/street-plain6.onnx");
+
+#[test]
+fn onnx_files_bring_their_network_along() {
+    let folder = fixture("transfer-onnx");
+    fs::copy(STREET, folder.join("street.onnx")).unwrap();
+    let line = "train {}/three --epochs 2 --batch 16 --threads 2 --json --init {}/street.onnx --out {}/child \
+                --freeze backbone --resume";
+    let said = good(&folder, line);
+    says(
+        &said,
+        &[
+            "imported x1 at 32x32",
+            "30 tensors from ",
+            "head 20: bicycle, bus, car in ",
+            "left, low, right here: begins anew",
+            "backbone stay as they are: 143952 of 144339 parameters",
+        ],
+    );
+    let (parent, child) =
+        (espalier_onnx::from_file(Path::new(STREET), Default::default()).unwrap(), best(&folder, "child"));
+    assert_eq!(answer(&said)["model"], "imported");
+    assert_eq!(child.manifest.lineage.parent, Some(parent.digest));
+    assert_eq!(child.manifest.task.as_ref().unwrap()["std"][0], 0.25);
+    let norms = |graph: &Graph| graph.nodes().iter().filter(|n| matches!(n.op, Op::BatchNorm { .. })).count();
+    assert_eq!((norms(&parent.graph), norms(&child.graph)), (6, 6), "what comes in unfolded stays so");
+    for (name, tensor) in &child.weights {
+        assert_eq!(parent.weights[name] == *tensor, !name.starts_with("20."), "{name}");
+    }
+
+    // Its last epoch again: the network is the file's, which is needed for that.
+    let whole = fs::read(folder.join("child/best.espalier")).unwrap();
+    ["result.json", "last.ckpt", "best.espalier"]
+        .iter()
+        .for_each(|name| fs::remove_file(folder.join("child").join(name)).unwrap());
+    let said = at(&folder, &line.replace("--init {}/street.onnx", ""));
+    assert_eq!(said.status, Some(2), "{}", said.err);
+    says(&said, &["is that of the file which it began with; give that by --init FILE"]);
+    says(&good(&folder, line), &["going on after epoch 1"]);
+    assert!(fs::read(folder.join("child/best.espalier")).unwrap() == whole);
+
+    // From that package, which is of no network of ours, and from one of `import`, whose BatchNorm is folded.
+    let said =
+        good(&folder, "train {}/three --epochs 1 --threads 2 --init {}/child/best.espalier --out {}/grand");
+    says(&said, &["32 tensors from ", "head 20 goes on from there"]);
+    good(&folder, "import {}/street.onnx --out {}/street.espalier --task classify-image");
+    let said =
+        good(&folder, "train {}/three --epochs 1 --threads 2 --init {}/street.espalier --out {}/folded");
+    says(&said, &["12 tensors from ", "head 20: bicycle, bus, car in "]);
+    assert_eq!(norms(&best(&folder, "folded").graph), 0);
+}
+
+#[test]
+fn onnx_files_that_cannot_be_trained_are_refused() {
+    let folder = fixture("transfer-onnx-wrong");
+    let bytes = fs::read(STREET).unwrap();
+    fs::write(folder.join("street.onnx"), &bytes).unwrap();
+    fs::write(folder.join("cut.onnx"), &bytes[..bytes.len() / 2]).unwrap();
+    let networks = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/integer-networks.safetensors");
+    let networks = fs::read(networks).unwrap();
+    let networks = safetensors::SafeTensors::deserialize(&networks).unwrap();
+    fs::write(folder.join("int8.onnx"), networks.tensor("plain6/model").unwrap().data()).unwrap();
+    let table = [
+        ("none.onnx", 2, "there is no such file"),
+        ("cut.onnx", 1, "not a valid ONNX model"),
+        ("int8.onnx", 1, "computes with integers of 8 bits; training begins from the float network"),
+        ("street.onnx --model resnet18", 2, "--model resnet18: the weights in "),
+        ("street.onnx --width 0.5", 2, "are for 1"),
+        ("street.onnx --imgsz 64", 2, "the input `image` is 32x32, --imgsz says 64x64"),
+        ("street.onnx --mean 0.5", 2, "--mean and --std belong together"),
+    ];
+    for (flags, status, words) in table {
+        let said = at(&folder, &format!("train {{}}/three --out {{}}/new --init {{}}/{flags}"));
+        assert_eq!(said.status, Some(status), "{flags}: {}", said.err);
+        says(&said, &[words]);
+        assert_eq!(said.err.lines().count(), 1, "{flags}: {}", said.err);
+        assert_eq!(said.err.matches("street.onnx").count().max(1), 1, "told twice: {}", said.err);
+        assert!(!folder.join("new").exists(), "{flags} left a folder");
+    }
+}
+
+/// Half of the classes of street-objects-6 from the other half: 40 pictures a class, in the same time. The other half was
+/// learned by Espalier, and by PyTorch.
 #[test]
 fn transfer_beats_scratch() {
-    const TIME: &str = "20s";
-    let root = std::env::var_os("ESPALIER_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from);
-    let all = root.join("street-objects-6");
-    if !std::env::var("ESPALIER_HEAVY").is_ok_and(|v| v == "1") || !all.is_dir() {
-        println!("skipped: transfer on street-objects-6 (needs ESPALIER_HEAVY=1 and {})", all.display());
+    const TIME: &str = "15s";
+    if !heavy("transfer on street-objects-6") {
         return;
     }
+    let Some(all) = data("street-objects-6") else { return };
     let folder = fresh("transfer-gain");
     copy(&all, &folder.join("known"), &["bicycle", "bus", "car"], usize::MAX);
     copy(&all, &folder.join("new"), &["dog", "motorcycle", "person"], 40);
     good(&folder, "train {}/known --out {}/known-run --threads 2");
-    let gain = |seed: usize| {
-        let accuracy = |name: &str, flags: &str| {
+    fs::copy(STREET, folder.join("street.onnx")).unwrap();
+    let accuracy = |name: &str, flags: &str| {
+        let once = |seed: usize| {
             let line = format!(
                 "train {{}}/new --out {{}}/{name}-{seed} --seed {seed} --max-time {TIME} --threads 2 --json {flags}"
             );
             answer(&good(&folder, &line))["metrics"]["accuracy"].as_f64().unwrap()
         };
-        let scratch = accuracy("scratch", "");
-        let transfer = accuracy("transfer", "--init {}/known-run/best.espalier");
-        println!("seed {seed}: from scratch {scratch:.3}, from the other classes {transfer:.3}");
-        transfer - scratch
+        let all: Vec<f64> = (0..3).map(once).collect();
+        println!("{name}: {all:.3?}");
+        all.iter().sum::<f64>() / all.len() as f64
     };
-    let gains: Vec<f64> = (0..3).map(gain).collect();
-    let mean = gains.iter().sum::<f64>() / gains.len() as f64;
-    println!("transfer gains {mean:.3} on average");
-    assert!(mean >= 0.05, "transfer gains {mean:.3} on average: {gains:?}");
+    let scratch = accuracy("scratch", "");
+    // The network of the ONNX file is half as wide as the others.
+    for (name, file, least) in [("package", "known-run/best.espalier", 0.05), ("onnx", "street.onnx", 0.01)] {
+        let gain = accuracy(name, &format!("--init {{}}/{file}")) - scratch;
+        assert!(gain >= least, "{name}: beginning from {file} gains {gain:.3} on average");
+    }
 }
 
 /// The first `most` training pictures of each class by name, and all for validation.

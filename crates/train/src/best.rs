@@ -10,6 +10,7 @@ use espalier_runtime::Isa;
 use espalier_tasks::{ClassifyImage, Image, Model, Task};
 use serde::{Deserialize, Serialize};
 
+use crate::imported;
 use crate::settings::Settings;
 
 /// Golden samples of a package.
@@ -105,16 +106,17 @@ pub fn package(
     let graph = portable(network)?;
     let golden = pictures.iter().map(|picture| model.golden(picture)).collect::<Result<Vec<_>, _>>()?;
     let task = Task::ClassifyImage(task.clone());
-    let network = Network {
+    // Of an imported network, the graph is all there is.
+    let network = (settings.model != imported::NAME).then(|| Network {
         name: settings.model.clone(),
         width: settings.width,
         classes: task.labels().len(),
         channels: settings.channels,
         size: [settings.imgsz; 2],
-    };
+    });
     let manifest = Manifest {
         name: settings.model.clone(),
-        network: Some(serde_json::to_value(network)?),
+        network: network.map(serde_json::to_value).transpose()?,
         metric: Some(task.primary_metric().name.into()),
         task: Some(serde_json::to_value(&task)?),
         metrics,

@@ -1,4 +1,5 @@
-//! Weights to begin with in place of random ones: those of a package, or of a safetensors file with PyTorch's names.
+//! Weights to begin with in place of random ones: those of a package, of a safetensors file with PyTorch's names, or of a
+//! file of another format, which brings its network along.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,11 +8,12 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use espalier_graph::package::{self, shown};
 use espalier_graph::{Graph, Package, PackageError, Tensor, Weights};
-use espalier_tasks::{ClassifyImage, Task};
+use espalier_tasks::{ClassifyImage, Fit, Task};
 use sha2::{Digest, Sha256};
 
 use crate::best;
 use crate::data::Statistics;
+use crate::imported::{self, Imported};
 use crate::layers::{Head, model_states};
 use crate::networks::{self, NAMES, NetworkOptions, SMALL};
 use crate::settings::Overrides;
@@ -35,15 +37,48 @@ pub struct Init {
     file: String,
     digest: String,
     weights: Weights,
-    origin: Option<Origin>,
+    origin: Origin,
 }
 
-/// What a package says about its weights.
+/// What a file says about its weights.
 #[derive(Clone, Debug)]
-struct Origin {
-    network: best::Network,
-    task: ClassifyImage,
+enum Origin {
+    /// Nothing but their names.
+    Names,
+    /// Which of our networks they are for.
+    Named { network: best::Network, task: ClassifyImage },
+    /// The network itself.
+    Imported(Box<Brought>),
 }
+
+/// A network, and what its file says about pictures and classes.
+#[derive(Clone, Debug)]
+struct Brought {
+    network: Imported,
+    labels: Option<Vec<String>>,
+    mean: Option<Vec<f32>>,
+    std: Option<Vec<f32>>,
+    bgr: bool,
+    fit: Option<Fit>,
+}
+
+/// A file of another format, as its reader gives it.
+#[derive(Clone, Debug)]
+pub struct Foreign {
+    /// SHA-256 of the file.
+    pub digest: String,
+    /// The network, as it is in the file: batch normalisation is not folded.
+    pub graph: Graph,
+    /// The content of the graph's states.
+    pub weights: Weights,
+    /// The class of each logit, where the file names them.
+    pub labels: Option<Vec<String>>,
+    /// Mean and standard deviation of each channel of pictures, or one for all, where the file has them.
+    pub normalisation: Option<[Vec<f32>; 2]>,
+}
+
+/// Reads a file of another format: its path, and height and width of pictures where they were asked for.
+pub type Import = fn(&Path, Option<usize>) -> anyhow::Result<Foreign>;
 
 /// A file's tensors under the names that a network has for them.
 struct Named<'a> {
@@ -77,11 +112,24 @@ impl Init {
     /// # Errors
     /// [`UsageError`] where the file is not there or a pickle; else what is wrong with it.
     pub fn read(path: &Path) -> anyhow::Result<Init> {
-        let file = path.display().to_string();
-        if !path.exists() {
-            return Err(UsageError(format!("--init {file}: there is no such file")).into());
-        }
+        let file = existing(path)?;
         Init::open(path, file).with_context(|| format!("--init {}", path.display()))
+    }
+
+    /// Reads a file of another format by `import`, and checks that its network can be trained.
+    ///
+    /// # Errors
+    /// [`UsageError`] where the file is not there; else what is wrong with it.
+    pub fn import(path: &Path, side: Option<usize>, import: Import) -> anyhow::Result<Init> {
+        let file = existing(path)?;
+        let brought = import(path, side).and_then(|foreign| {
+            let Foreign { digest, graph, mut weights, labels, normalisation } = foreign;
+            let network = Imported::new(&graph, &mut weights).map_err(anyhow::Error::msg)?;
+            let (mean, std) = normalisation.map(|[mean, std]| (mean, std)).unzip();
+            Ok((digest, weights, Brought { network, labels, mean, std, bgr: false, fit: None }))
+        });
+        let (digest, weights, brought) = brought.with_context(|| format!("--init {file}"))?;
+        Ok(Init { file, digest, weights, origin: Origin::Imported(Box::new(brought)) })
     }
 
     fn open(path: &Path, file: String) -> anyhow::Result<Init> {
@@ -91,11 +139,27 @@ impl Init {
         }
         let digest = Sha256::digest(&bytes[..]).iter().map(|byte| format!("{byte:02x}")).collect();
         let (weights, origin) = match Package::from_bytes(&bytes) {
-            Ok(package) => (package.weights.clone(), Some(Origin::of(&package)?)),
-            Err(PackageError::NoManifest) => (package::floats(&bytes)?, None),
+            Ok(mut package) => {
+                let origin = Origin::of(&mut package)?;
+                (package.weights, origin)
+            }
+            Err(PackageError::NoManifest) => (package::floats(&bytes)?, Origin::Names),
             Err(error) => return Err(error.into()),
         };
         Ok(Init { file, digest, weights, origin })
+    }
+
+    /// The file, as it was given.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The network that the file brings along.
+    pub fn imported(&self) -> Option<&Imported> {
+        match &self.origin {
+            Origin::Imported(brought) => Some(&brought.network),
+            Origin::Names | Origin::Named { .. } => None,
+        }
     }
 
     /// SHA-256 of the file.
@@ -115,8 +179,9 @@ impl Init {
         let mut settings = Overrides { init: Some(self.digest.clone()), ..given.clone() };
         let mut notes = Vec::new();
         match &self.origin {
-            Some(origin) => self.as_in_package(origin, &mut settings)?,
-            None => self.as_in_pytorch(statistics, &mut settings, &mut notes)?,
+            Origin::Names => self.as_in_pytorch(statistics, &mut settings, &mut notes)?,
+            Origin::Named { network, task } => self.as_in_package(network, task, &mut settings)?,
+            Origin::Imported(brought) => self.as_imported(brought, &mut settings, &mut notes)?,
         }
         match (statistics.channels(), settings.channels) {
             (1, Some(3)) => {
@@ -128,8 +193,12 @@ impl Init {
         Ok((settings, notes))
     }
 
-    fn as_in_package(&self, origin: &Origin, settings: &mut Overrides) -> Result<(), UsageError> {
-        let Origin { network, task } = origin;
+    fn as_in_package(
+        &self,
+        network: &best::Network,
+        task: &ClassifyImage,
+        settings: &mut Overrides,
+    ) -> Result<(), UsageError> {
         let model = settings.model.take().filter(|name| name != "auto");
         settings.model = Some(self.agreed("model", model, network.name.clone())?);
         settings.width = Some(self.agreed("width", settings.width, network.width)?);
@@ -137,6 +206,32 @@ impl Init {
         settings.channels = Some(task.input.channels);
         if settings.mean.is_none() && settings.std.is_none() {
             (settings.mean, settings.std) = (Some(task.input.mean.clone()), Some(task.input.std.clone()));
+        }
+        Ok(())
+    }
+
+    fn as_imported(
+        &self,
+        brought: &Brought,
+        settings: &mut Overrides,
+        notes: &mut Vec<String>,
+    ) -> Result<(), UsageError> {
+        let network = &brought.network;
+        let model = settings.model.take().filter(|name| name != "auto");
+        settings.model = Some(self.agreed("model", model, imported::NAME.into())?);
+        settings.width = Some(self.agreed("width", settings.width, 1.0)?);
+        settings.imgsz = Some(self.agreed("imgsz", settings.imgsz, network.side())?);
+        settings.channels = Some(network.channels());
+        (settings.bgr, settings.fit) = (brought.bgr, brought.fit);
+        if settings.mean.is_none() && settings.std.is_none() {
+            (settings.mean, settings.std) = (brought.mean.clone(), brought.std.clone());
+            if settings.mean.is_none() {
+                let file = &self.file;
+                notes.push(format!(
+                    "{file} does not say how pictures are normalised: by their own mean and deviation; --mean and --std \
+                     give others"
+                ));
+            }
         }
         Ok(())
     }
@@ -297,16 +392,28 @@ impl Init {
         if states.is_empty() {
             return Some(format!("{} has none", self.file));
         }
-        let other = states.iter().find(|(name, tensor)| {
-            let own = network.find(name).map(|id| network.ty(id).shape.0[0]);
-            own.and_then(|size| size.known()) != tensor.shape.first().copied()
-        });
-        if let Some((_, tensor)) = other {
-            let (there, here) = (tensor.shape.first().copied().unwrap_or(0), labels.len());
+        let (there, here) = (self.classes(network, &states), labels.len());
+        if there != here {
             return Some(format!("{there} classes in {}, {here} here", self.file));
         }
-        let before = &self.origin.as_ref()?.task.labels;
-        (before != labels).then(|| format!("{} in {}, {} here", names(before), self.file, names(labels)))
+        let before = match &self.origin {
+            Origin::Names => None,
+            Origin::Named { task, .. } => Some(&task.labels),
+            Origin::Imported(brought) => brought.labels.as_ref(),
+        };
+        let before = before.filter(|before| *before != labels)?;
+        Some(format!("{} in {}, {} here", names(before), self.file, names(labels)))
+    }
+
+    /// How many classes the head in the file is for.
+    fn classes(&self, network: &Graph, head: &[(&String, &&Tensor)]) -> usize {
+        if let Some(network) = self.imported() {
+            return network.classes();
+        }
+        let own = |name: &str| network.find(name).map(|id| network.ty(id).shape.0[0].factor);
+        let there = |tensor: &Tensor| tensor.shape.first().copied();
+        let other = head.iter().find(|(name, tensor)| own(name) != there(tensor));
+        other.or(head.first()).and_then(|(_, tensor)| there(tensor)).unwrap_or(0)
     }
 
     fn check(&self, network: &Graph, found: &BTreeMap<&str, &Tensor>) -> anyhow::Result<()> {
@@ -333,21 +440,22 @@ impl Init {
 }
 
 impl Origin {
-    fn of(package: &Package) -> anyhow::Result<Origin> {
+    fn of(package: &mut Package) -> anyhow::Result<Origin> {
         let task = package.manifest.task.clone().map(serde_json::from_value::<Task>).transpose();
-        let task = task.context("the package's task")?;
-        if let Some(task) = task.as_ref().filter(|task| !matches!(task, Task::ClassifyImage(_))) {
-            bail!(
+        let task = match task.context("the package's task")? {
+            None => None,
+            Some(Task::ClassifyImage(task)) => Some(task),
+            Some(task) => bail!(
                 "the package's task is {}; training learns to classify images, and begins from such",
                 task.kind()
-            );
-        }
-        let network = package.manifest.network.clone().context(
-            "the package does not say which network it holds; only packages from `train` can be trained further",
-        )?;
+            ),
+        };
+        task.iter().try_for_each(ClassifyImage::validate)?;
+        let Some(network) = package.manifest.network.clone() else {
+            return Origin::imported(package, task);
+        };
         let network: best::Network = serde_json::from_value(network).context("the package's network")?;
-        let Some(Task::ClassifyImage(task)) = task else { bail!("the package has no task") };
-        task.validate()?;
+        let task = task.context("the package has no task")?;
         if network.size[0] != network.size[1] || network.channels != task.input.channels {
             let ([height, width], channels) = (network.size, network.channels);
             bail!(
@@ -356,8 +464,31 @@ impl Origin {
                 task.input.channels
             );
         }
-        Ok(Origin { network, task })
+        Ok(Origin::Named { network, task })
     }
+
+    /// The package says nothing of a network of ours, so it is the graph that counts.
+    fn imported(package: &mut Package, task: Option<ClassifyImage>) -> anyhow::Result<Origin> {
+        let network = Imported::new(&package.graph, &mut package.weights).map_err(anyhow::Error::msg)?;
+        let none = Brought { network, labels: None, mean: None, std: None, bgr: false, fit: None };
+        let brought = match task {
+            None => none,
+            Some(task) => Brought {
+                labels: Some(task.labels),
+                mean: Some(task.input.mean),
+                std: Some(task.input.std),
+                bgr: task.input.bgr,
+                fit: Some(task.input.fit),
+                ..none
+            },
+        };
+        Ok(Origin::Imported(Box::new(brought)))
+    }
+}
+
+fn existing(path: &Path) -> Result<String, UsageError> {
+    let file = path.display().to_string();
+    if path.exists() { Ok(file) } else { Err(UsageError(format!("--init {file}: there is no such file"))) }
 }
 
 impl Taken {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use espalier_graph::{Graph, Role, ValueId};
+use espalier_graph::{Graph, Op, Role, ValueId};
 
 /// The word that stands for every layer but the head.
 pub const BACKBONE: &str = "backbone";
@@ -27,7 +27,8 @@ impl Head {
             let (own, others): (Vec<ValueId>, Vec<ValueId>) =
                 node.inputs.iter().partition(|&&id| network.is_state(id));
             states.extend(own.iter().map(|&id| name(id)));
-            if let Some(&matrix) = own.iter().find(|&&id| network.ty(id).shape.rank() > 1) {
+            let is_product = matches!(node.op, Op::Conv { .. } | Op::MatMul { .. });
+            if let Some(&matrix) = own.first().filter(|_| is_product) {
                 return Some(Head { layer: name(matrix).trim_end_matches(".weight").into(), states });
             }
             at = others.first().copied();

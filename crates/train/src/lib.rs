@@ -7,6 +7,7 @@ pub mod data;
 pub mod diagnosis;
 pub mod evaluate;
 pub mod event;
+pub mod imported;
 pub mod init;
 pub mod layers;
 pub mod networks;

@@ -145,6 +145,11 @@ pub(crate) fn rate_for(optimizer: OptimizerName, batch: usize) -> f32 {
     }
 }
 
+/// The norm to clip gradients to, 0 for none; `normalised` says that the network is one of ours, or holds norms.
+pub(crate) fn clip_for(normalised: bool) -> f32 {
+    if normalised { 0.0 } else { 1.0 }
+}
+
 pub(crate) fn decay_for(optimizer: OptimizerName, train: usize) -> f32 {
     match optimizer {
         OptimizerName::Sgd if train <= SMALL => 1e-3,

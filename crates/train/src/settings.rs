@@ -3,10 +3,12 @@
 //! Rules look at the size and shape of the data, never at its name, and are applied once: a resumed run reads what they
 //! gave.
 
+use espalier_tasks::Fit;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::data::{Augment, Level, Sampling, Statistics};
+use crate::imported::{self, Imported};
 use crate::networks;
 use crate::rules::{self, Budget, Choice};
 use crate::schedule::Shape;
@@ -77,12 +79,16 @@ pub struct Overrides {
     pub mean: Option<Vec<f32>>,
     /// Standard deviation likewise.
     pub std: Option<Vec<f32>>,
+    /// The planes of pictures are blue, green, red.
+    pub bgr: bool,
+    /// How pictures of another size are brought to the network's.
+    pub fit: Option<Fit>,
 }
 
 /// The resolved settings of a run, as run.toml holds them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Network by name.
+    /// Network by name, or `imported`: that of the file that the run began with.
     pub model: String,
     /// Scale of the channels.
     pub width: f32,
@@ -94,6 +100,12 @@ pub struct Settings {
     pub mean: Vec<f32>,
     /// Each channel is divided by it, of values scaled to 0..1.
     pub std: Vec<f32>,
+    /// The planes of pictures are blue, green, red.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub bgr: bool,
+    /// How pictures of another size are brought to the network's, where the weights to begin with say it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fit: Option<Fit>,
     /// SHA-256 of the file of weights that the run began with.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub init: Option<String>,
@@ -151,7 +163,8 @@ pub struct SettingsError {
 }
 
 impl Settings {
-    /// Fills in what `given` leaves open, from `statistics` of the data.
+    /// Fills in what `given` leaves open, from `statistics` of the data; `imported` is the network of the file of weights,
+    /// where that holds one.
     ///
     /// # Errors
     /// The first value that is out of range.
@@ -159,6 +172,7 @@ impl Settings {
         given: &Overrides,
         statistics: &Statistics,
         classes: usize,
+        imported: Option<&Imported>,
     ) -> Result<Settings, SettingsError> {
         let (channels, train) = (given.channels.unwrap_or(statistics.channels()), statistics.images[0]);
         let [mean, std] = normalisation(given, statistics, channels)?;
@@ -179,6 +193,8 @@ impl Settings {
             channels,
             mean,
             std,
+            bgr: given.bgr,
+            fit: given.fit,
             init: given.init.clone(),
             freeze: given.freeze.clone().unwrap_or_default(),
             epochs: 1,
@@ -189,7 +205,9 @@ impl Settings {
             warmup: given.warmup.unwrap_or(if schedule == Shape::OneCycle { 0.0 } else { 3.0 }),
             weight_decay: given.weight_decay.unwrap_or(rules::decay_for(optimizer, train)),
             smoothing: given.smoothing.unwrap_or(0.1),
-            clip_norm: given.clip_norm.unwrap_or(0.0),
+            clip_norm: given
+                .clip_norm
+                .unwrap_or(rules::clip_for(imported.is_none_or(Imported::is_normalised))),
             ema: given.ema.unwrap_or(0.0),
             sampling: given.sampling.unwrap_or_default(),
             patience: 0,
@@ -200,13 +218,16 @@ impl Settings {
             max_time_s: given.max_time_s,
             augment,
         };
-        settings.check()?;
-        settings.epochs = match given.epochs {
-            Some(epochs) => epochs,
-            None => budget.epochs(&settings.model, macs(&settings.model, &settings.network(classes))?),
+        settings.check(imported)?;
+        settings.epochs = match (given.epochs, imported) {
+            (Some(epochs), _) => epochs,
+            (None, Some(network)) => budget.epochs(&settings.model, network.macs()),
+            (None, None) => {
+                budget.epochs(&settings.model, macs(&settings.model, &settings.network(classes))?)
+            }
         };
         settings.patience = given.patience.unwrap_or((settings.epochs / 2).max(10));
-        settings.check()?;
+        settings.check(imported)?;
         Ok(settings)
     }
 
@@ -220,14 +241,18 @@ impl Settings {
         }
     }
 
-    fn check(&self) -> Result<(), SettingsError> {
+    fn check(&self, imported: Option<&Imported>) -> Result<(), SettingsError> {
         let rule = |flag, good: bool, reason: String| {
             if good { Ok(()) } else { Err(SettingsError { flag, reason }) }
         };
         let within = |flag, v: f32, lo: f32, hi: f32| {
             rule(flag, (lo..=hi).contains(&v), format!("{v} is not in {lo}..={hi}"))
         };
-        rule("model", networks::NAMES.contains(&self.model.as_str()), unknown_model(&self.model))?;
+        let known = match imported {
+            Some(_) => self.model == imported::NAME,
+            None => networks::NAMES.contains(&self.model.as_str()),
+        };
+        rule("model", known, unknown_model(&self.model))?;
         within("width", self.width, 0.05, 8.0)?;
         for (flag, values) in [("mean", &self.mean), ("std", &self.std)] {
             let good = values.iter().all(|v| v.is_finite() && (flag == "mean" || *v > 0.0));

@@ -140,7 +140,7 @@ impl Trial {
             threads: Some(threads),
             ..Overrides::default()
         };
-        let mut settings = Settings::resolve(&overrides, &seen, dataset.classes.len())?;
+        let mut settings = Settings::resolve(&overrides, &seen, dataset.classes.len(), None)?;
         let network = networks::build(model, &settings.network(dataset.classes.len()))?;
         let macs = 3.0 * networks::cost(&network).macs as f64 * (seen.images[0] * FOLDS) as f64;
         let wanted = IMAGES_SEEN / seen.images[0];

@@ -22,7 +22,8 @@ use crate::data::{self, Batch, CACHE_BYTES, Dataset, Images, Loader, Sample, Spl
 use crate::diagnosis::{Evidence, diagnose, standard_error};
 use crate::evaluate::evaluate;
 use crate::event::{Event, Outcome, Stopped, Times};
-use crate::init::Init;
+use crate::imported;
+use crate::init::{Import, Init};
 use crate::observers::{Observers, mlflow};
 use crate::rules::cores;
 use crate::run_folder::{RunError, RunFolder};
@@ -43,8 +44,10 @@ pub struct Request {
     pub overrides: Overrides,
     /// The run's folder.
     pub out: PathBuf,
-    /// A file of weights to begin with: a package or PyTorch's in a safetensors file.
+    /// A file of weights to begin with: a package, PyTorch's in a safetensors file, or an ONNX file.
     pub init: Option<PathBuf>,
+    /// The reader of ONNX files.
+    pub import: Import,
     /// Goes on with a run that is there.
     pub resume: bool,
     /// How far checkpoints are apart at most; it has no influence on the result.
@@ -124,11 +127,15 @@ fn usage_if_taken(error: RunError) -> anyhow::Error {
 /// The file of weights to begin with. A run that began with one goes on without it.
 fn init(request: &Request, folder: &RunFolder) -> anyhow::Result<Option<Init>> {
     let Some(path) = &request.init else { return Ok(None) };
-    if request.resume && !path.exists() && folder.settings()?.is_some_and(|settings| settings.init.is_some())
-    {
+    let resumed = if request.resume { folder.settings()? } else { None };
+    if !path.exists() && resumed.as_ref().is_some_and(|settings| settings.init.is_some()) {
         return Ok(None);
     }
-    Init::read(path).map(Some)
+    if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx")) {
+        return Init::read(path).map(Some);
+    }
+    let side = request.overrides.imgsz.or(resumed.map(|settings| settings.imgsz));
+    Init::import(path, side, request.import).map(Some)
 }
 
 /// From run.toml where the run is resumed, else from the request, the weights to begin with and the rules; with
@@ -158,8 +165,29 @@ fn settings(
         Some(init) => init.complete(&request.overrides, statistics)?,
         None => (request.overrides.clone(), Vec::new()),
     };
-    let settings = Settings::resolve(&given, statistics, dataset.classes.len());
+    let imported = init.and_then(Init::imported);
+    let settings = Settings::resolve(&given, statistics, dataset.classes.len(), imported);
     Ok((settings.map_err(|e| UsageError(e.to_string()))?, notes))
+}
+
+/// That of the name in the settings, or of the file to begin with.
+fn network(
+    settings: &Settings,
+    classes: usize,
+    init: Option<&Init>,
+    folder: &RunFolder,
+) -> anyhow::Result<Graph> {
+    if settings.model != imported::NAME {
+        return Ok(networks::build(&settings.model, &settings.network(classes))?);
+    }
+    let path = folder.path().display();
+    let missing = || {
+        UsageError(format!(
+            "--resume: the network of {path} is that of the file which it began with; give that by --init FILE"
+        ))
+    };
+    let imported = init.and_then(Init::imported).ok_or_else(missing)?;
+    Ok(imported.with_classes(classes)?)
 }
 
 struct Run {
@@ -168,7 +196,7 @@ struct Run {
     task: ClassifyImage,
     network: Graph,
     /// What the step does not change.
-    frozen: Weights,
+    held: Weights,
     plan: Plan,
     pool: Pool,
     loader: Loader,
@@ -197,12 +225,18 @@ impl Run {
         checkpoint_every: Duration,
     ) -> anyhow::Result<Run> {
         let size = [settings.imgsz; 2];
-        let task =
+        let mut task =
             ClassifyImage::new(size, settings.mean.clone(), settings.std.clone(), dataset.classes.clone());
-        let network = networks::build(&settings.model, &settings.network(dataset.classes.len()))?;
+        task.input.bgr = settings.bgr;
+        task.input.fit = settings.fit.unwrap_or(task.input.fit);
+        let network = network(&settings, dataset.classes.len(), init, &folder)?;
         let frozen = layers::frozen(&settings.freeze, &network);
         let frozen = frozen.map_err(|reason| UsageError(format!("--freeze: {reason}")))?;
-        let step = training_step(&network, &step_options(&settings), &|name| frozen.contains(name))?;
+        let step = training_step(&network, &step_options(&settings), &|name| frozen.contains(name));
+        let step = match init.filter(|init| init.imported().is_some()) {
+            Some(init) => step.with_context(|| format!("--init {}: it cannot be trained", init.file()))?,
+            None => step?,
+        };
         let (progress, weights, mut notes) = begin(&step, &network, &settings, &task.labels, init, &folder)?;
         notes.extend(about_frozen(&frozen, &network, &settings));
         let options = Options {
@@ -239,7 +273,8 @@ impl Run {
             warmup: (settings.warmup * batches as f32) as usize,
             steps: settings.epochs * batches,
         };
-        let frozen = weights.into_iter().filter(|(name, _)| frozen.contains(name)).collect();
+        let changes = plan.states();
+        let held = weights.into_iter().filter(|(name, _)| !changes.contains_key(name)).collect();
         let pool = Pool::new(settings.threads);
         let (started, saved) = (Instant::now(), Instant::now());
         Ok(Run {
@@ -247,7 +282,7 @@ impl Run {
             folder,
             task,
             network,
-            frozen,
+            held,
             plan,
             pool,
             loader,
@@ -437,7 +472,7 @@ impl Run {
     /// All states, those that the step does not change among them.
     fn states(&self) -> Weights {
         let mut states = self.plan.states();
-        states.extend(self.frozen.clone());
+        states.extend(self.held.clone());
         states
     }
 

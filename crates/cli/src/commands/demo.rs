@@ -10,7 +10,7 @@ use espalier_train::{CHECKPOINT_EVERY, Overrides, Request};
 use serde_json::json;
 
 use crate::commands::{benchmark, predict, train};
-use crate::{open, print};
+use crate::{foreign, open, print};
 
 /// Train, validate, predict and measure on the built-in handwritten digits, or on your folder.
 #[derive(clap::Args)]
@@ -39,7 +39,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     eprintln!("1. Training on {}", args.data);
     let (data, checkpoint_every) = (args.data.clone(), CHECKPOINT_EVERY);
     let mlflow = train::mlflow();
-    let request = Request { data, overrides, out, init: None, resume: false, checkpoint_every, mlflow };
+    let import = foreign::read;
+    let request =
+        Request { data, overrides, out, init: None, import, resume: false, checkpoint_every, mlflow };
     let (outcome, _) = train::train(&request)?;
     let best = outcome.out.join("best.espalier");
 

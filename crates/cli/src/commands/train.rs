@@ -14,6 +14,7 @@ use espalier_train::{Event, OptimizerName, Outcome, Overrides, Request, Stopped,
 
 use crate::commands::benchmark::refuse_precision;
 use crate::exit::{Ending, usage};
+use crate::foreign;
 use crate::print;
 use crate::progress::Progress;
 
@@ -28,6 +29,7 @@ Examples:
   espalier train photos --target accuracy=0.95 --max-time 30m
   espalier train photos --model resnet18 --imgsz 224 --out runs/big
   espalier train photos --init runs/big/best.espalier       begin with weights that know something
+  espalier train photos --init other.onnx --freeze backbone  begin with another tool's network, learn a new head only
   espalier train photos --out runs/big --resume           go on after a crash, to the same bits")]
 pub(crate) struct Args {
     /// The data.
@@ -40,7 +42,8 @@ pub(crate) struct Args {
     /// Height and width of the network's input in pixels.
     #[arg(long, help_heading = "Network")]
     pub(crate) imgsz: Option<usize>,
-    /// Weights to begin with: a package, or a safetensors file with PyTorch's names; see docs/transfer.md.
+    /// Weights to begin with: a package, an ONNX file, whose network is taken too, or a safetensors file with PyTorch's
+    /// names; see docs/transfer.md.
     #[arg(long, help_heading = "Network", value_name = "FILE")]
     pub(crate) init: Option<PathBuf>,
     /// Layers that stay as they are, by name or first parts of it: layer1,layer2.0; backbone is all but the head.
@@ -233,11 +236,13 @@ fn request(args: &Args) -> anyhow::Result<Request> {
         channels: None,
         mean: args.mean.as_deref().map(|text| numbers("--mean", text)).transpose()?,
         std: args.std.as_deref().map(|text| numbers("--std", text)).transpose()?,
+        bgr: false,
+        fit: None,
     };
     let out = args.out.clone().unwrap_or_else(|| RunFolder::fresh("train"));
     let checkpoint_every = Duration::from_secs_f64(seconds("--checkpoint-every", &args.checkpoint_every)?);
     let (data, init, resume, mlflow) = (args.data.clone(), args.init.clone(), args.resume, mlflow());
-    Ok(Request { data, overrides, out, init, resume, checkpoint_every, mlflow })
+    Ok(Request { data, overrides, out, init, import: foreign::read, resume, checkpoint_every, mlflow })
 }
 
 /// The MLflow server that the environment names.

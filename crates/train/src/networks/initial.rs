@@ -3,6 +3,8 @@
 use espalier_graph::random::Random;
 use espalier_graph::{BinaryFn, Bindings, Graph, Node, Op, Role, State, Tensor, ValueId, Weights};
 
+use crate::layers::Head;
+
 /// How a state is filled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Filler {
@@ -20,12 +22,13 @@ enum Filler {
 pub fn initial_weights(graph: &Graph, seed: u64) -> Weights {
     let is_grouped = |node: &Node| matches!(node.op, Op::Conv { groups, .. } if groups > 1);
     let mobile = graph.nodes().iter().any(is_grouped);
+    let head = Head::of(graph).map(|head| head.states).unwrap_or_default();
     let fill = |state: &State| {
         let value = graph.value(state.value);
         let mut random = Random::new(seed, fnv1a(&value.name));
         let shape = value.ty.shape.bind(Bindings::batch(1));
         let count = shape.iter().product();
-        let filler = filler(graph, state, mobile);
+        let filler = filler(graph, state, mobile, head.contains(&graph.value(state.value).name));
         (value.name.clone(), Tensor::f32(&shape, (0..count).map(|_| filler.draw(&mut random)).collect()))
     };
     graph.states().iter().map(fill).collect()
@@ -41,7 +44,7 @@ impl Filler {
     }
 }
 
-fn filler(graph: &Graph, state: &State, mobile: bool) -> Filler {
+fn filler(graph: &Graph, state: &State, mobile: bool, head: bool) -> Filler {
     let zero = Filler::Constant(0.0);
     if state.role == Role::Optimizer {
         return zero;
@@ -50,13 +53,18 @@ fn filler(graph: &Graph, state: &State, mobile: bool) -> Filler {
         let position = node.inputs.iter().position(|&id| id == state.value)?;
         Some((node, position))
     });
-    reader.map_or(zero, |(node, position)| by_use(graph, node, position, state.value, mobile))
+    reader.map_or(zero, |(node, position)| by_use(graph, node, position, state.value, mobile, head))
 }
 
-/// The filler of `value`, input number `position` of `node`.
-fn by_use(graph: &Graph, node: &Node, position: usize, value: ValueId, mobile: bool) -> Filler {
+/// The filler of `value`, input number `position` of `node`; `head` says that it is the head's.
+fn by_use(graph: &Graph, node: &Node, position: usize, value: ValueId, mobile: bool, head: bool) -> Filler {
     let shape = graph.ty(value).shape.bind(Bindings::batch(1));
     match (&node.op, position) {
+        // Filters that give logits do what a matrix does.
+        (Op::Conv { .. }, 1) if head => {
+            let fan_in = shape[1] * shape[2] * shape[3];
+            Filler::Uniform(1.0 / (fan_in as f32).sqrt())
+        }
         (Op::Conv { .. } | Op::ConvInputGrad { .. }, 1) => {
             let fan_out = shape[0] * shape[2] * shape[3];
             Filler::Normal((2.0 / fan_out as f32).sqrt())

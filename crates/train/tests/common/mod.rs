@@ -66,6 +66,7 @@ pub(crate) fn request(data: &Path, folder: &Path, overrides: Overrides) -> Reque
         overrides,
         out: folder.join("run"),
         init: None,
+        import: |_, _| unreachable!("there is nothing to import"),
         resume: false,
         checkpoint_every: Duration::from_secs(30),
         mlflow: None,

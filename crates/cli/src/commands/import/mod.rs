@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::ValueEnum;
 use espalier_graph::{Format, Lineage, Manifest, Package};
-use espalier_onnx::{Batch, ImportError, Imported, Metadata, Options};
+use espalier_onnx::{Batch, Imported, Metadata, Options};
 use espalier_passes::fold_batch_norm;
 use espalier_passes::integers::{Remark, Remarks};
 use espalier_tasks::Fit;
@@ -18,6 +18,7 @@ use espalier_train::networks;
 use serde_json::{Value, json};
 
 use crate::exit::usage;
+use crate::foreign::or_usage;
 use crate::{open, print};
 
 /// Make a package of an ONNX file.
@@ -144,14 +145,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         shown.as_object_mut().and_then(|shown| shown.remove("notes"));
         print::table(&shown, &["name", "type"])
     })
-}
-
-fn or_usage(error: ImportError) -> anyhow::Error {
-    let is_usage = match &error {
-        ImportError::At { fault, .. } => matches!(**fault, ImportError::Size(_)),
-        _ => false,
-    };
-    if is_usage { usage(error) } else { error.into() }
 }
 
 /// How a quantized network computes, in words.
