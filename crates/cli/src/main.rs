@@ -7,6 +7,7 @@ mod memory;
 mod open;
 mod print;
 mod progress;
+mod quantity;
 
 use std::process::ExitCode;
 

@@ -2,8 +2,10 @@
 //! [`verify`](espalier_graph::verify), so what it returns keeps the rules of its stage.
 
 mod backward;
+mod correct_biases;
 mod differentiate;
 mod ema;
+mod equalise;
 mod fold_batch_norm;
 pub mod integers;
 pub mod layer;
@@ -16,8 +18,10 @@ mod simplify;
 mod training;
 mod update;
 
+pub use correct_biases::correct_biases;
 pub use differentiate::differentiate;
 pub use ema::{average_name, ema};
+pub use equalise::{Extents, equalise};
 pub use fold_batch_norm::fold_batch_norm;
 pub use integers::integers;
 pub use portable::portable;

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use espalier_graph::random::Random;
 use espalier_graph::{Bindings, Data, Graph, Tensor, Weights};
 use espalier_kernels::reference::{RefTensor, interpret};
-use espalier_passes::integers;
 use espalier_passes::integers::remarks;
+use espalier_passes::layer::layers;
 use espalier_passes::quantize::{Quantized, Ranges, Settings, observed, quant_of, quantize, round_symmetric};
+use espalier_passes::{Extents, correct_biases, equalise, integers};
 
 const BATCH: usize = 2;
 
@@ -259,7 +260,7 @@ fn weights_are_rounded_symmetrically() {
     let all = round_symmetric(&values, outputs.clone(), 0, true, &[0.0; 2]);
     assert_eq!((&all.values[..], &all.scale[..]), (&[64, -32, 0, 0, 127, 2][..], &[0.02][..]));
     let dead = round_symmetric(&[0.0; 2], [0, 1].into_iter(), 0, false, &[0.0, 0.5]);
-    assert_eq!(dead.scale, [1.0, 0.5]);
+    assert_eq!(dead.scale, [1e-12, 0.5]);
 }
 
 /// Zero is a byte exactly, in every range.
@@ -290,4 +291,140 @@ fn what_is_missing_is_named() {
     assert!(error(&weights, &known).contains("`r1` takes values from 0 to inf"));
     known.remove("r1");
     assert!(error(&weights, &known).contains("the range of `r1` is not known"));
+}
+
+const CHAIN: &str = "\
+input x: f32[N,4,5,5]
+weight w1: f32[6,4,1,1]
+weight b1: f32[6]
+c1: f32[N,6,5,5] = Conv(x, w1, b1) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1
+r1: f32[N,6,5,5] = Unary(c1) f=Relu
+weight w2: f32[6,1,3,3]
+weight b2: f32[6]
+c2: f32[N,6,5,5] = Conv(r1, w2, b2) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=6
+r2: f32[N,6,5,5] = Unary(c2) f=Relu
+weight w3: f32[3,6,1,1]
+weight b3: f32[3]
+y: f32[N,3,5,5] = Conv(r2, w3, b3) window=[[1,1],[1,1],[0,0,0,0],[1,1]] groups=1
+output y = y
+";
+
+/// Weights in which channels differ a thousandfold between two layers, and what follows makes up for it: what equalisation
+/// is for.
+fn unequal(graph: &Graph) -> Weights {
+    let factors = [1.0, 0.01, 5.0, 0.1, 30.0, 0.003f32];
+    let mut weights = random_weights(graph);
+    let mut scale = |name: &str, factor: &dyn Fn(usize) -> f32| {
+        let values = weights[name].as_f32().unwrap().iter().enumerate();
+        let scaled = values.map(|(i, w)| w * factor(i)).collect();
+        weights.insert(name.into(), Tensor::f32(&sizes(graph, name), scaled));
+    };
+    for pair in layers(graph).windows(2) {
+        let [first, second] = pair else { unreachable!("windows of two") };
+        let (outputs, inputs): (Vec<_>, Vec<_>) = (first.ends(graph).collect(), second.ends(graph).collect());
+        scale(&graph.value(first.weight).name, &|i| factors[outputs[i][0]]);
+        scale(&graph.value(first.bias.unwrap()).name, &|i| factors[i]);
+        scale(&graph.value(second.weight).name, &|i| 1.0 / factors[inputs[i][1]]);
+    }
+    weights
+}
+
+fn extents(graph: &Graph, weights: &Weights) -> Extents {
+    let values = values(graph, weights);
+    let of = |name: String| {
+        let RefTensor { shape, data, .. } = &values[&name];
+        let (channels, inner) = (shape[1], shape[2..].iter().product::<usize>());
+        let mut extents = vec![0f32; channels];
+        data.iter().enumerate().for_each(|(i, v)| {
+            let c = i / inner % channels;
+            extents[c] = extents[c].max(v.abs() as f32);
+        });
+        (name, extents)
+    };
+    observed(graph).into_iter().map(of).collect()
+}
+
+fn output(graph: &Graph, weights: &Weights) -> Vec<f64> {
+    values(graph, weights)[&graph.value(graph.outputs()[0].1).name].data.clone()
+}
+
+/// Root of the mean squared difference from the float network, with one scale for each weight.
+fn error_of(graph: &Graph, weights: &Weights, want: &[f64]) -> f64 {
+    let settings = Settings { per_tensor: true, ..Settings::default() };
+    let q = quantize(graph, weights, &ranges(graph, weights), &settings).unwrap();
+    let got = output(&q.graph, &simulated(&q));
+    (got.iter().zip(want).map(|(g, w)| (g - w).powi(2)).sum::<f64>() / want.len() as f64).sqrt()
+}
+
+#[test]
+fn equalisation_changes_nothing_but_the_ranges() {
+    let graph = parse(CHAIN);
+    let before = unequal(&graph);
+    let (mut after, want) = (before.clone(), output(&graph, &before));
+    assert_eq!(equalise(&graph, &mut after, &extents(&graph, &before)).unwrap(), 2);
+    let scale = want.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+    for (got, want) in output(&graph, &after).iter().zip(&want) {
+        assert!((got - want).abs() <= 1e-6 * scale, "{got} is not {want}");
+    }
+    let (was, is) = (error_of(&graph, &before, &want), error_of(&graph, &after, &want));
+    assert!(is < 0.5 * was, "an error of {was} became {is}");
+}
+
+/// Below its limit a clamp commutes with scaling; a channel that reaches it is left alone, and so the graph computes what it
+/// did.
+#[test]
+fn a_limit_is_respected() {
+    let graph = parse(&CHAIN.replace("f=Relu", "f=Clip(0.0,6.0)"));
+    let before = unequal(&graph);
+    let seen = extents(&graph, &before);
+    assert!(seen["r2"].iter().any(|&v| v == 6.0), "the case has a channel that reaches the limit: {seen:?}");
+    let (mut after, want) = (before.clone(), output(&graph, &before));
+    assert_eq!(equalise(&graph, &mut after, &seen).unwrap(), 2);
+    assert_ne!(before, after);
+    for (got, want) in output(&graph, &after).iter().zip(&want) {
+        assert!((got - want).abs() <= 1e-6 * want.abs().max(1.0), "{got} is not {want}");
+    }
+}
+
+#[test]
+fn what_is_read_twice_is_not_scaled() {
+    let graph = parse(&CHAIN.replace("output y = y", "output y = y\noutput r = r1"));
+    let (mut weights, before) = (unequal(&graph), unequal(&graph));
+    assert_eq!(equalise(&graph, &mut weights, &extents(&graph, &before)).unwrap(), 1);
+    assert_eq!((&weights["w1"], &weights["b1"]), (&before["w1"], &before["b1"]));
+}
+
+/// Weights that are all rounded downwards shift the mean; the correction takes the shift back, at the border too.
+#[test]
+fn biases_make_good_for_rounded_weights() {
+    let text = "\
+input x: f32[N,4,5,5]
+r: f32[N,4,5,5] = Unary(x) f=Sigmoid
+weight w: f32[3,4,3,3]
+weight b: f32[3]
+y: f32[N,3,5,5] = Conv(r, w, b) window=[[3,3],[1,1],[1,1,1,1],[1,1]] groups=1
+output y = y
+";
+    let graph = parse(text);
+    let mut weights = random_weights(&graph);
+    let lopsided = (0..108).map(|i| if i % 36 == 0 { 1.27 } else { 0.0249 }).collect();
+    weights.insert("w".into(), Tensor::f32(&[3, 4, 3, 3], lopsided));
+    let want = output(&graph, &weights);
+    let mean_error = |weights: &Weights| {
+        let q = quantize(&graph, weights, &ranges(&graph, weights), &Settings::default()).unwrap();
+        let got = output(&q.graph, &simulated(&q));
+        (got.iter().sum::<f64>() - want.iter().sum::<f64>()).abs() / want.len() as f64
+    };
+    let r = &values(&graph, &weights)["r"];
+    let mean =
+        |c: usize| r.data.iter().enumerate().filter(|(i, _)| i / 25 % 4 == c).map(|(_, v)| v).sum::<f64>();
+    let means = BTreeMap::from([("r".to_string(), (0..4).map(|c| mean(c) / (25 * BATCH) as f64).collect())]);
+    let q = quantize(&graph, &weights, &ranges(&graph, &weights), &Settings::default()).unwrap();
+    let mut corrected = weights.clone();
+    assert_eq!(correct_biases(&graph, &mut corrected, &q.bytes, &means).unwrap(), 1);
+    let (was, is) = (mean_error(&weights), mean_error(&corrected));
+    assert!(was > 0.05 && is < 0.1 * was, "a mean error of {was} became {is}");
+    assert_eq!(corrected["w"], weights["w"]);
+    let none = BTreeMap::new();
+    assert_eq!(correct_biases(&graph, &mut corrected, &q.bytes, &none).unwrap(), 0);
 }

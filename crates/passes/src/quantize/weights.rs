@@ -7,6 +7,8 @@ use crate::layer::{Layer, floats};
 
 /// Largest bias in steps of the sum, so that both together stay within 32 bits.
 const MAX_BIAS_STEPS: f64 = (1 << 30) as f64;
+/// An output without weights has this scale: small beside any bias, and far from where quotients of scales leave f32.
+const SMALLEST_SCALE: f32 = 1e-12;
 
 /// The weight as signed bytes around zero, -127 to 127, rounded half to even, with one scale for each index along `axis`
 /// or (`per_tensor`) one for all; `least` holds the smallest scale that each output may have.
@@ -19,15 +21,11 @@ pub fn round_symmetric(
 ) -> ByteWeight {
     let mut largest = vec![0f32; least.len()];
     values.iter().zip(outputs.clone()).for_each(|(&v, o)| largest[o] = largest[o].max(v.abs()));
-    // An output without weights has any scale; a normal one, so that quotients of scales are harmless.
-    let own = |(&largest, &least): (&f32, &f32)| match (largest / 127.0).max(least) {
-        scale if scale >= 1e-12 => scale,
-        _ => 1.0,
-    };
+    let own = |(&largest, &least): (&f32, &f32)| (largest / 127.0).max(least).max(SMALLEST_SCALE);
     let mut scale: Vec<f32> = largest.iter().zip(least).map(own).collect();
     if per_tensor {
         let used = scale.iter().zip(&largest).filter(|(_, largest)| **largest > 0.0).map(|(scale, _)| *scale);
-        scale = vec![used.reduce(f32::max).unwrap_or(1.0)];
+        scale = vec![used.reduce(f32::max).unwrap_or(SMALLEST_SCALE)];
     }
     let of = |o: usize| if per_tensor { scale[0] } else { scale[o] };
     let rounded =
