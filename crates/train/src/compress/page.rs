@@ -76,7 +76,7 @@ fn milliseconds(ms: f64) -> String {
 fn bytes(bytes: u64) -> String {
     match bytes {
         ..1_000 => format!("{bytes}\u{202f}B"),
-        ..1_000_000 => format!("{}\u{202f}KB", number(bytes as f64 / 1e3)),
+        1_000..1_000_000 => format!("{}\u{202f}KB", number(bytes as f64 / 1e3)),
         _ => format!("{}\u{202f}MB", number(bytes as f64 / 1e6)),
     }
 }
