@@ -8,6 +8,7 @@ mod memory;
 mod open;
 mod print;
 mod progress;
+mod quantity;
 
 use std::process::ExitCode;
 

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use common::{fresh, run};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "train",
+    "compress",
     "data",
     "val",
     "predict",

@@ -44,6 +44,20 @@ pub fn measure(
     threads: usize,
     done: &mut dyn FnMut(usize),
 ) -> Result<Measured, EvaluateError> {
+    measure_each(model, examples, threads, &mut |_, _| {}, done)
+}
+
+/// As [`measure`]; `each` is told the number of every example that could be read, and its outputs.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_each(
+    model: &mut Model,
+    examples: &Examples,
+    threads: usize,
+    each: &mut dyn FnMut(usize, &[&[f32]]),
+    done: &mut dyn FnMut(usize),
+) -> Result<Measured, EvaluateError> {
     let batch = if model.takes_batches() { (BATCH_ELEMENTS / model.input_len()).clamp(1, BATCH) } else { 1 };
     let (mut metrics, mut skipped, mut seen) = (model.task().metrics(), Vec::new(), 0);
     for batch in examples.list.chunks(batch) {
@@ -55,7 +69,10 @@ pub fn measure(
                     let row = |output: &&'_ [f32]| output.len() / batch.len();
                     let rows: Vec<&[f32]> = outputs.iter().map(|o| &o[at * row(o)..][..row(o)]).collect();
                     match loaded {
-                        Ok((origin, truth)) => metrics.add(origin, &rows, &truth)?,
+                        Ok((origin, truth)) => {
+                            metrics.add(origin, &rows, &truth)?;
+                            each(seen + at, &rows);
+                        }
                         Err(error) => skipped.push(Skipped {
                             name: example.name(),
                             split: Some(examples.split),

@@ -3,6 +3,7 @@
 
 pub mod best;
 pub mod checkpoint;
+pub mod compress;
 pub mod data;
 pub mod diagnosis;
 pub mod evaluate;

@@ -2,6 +2,7 @@
 
 mod benchmark;
 mod completions;
+mod compress;
 mod data;
 mod demo;
 mod import;
@@ -17,6 +18,7 @@ mod val;
 pub(crate) enum Command {
     Train(Box<train::Args>),
     Val(val::Args),
+    Compress(compress::Args),
     Data(data::Args),
     Predict(predict::Args),
     Run(run::Args),
@@ -33,6 +35,7 @@ impl Command {
         match self {
             Command::Train(args) => train::run(args),
             Command::Val(args) => val::run(args),
+            Command::Compress(args) => compress::run(args),
             Command::Data(args) => data::run(args),
             Command::Predict(args) => predict::run(args),
             Command::Run(args) => run::run(args),

@@ -15,8 +15,8 @@ use espalier_train::{Event, OptimizerName, Outcome, Overrides, Request, Stopped,
 use crate::commands::benchmark::refuse_precision;
 use crate::exit::{Ending, usage};
 use crate::foreign;
-use crate::print;
 use crate::progress::Progress;
+use crate::{print, quantity};
 
 /// Train a network on labelled data; writes RUN/best.espalier and RUN/report.html.
 #[derive(clap::Args)]
@@ -230,7 +230,7 @@ fn request(args: &Args) -> anyhow::Result<Request> {
         seed: args.seed,
         threads: args.threads,
         target: args.target.as_deref().map(target).transpose()?,
-        max_time_s: args.max_time.as_deref().map(|text| seconds("--max-time", text)).transpose()?,
+        max_time_s: args.max_time.as_deref().map(|text| quantity::seconds("--max-time", text)).transpose()?,
         init: None,
         freeze: args.freeze.as_deref().map(layers).transpose()?,
         channels: None,
@@ -240,7 +240,8 @@ fn request(args: &Args) -> anyhow::Result<Request> {
         fit: None,
     };
     let out = args.out.clone().unwrap_or_else(|| RunFolder::fresh("train"));
-    let checkpoint_every = Duration::from_secs_f64(seconds("--checkpoint-every", &args.checkpoint_every)?);
+    let checkpoint_every =
+        Duration::from_secs_f64(quantity::seconds("--checkpoint-every", &args.checkpoint_every)?);
     let (data, init, resume, mlflow) = (args.data.clone(), args.init.clone(), args.resume, mlflow());
     Ok(Request { data, overrides, out, init, import: foreign::read, resume, checkpoint_every, mlflow })
 }
@@ -274,15 +275,6 @@ fn layers(text: &str) -> anyhow::Result<Vec<String>> {
 fn numbers(flag: &str, text: &str) -> anyhow::Result<Vec<f32>> {
     let values: Result<Vec<f32>, _> = text.split(',').map(|part| part.trim().parse()).collect();
     values.map_err(|_| usage(format!("{flag} {text}: it should be like 0.5 or 0.485,0.456,0.406")))
-}
-
-/// `50ms`, `90s`, `10m`, `2h` or plain seconds.
-fn seconds(flag: &str, text: &str) -> anyhow::Result<f64> {
-    const UNITS: [(&str, f64); 4] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-    let with_unit = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit)));
-    let (number, unit) = with_unit.unwrap_or((text, 1.0));
-    let value = number.parse::<f64>().ok().map(|v| v * unit).filter(|v| (1e-3..=1e9).contains(v));
-    value.ok_or_else(|| usage(format!("{flag} {text}: it should be like 90s, 10m or 2h")))
 }
 
 /// What is on the screen.

@@ -31,7 +31,7 @@ impl ByteWeight {
     }
 
     /// The floats, in `shape`.
-    fn floats(&self, shape: &[usize]) -> Vec<f32> {
+    pub fn floats(&self, shape: &[usize]) -> Vec<f32> {
         let (size, inner) = match self.scale.len() {
             1 => (1, 1),
             size => (size, shape[self.axis + 1..].iter().product::<usize>().max(1)),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use espalier_tasks::{Image, Limits, Task, Truth};
+use sha2::{Digest, Sha256};
 
 use super::boxes::{self, Label};
 use super::{DataError, Dataset, Sample, Skipped, Source, Split, index_of, name_of, survey};
@@ -43,6 +44,24 @@ impl Examples {
             Task::ClassifyImage(task) => classes(spec, split, &task.labels),
             Task::Detect(task) => with_boxes(Path::new(spec), split, &task.labels),
         }
+    }
+
+    /// Identifies what is in the split, wherever it lies: SHA-256 of every stored input with what its labels say. One
+    /// that cannot be read counts as empty.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        for Example { source, label } in &self.list {
+            let content = source.content(&Limits::default()).unwrap_or_default();
+            let label = match label {
+                Answerable::Class(class) => format!("class {class}"),
+                Answerable::Boxes(label) => format!("{label:?}"),
+            };
+            for part in [&content[..], label.as_bytes()] {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Refuses the split where more of its inputs could not be read than may be overlooked.

@@ -1,0 +1,216 @@
+//! `espalier compress`: a float package becomes one of integers that keeps a budget.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use espalier_graph::files::write_atomic;
+use espalier_train::compress::{
+    Budget, CALIBRATION_IMAGES, Candidate, Choice, DEFAULT_DROP, Event, Outcome, Request, Settings, compress,
+    identify, page,
+};
+use espalier_train::data::{Examples, Split};
+use espalier_train::run_folder::RunFolder;
+use serde_json::{Value, json};
+
+use crate::exit::{Ending, usage};
+use crate::progress::Progress;
+use crate::{open, print, quantity};
+
+/// Make a package smaller and faster, and prove on labelled data that it is still right.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Weights and activations become int8, by post-training quantization; docs/compress.md explains the recipes. Every candidate \
+is answered with the plan that a device runs, on val, and timed in turn with the float network on this machine; train is for \
+calibration. Layers that harm most stay float where the accuracy asks for it. Where nothing keeps the budget, the exit \
+status is 3 and no package is written.
+
+Examples:
+  espalier compress runs/train/best.espalier photos --out small.espalier
+  espalier compress runs/train/best.espalier photos --int8 --max-drop 0.005 --max-size 200KB --out small.espalier
+  espalier compress resnet18.espalier photos --max-latency 2ms --isa avx2 --threads 1 --out small.espalier --json")]
+pub(crate) struct Args {
+    /// The float package: one that was trained here, or imported with a task.
+    package: PathBuf,
+    /// The data: its train split calibrates, its val split decides.
+    data: String,
+    /// The package to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Take int8 only; without it the float network is the answer where int8 loses too much or is no faster.
+    #[arg(long)]
+    int8: bool,
+    /// How much worse the primary metric may be on val, absolutely.
+    #[arg(long, value_name = "D", default_value_t = DEFAULT_DROP, allow_negative_numbers = true)]
+    max_drop: f64,
+    /// Largest file: 200KB, 4MB (KB = 1000 bytes).
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<String>,
+    /// Longest median latency of one input: 2ms.
+    #[arg(long, value_name = "TIME")]
+    max_latency: Option<String>,
+    /// Stop looking for something better after this time: 20m.
+    #[arg(long, value_name = "TIME")]
+    max_time: Option<String>,
+    /// Folder of report.html and result.json; default runs/compress, runs/compress-2, ...
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Measure as a CPU with this instruction set would run: scalar; avx2, avx512 (x86-64); neon, neon-dotprod (64-bit Arm).
+    #[arg(long)]
+    isa: Option<String>,
+    /// Worker threads to measure with; default: one for each core.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Chooses the images of train that calibrate.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let request = request(args)?;
+    let report = args.report.clone().unwrap_or_else(|| RunFolder::fresh("compress"));
+    let named = || format!("package {}", args.package.display());
+    print::skipped(&request.val.skipped);
+    let mut shown = Shown(None);
+    let outcome = compress(request, &mut |event| shown.tell(event)).with_context(named)?;
+    print::skipped(&outcome.skipped);
+    if let Some(package) = &outcome.package {
+        package.write(&args.out)?;
+    }
+    let value = result(args, &outcome, &report);
+    write(&report, "report.html", page(&outcome).as_bytes())?;
+    write(&report, "result.json", format!("{value:#}\n").as_bytes())?;
+    print::result(args.json, &value, || text(&value, &outcome))?;
+    match outcome.chosen {
+        Choice::Kept(_) => Ok(()),
+        Choice::Missed { reason, .. } => {
+            Err(Ending::Missed(format!("nothing keeps the budget; nearest is {reason}")).into())
+        }
+    }
+}
+
+fn request(args: &Args) -> anyhow::Result<Request> {
+    let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
+    if !(0.0..=1e6).contains(&args.max_drop) {
+        return Err(usage(format!("--max-drop {}: it should be 0 or more, like 0.01", args.max_drop)));
+    }
+    let latency = args.max_latency.as_deref().map(|text| quantity::seconds("--max-latency", text));
+    let budget = Budget {
+        max_drop: args.max_drop,
+        max_size_bytes: args
+            .max_size
+            .as_deref()
+            .map(|text| quantity::bytes("--max-size", text))
+            .transpose()?,
+        max_latency_ms: latency.transpose()?.map(|seconds| seconds * 1e3),
+    };
+    let time = args.max_time.as_deref().map(|text| quantity::seconds("--max-time", text)).transpose()?;
+    check_out(args)?;
+    let package = open::package(&args.package)?;
+    let named = || format!("package {}", args.package.display());
+    let task = open::task(&package).with_context(named)?;
+    let (digest, size_bytes) = identify(&args.package)?;
+    let examples = |split| Examples::open(&args.data, split, &task).map_err(open::data_error);
+    let (train, val) = (examples(Split::Train)?, examples(Split::Val)?);
+    let settings =
+        Settings { int8: args.int8, budget, calibration_images: CALIBRATION_IMAGES, seed: args.seed };
+    let max_time = time.map(Duration::from_secs_f64);
+    Ok(Request { package, digest, size_bytes, task, train, val, settings, isa, threads, max_time })
+}
+
+/// What would only fail at the end fails now.
+fn check_out(args: &Args) -> anyhow::Result<()> {
+    let out = args.out.display();
+    let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if folder.is_some_and(|folder| !folder.is_dir()) || args.out.is_dir() {
+        return Err(usage(format!("--out {out}: it should be a file in a folder that exists")));
+    }
+    let same = args.out.canonicalize().is_ok_and(|out| args.package.canonicalize().is_ok_and(|p| p == out));
+    if same {
+        return Err(usage(format!("--out {out}: that is the package itself, which would be lost")));
+    }
+    Ok(())
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("--report {}", folder.display()))?;
+    Ok(write_atomic(folder.join(name), |file| file.write_all(bytes))?)
+}
+
+fn figures(candidate: &Candidate) -> Value {
+    let mut value = json!(candidate.figures);
+    value["name"] = candidate.name.clone().into();
+    value["agreement"] = candidate.agreement.into();
+    value
+}
+
+fn result(args: &Args, outcome: &Outcome, report: &Path) -> Value {
+    let candidate = |candidate: &Candidate| {
+        let mut value = figures(candidate);
+        value["recipe"] = json!(candidate.recipe);
+        value["refused"] = candidate.refused.clone().into();
+        value
+    };
+    let mut value = json!({
+        "package": args.package.display().to_string(), "metric": outcome.metric, "n": outcome.images,
+        "isa": outcome.isa, "threads": outcome.threads, "before": outcome.before,
+        "candidates": outcome.candidates.iter().map(candidate).collect::<Vec<_>>(),
+        "layers": outcome.layers, "steps": outcome.steps, "budget": outcome.settings.budget,
+        "report": report.display().to_string(),
+    });
+    match &outcome.chosen {
+        Choice::Kept(_) => {
+            value["after"] = figures(outcome.candidate());
+            value["out"] = args.out.display().to_string().into();
+        }
+        Choice::Missed { reason, .. } => {
+            value["nearest"] = figures(outcome.candidate());
+            value["reason"] = reason.clone().into();
+        }
+    }
+    value
+}
+
+fn text(value: &Value, outcome: &Outcome) -> String {
+    let metric = outcome.metric;
+    let row = |candidate: &Candidate| {
+        json!({
+            "candidate": candidate.name, metric: candidate.figures.metrics[metric],
+            "bytes": candidate.figures.size_bytes, "p50_ms": candidate.figures.p50_ms,
+            "same answers": candidate.agreement, "why not": candidate.refused,
+        })
+    };
+    let rows: Vec<Value> = outcome.candidates.iter().map(row).collect();
+    let table = print::columns(&rows, &["candidate", metric, "bytes", "p50_ms", "same answers", "why not"]);
+    let floats = outcome.layers.iter().filter(|layer| layer.kind == "f32");
+    let floats: String = floats
+        .map(|layer| format!("  {} stays float: {}\n", layer.name, layer.reason.as_deref().unwrap_or("")))
+        .collect();
+    let end = match &value["out"] {
+        Value::String(out) => format!("{out}: {}\n", outcome.candidate().name),
+        _ => String::new(),
+    };
+    format!("{table}\n{floats}{end}report: {}\n", print::cell(&value["report"]))
+}
+
+/// What is on the screen.
+struct Shown(Option<Progress>);
+
+impl Shown {
+    fn tell(&mut self, event: Event) {
+        match event {
+            Event::Began { what, unit, length } => {
+                self.0 = Some(Progress::new(&what, unit, length as u64, 0));
+            }
+            Event::Done(done) => self.0.iter_mut().for_each(|bar| bar.set(done as u64, "")),
+            Event::Ended(line) => {
+                self.0.take().iter().for_each(Progress::finish);
+                eprintln!("{}", print::line(&line));
+            }
+        }
+    }
+}

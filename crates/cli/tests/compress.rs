@@ -1,0 +1,221 @@
+//! `espalier compress` through the binary, on a network that was trained on the built-in digits.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use common::{Said, fresh, pictures, run};
+use espalier_graph::{Data, Package, Tensor};
+use serde_json::Value;
+
+const DIGITS: &str = "builtin:mnist-5k";
+
+/// A folder with a trained package and what int8 made of it; made once.
+fn fixture() -> &'static Path {
+    static FIXTURE: OnceLock<PathBuf> = OnceLock::new();
+    FIXTURE.get_or_init(|| {
+        let folder = fresh("compress");
+        let flags = "--model plain6 --width 0.5 --epochs 3 --threads 2 --json";
+        let said = at(&folder, &format!("train {DIGITS} --out {{}}/run {flags}"));
+        assert_eq!(said.status, Some(0), "{}", said.err);
+        let line = "compress {}/run/best.espalier DATA --int8 --threads 1 --out {}/small.espalier --report {}/report --json";
+        let said = at(&folder, line);
+        assert_eq!(said.status, Some(0), "{}", said.err);
+        fs::write(folder.join("compress.json"), said.out.lines().last().unwrap()).unwrap();
+        folder
+    })
+}
+
+/// Runs `line`, in which {} is `folder` and DATA the digits.
+fn at(folder: &Path, line: &str) -> Said {
+    let words = line.split_whitespace().map(|word| match word {
+        "DATA" => DIGITS.to_string(),
+        word => word.replace("{}", folder.to_str().unwrap()),
+    });
+    let words: Vec<String> = words.collect();
+    run(&words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn last_line(out: &str) -> Value {
+    serde_json::from_str(out.lines().last().expect("an answer")).expect("JSON on the last line")
+}
+
+fn compressed() -> Value {
+    last_line(&fs::read_to_string(fixture().join("compress.json")).unwrap())
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+#[test]
+fn int8_keeps_the_budget_and_says_what_it_did() {
+    let result = compressed();
+    let (before, after) = (&result["before"], &result["after"]);
+    let drop = number(&before["metrics"]["accuracy"]) - number(&after["metrics"]["accuracy"]);
+    assert!(drop <= 0.01, "accuracy fell by {drop}");
+    assert!(number(&after["agreement"]) >= 0.98, "{after}");
+    assert!(number(&after["size_bytes"]) < 0.4 * number(&before["size_bytes"]), "{before} {after}");
+    assert!(number(&after["p50_ms"]) < number(&before["p50_ms"]), "{before} {after}");
+    assert_eq!((&before["energy_mj"], &after["energy_mj"]), (&Value::Null, &Value::Null));
+    let layers = result["layers"].as_array().unwrap();
+    let int8 = layers.iter().filter(|layer| layer["kind"] == "int8").count();
+    assert!(int8 >= 7 && layers.iter().all(|layer| layer["name"].is_string()), "{layers:?}");
+    assert!(result["steps"].as_array().unwrap().len() >= 5, "{result}");
+    let size = fs::metadata(fixture().join("small.espalier")).unwrap().len();
+    assert_eq!(after["size_bytes"], size);
+    let page = fs::read_to_string(fixture().join("report/report.html")).unwrap();
+    assert!(page.contains("The budget is kept") && page.contains("ranges by min-max"));
+    let stored = fs::read_to_string(fixture().join("report/result.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&stored).unwrap(), result);
+}
+
+/// What the report says is what any command measures of the file, with every instruction set.
+#[test]
+fn the_file_answers_as_reported() {
+    let after = compressed()["after"]["metrics"].clone();
+    for isa in espalier_runtime::Isa::available() {
+        let said = at(fixture(), &format!("val {{}}/small.espalier DATA --isa {isa} --json"));
+        assert_eq!(said.status, Some(0), "{}", said.err);
+        assert_eq!(last_line(&said.out)["metrics"]["accuracy"], after["accuracy"], "{isa}");
+    }
+    let manifest = Package::read(fixture().join("small.espalier")).unwrap().manifest;
+    assert_eq!(manifest.format.requires, ["int8"]);
+    assert_eq!(manifest.budget.unwrap()["max_drop"], 0.01);
+    assert_eq!(number(&after["accuracy"]), manifest.metrics["accuracy"]);
+    let lineage = [manifest.lineage.parent, manifest.lineage.dataset, manifest.lineage.settings];
+    assert!(lineage.iter().all(|digest| digest.as_ref().is_some_and(|d| d.len() == 64)), "{lineage:?}");
+}
+
+#[test]
+fn the_same_recipe_gives_the_same_file() {
+    let line =
+        "compress {}/run/best.espalier DATA --int8 --threads 1 --out {}/again.espalier --report {}/again";
+    let said = at(fixture(), line);
+    assert_eq!(said.status, Some(0), "{}", said.err);
+    let [one, two] = ["small", "again"].map(|n| fs::read(fixture().join(format!("{n}.espalier"))).unwrap());
+    assert!(one == two, "two runs of one compression differ");
+    assert!(said.out.contains("int8") && said.out.contains("report: "), "{}", said.out);
+}
+
+#[test]
+fn an_impossible_budget_writes_no_package() {
+    for (budget, reason) in
+        [("--max-size 1KB", "at most 1000 are allowed"), ("--int8 --max-latency 1us", "ms are allowed")]
+    {
+        let line = format!(
+            "compress {{}}/run/best.espalier DATA {budget} --out {{}}/no.espalier --report {{}}/no --json"
+        );
+        let said = at(fixture(), &line);
+        assert_eq!(said.status, Some(3), "{}", said.err);
+        let result = last_line(&said.out);
+        assert!(result["reason"].as_str().unwrap().contains(reason), "{result}");
+        assert!(
+            result["nearest"]["metrics"]["accuracy"].is_number() && result["after"].is_null(),
+            "{result}"
+        );
+        assert!(said.err.contains("nothing keeps the budget"), "{}", said.err);
+        assert!(!fixture().join("no.espalier").exists(), "{budget} wrote a package");
+        assert!(
+            fs::read_to_string(fixture().join("no/report.html")).unwrap().contains("no package was written")
+        );
+    }
+}
+
+/// Without `--int8` the float network is an answer, and the file then is one that `compress` could take again.
+#[test]
+fn without_int8_something_always_keeps_the_accuracy() {
+    let line = "compress {}/run/best.espalier DATA --max-drop 0 --max-time 1s --out {}/any.espalier --report {}/any --json";
+    let said = at(fixture(), line);
+    assert_eq!(said.status, Some(0), "{}", said.err);
+    let result = last_line(&said.out);
+    let [before, after] = ["before", "after"].map(|key| number(&result[key]["metrics"]["accuracy"]));
+    assert!(after >= before, "{result}");
+}
+
+#[test]
+fn an_altered_golden_sample_refuses_the_package() {
+    let mut package = Package::read(fixture().join("small.espalier")).unwrap();
+    let output = &mut package.golden[0].outputs[0];
+    let Data::F32(mut values) = output.data.clone() else { panic!("logits are floats") };
+    values[0] += 1.0;
+    *output = Tensor::f32(&output.shape, values);
+    let path = fixture().join("altered.espalier");
+    package.write(&path).unwrap();
+    let said = at(fixture(), "val {}/altered.espalier DATA");
+    assert_eq!(said.status, Some(1), "{}", said.out);
+    assert!(said.err.contains("golden sample 0") && said.err.contains("refused"), "{}", said.err);
+}
+
+/// A network whose last channels differ a thousandfold, which no int8 of a whole value can hold and nothing equalises across
+/// the mean: the head stays float, and the report says so.
+#[test]
+fn the_layer_that_harms_stays_float() {
+    let mut package = Package::read(fixture().join("run/best.espalier")).unwrap();
+    let mut scale = |name: &str, every: usize, factor: f32| {
+        let tensor = package.weights.get_mut(name).unwrap();
+        let scaled = tensor.as_f32().unwrap().iter().enumerate();
+        let scaled = scaled.map(|(i, v)| if i % every == 0 { v * factor } else { *v }).collect();
+        *tensor = Tensor::f32(&tensor.shape, scaled);
+    };
+    for name in ["16.weight", "16.bias"] {
+        scale(name, usize::MAX, 1000.0);
+    }
+    scale("20.weight", 128, 0.001);
+    package.golden.clear();
+    package.write(fixture().join("uneven.espalier")).unwrap();
+    let line = "compress {}/uneven.espalier DATA --int8 --threads 1 --out {}/mixed.espalier --report {}/mixed --json";
+    let said = at(fixture(), line);
+    assert_eq!(said.status, Some(0), "{}", said.err);
+    let result = last_line(&said.out);
+    let [before, after] = ["before", "after"].map(|key| number(&result[key]["metrics"]["accuracy"]));
+    assert!(after >= before - 0.01, "{result}");
+    let layers = result["layers"].as_array().unwrap();
+    let floats: Vec<&Value> = layers.iter().filter(|layer| layer["kind"] == "f32").collect();
+    let head = floats.iter().find(|layer| layer["name"] == "20.product").expect("the head is float");
+    assert!(head["reason"].as_str().unwrap().starts_with("in float it lowers the error"), "{head}");
+    assert!(layers.iter().filter(|layer| layer["kind"] == "int8").count() >= 4, "{layers:?}");
+    let whole = &result["candidates"][1];
+    assert!(whole["refused"].as_str().unwrap().contains("accuracy falls by"), "{whole}");
+}
+
+fn check_refused(line: &str, status: i32, want: &str) {
+    let said = at(fixture(), &format!("compress {line} --report {{}}/refused"));
+    assert_eq!(said.status, Some(status), "{line}: {}", said.err);
+    let last = said.err.lines().last().unwrap_or("");
+    assert!(said.err.contains(want), "{line}: {last:?} should say {want:?}");
+    assert!(!fixture().join("refused").exists(), "{line} wrote a report");
+}
+
+#[test]
+fn wrong_uses_are_refused() {
+    let folder = fixture();
+    pictures(&folder.join("strangers/train"), "left", 4);
+    pictures(&folder.join("strangers/val"), "left", 4);
+    pictures(&folder.join("unlabelled/val"), "left", 4);
+    let package = Package::read(folder.join("run/best.espalier")).unwrap();
+    let mut raw = Package { golden: Vec::new(), ..package.clone() };
+    raw.manifest.task = None;
+    raw.write(folder.join("raw.espalier")).unwrap();
+    let float = "{}/run/best.espalier";
+    for (line, status, want) in [
+        ("{}/small.espalier DATA --out {}/o.espalier", 1, "it is quantized already"),
+        ("{}/raw.espalier DATA --out {}/o.espalier", 1, "the package has no task"),
+        ("{}/none.espalier DATA --out {}/o.espalier", 2, "does not exist"),
+        ("FLOAT {}/strangers --out {}/o.espalier", 1, "class \"left\""),
+        ("FLOAT {}/unlabelled --out {}/o.espalier", 2, "no train split"),
+        ("FLOAT {}/nowhere --out {}/o.espalier", 2, "does not exist"),
+        ("FLOAT DATA --out {}/run/best.espalier", 2, "that is the package itself"),
+        ("FLOAT DATA --out {}/no/folder/o.espalier", 2, "a folder that exists"),
+        ("FLOAT DATA --out {}/o.espalier --max-size huge", 2, "--max-size huge: it should be like 200KB"),
+        ("FLOAT DATA --out {}/o.espalier --max-latency fast", 2, "--max-latency fast: it should be like"),
+        ("FLOAT DATA --out {}/o.espalier --max-drop -1", 2, "--max-drop"),
+        ("FLOAT DATA --out {}/o.espalier --isa abacus", 2, "--isa"),
+        ("FLOAT DATA --out {}/o.espalier --prune 0.5", 2, "unexpected argument '--prune'"),
+        ("FLOAT DATA", 2, "--out"),
+    ] {
+        check_refused(&line.replace("FLOAT", float), status, want);
+    }
+}

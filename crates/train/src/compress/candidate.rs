@@ -1,0 +1,139 @@
+//! A network that could be the answer, and what was measured of it.
+
+use std::collections::BTreeMap;
+
+use espalier_graph::{Format, Graph, Lineage, Manifest, Package, Weights};
+use espalier_tasks::{Image, Limits, Model, Task};
+use sha2::{Digest, Sha256};
+
+use super::budget::Figures;
+use super::recipe::Recipe;
+use super::{Calibration, Event, Request};
+use crate::best::golden_pictures;
+use crate::data::Examples;
+use crate::evaluate::measure_each;
+
+/// A network that could be the answer.
+pub struct Candidate {
+    /// In words.
+    pub name: String,
+    /// How it was made; `None` for the float network.
+    pub recipe: Option<Recipe>,
+    /// What was measured.
+    pub figures: Figures,
+    /// Share of val on which it names the class that the float network names; for classifiers.
+    pub agreement: Option<f64>,
+    /// Why it is not the answer; `None` for the answer, and for what keeps the budget but is slower.
+    pub refused: Option<String>,
+    /// Likeliest class of every image, for classifiers.
+    pub(super) labels: BTreeMap<usize, usize>,
+    pub(super) package: Package,
+}
+
+/// What every candidate is measured on and written with.
+pub(super) struct Bench<'a> {
+    pub(super) request: &'a Request,
+    /// Where golden samples come from.
+    pictures: Vec<Image>,
+    dataset: String,
+}
+
+impl<'a> Bench<'a> {
+    /// # Errors
+    /// No picture of val can be read.
+    pub(super) fn new(request: &'a Request, calibration: &Calibration) -> anyhow::Result<Bench<'a>> {
+        let mut hash = Sha256::new();
+        hash.update(request.val.digest());
+        hash.update(calibration.digest());
+        let dataset = hex(hash);
+        Ok(Bench { request, pictures: pictures(&request.val)?, dataset })
+    }
+
+    /// Answers val with the plan of `graph` that a device would run, and makes the package.
+    ///
+    /// # Errors
+    /// A graph that cannot be lowered; images that cannot be read.
+    pub(super) fn measure(
+        &self,
+        recipe: Option<Recipe>,
+        graph: Graph,
+        weights: Weights,
+        notify: &mut dyn FnMut(Event),
+    ) -> anyhow::Result<Candidate> {
+        let Request { task, val, isa, threads, .. } = self.request;
+        let name = recipe.as_ref().map_or_else(|| "float".into(), Recipe::name);
+        notify(Event::Began { what: name.clone(), unit: "images", length: val.list.len() });
+        let mut model = Model::new(graph.clone(), weights.clone(), task.clone(), *isa, *threads)?;
+        let (mut labels, classifies) = (BTreeMap::new(), matches!(task, Task::ClassifyImage(_)));
+        let measured = measure_each(
+            &mut model,
+            val,
+            *threads,
+            &mut |at, outputs| {
+                if classifies {
+                    labels.insert(at, espalier_tasks::classification::argmax(outputs[0]));
+                }
+            },
+            &mut |done| notify(Event::Done(done)),
+        )?;
+        let metrics = measured.metrics.metrics();
+        let golden = self.pictures.iter().map(|picture| model.golden(picture)).collect::<Result<_, _>>()?;
+        let manifest = self.manifest(&graph, &recipe, metrics.clone())?;
+        let package = Package { manifest, graph, weights, golden };
+        let size_bytes = package.to_bytes()?.len() as u64;
+        let figures = Figures { metrics, size_bytes, p50_ms: None, energy_mj: None };
+        Ok(Candidate { name, recipe, figures, agreement: None, refused: None, labels, package })
+    }
+
+    fn manifest(
+        &self,
+        graph: &Graph,
+        recipe: &Option<Recipe>,
+        metrics: BTreeMap<String, f64>,
+    ) -> anyhow::Result<Manifest> {
+        let parent = &self.request.package.manifest;
+        let settings = serde_json::to_vec(&(&self.request.settings, recipe))?;
+        Ok(Manifest {
+            format: Format::of(graph),
+            name: parent.name.clone(),
+            // What trains is the parent; this graph is folded, and mostly of integers.
+            network: None,
+            task: Some(serde_json::to_value(&self.request.task)?),
+            metric: Some(self.request.task.primary_metric().name.into()),
+            metrics,
+            budget: Some(serde_json::to_value(&self.request.settings.budget)?),
+            lineage: Lineage {
+                parent: Some(self.request.digest.clone()),
+                dataset: Some(self.dataset.clone()),
+                settings: Some(hex(Sha256::new_with_prefix(settings))),
+            },
+            version: parent.version.max(1),
+        })
+    }
+}
+
+impl Candidate {
+    /// Share of the images on which both name the same class.
+    pub(super) fn agreement_with(&self, other: &Candidate) -> Option<f64> {
+        let both: Vec<bool> =
+            self.labels.iter().filter_map(|(at, label)| Some(other.labels.get(at)? == label)).collect();
+        (!both.is_empty()).then(|| both.iter().filter(|same| **same).count() as f64 / both.len() as f64)
+    }
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Pictures for golden samples; of those that cannot be read, the next one.
+fn pictures(val: &Examples) -> anyhow::Result<Vec<Image>> {
+    let count = val.list.len();
+    golden_pictures(count, |at| {
+        let mut rest = (at..count).chain(0..at).map(|i| val.list[i].load(&Limits::default()));
+        let first = rest.next().expect("val is not empty");
+        match (first, rest.find_map(Result::ok)) {
+            (Ok((image, _)), _) | (Err(_), Some((image, _))) => Ok(image),
+            (Err(error), None) => Err(error.into()),
+        }
+    })
+}

@@ -1,0 +1,210 @@
+//! Compression: a trained network becomes a package of integers that keeps a budget, and the proof that it does.
+//!
+//! What decides is measured, not derived: every candidate is answered by the plan that a device would run, on val, and timed
+//! in turn with the float network. Calibration and the choice of layers use images of train. The search goes from fast to
+//! accurate: all layers in int8, by several recipes; where the one nearest to float loses too much, the layers that harm
+//! most return to float, 1, 2, 4, ... of them.
+
+mod budget;
+mod calibration;
+mod candidate;
+mod histogram;
+mod latency;
+mod layers;
+mod page;
+mod recipe;
+mod search;
+mod sensitivity;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use espalier_graph::package::PackageError;
+use espalier_graph::{Package, Weights};
+use espalier_passes::fold_batch_norm;
+use espalier_passes::layer::layers as weighted;
+use espalier_runtime::{Isa, Pool};
+use espalier_tasks::Task;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::data::{Examples, Skipped};
+pub use budget::{Budget, DEFAULT_DROP, Figures};
+pub use calibration::Calibration;
+pub use candidate::Candidate;
+pub use histogram::{Histogram, Method};
+pub use layers::LayerNote;
+pub use page::page;
+pub use recipe::Recipe;
+pub use sensitivity::Sensitivity;
+
+/// Training images that ranges are measured on.
+pub const CALIBRATION_IMAGES: usize = 256;
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Settings {
+    /// Only packages of integers are an answer; else the float network is one too.
+    pub int8: bool,
+    /// What the package may cost.
+    pub budget: Budget,
+    /// Images of train for calibration.
+    pub calibration_images: usize,
+    /// Chooses them.
+    pub seed: u64,
+}
+
+/// A compression to be done.
+pub struct Request {
+    /// What is compressed.
+    pub package: Package,
+    /// SHA-256 of its file.
+    pub digest: String,
+    /// Bytes of its file.
+    pub size_bytes: u64,
+    /// What it is for.
+    pub task: Task,
+    /// For calibration.
+    pub train: Examples,
+    /// What decides.
+    pub val: Examples,
+    /// What is asked for.
+    pub settings: Settings,
+    /// Instructions to measure with.
+    pub isa: Isa,
+    /// Worker threads to measure with.
+    pub threads: usize,
+    /// When to stop looking for something better; it is no part of the settings, since it depends on the machine.
+    pub max_time: Option<Duration>,
+}
+
+/// How a compression goes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A step begins.
+    Began {
+        /// In words.
+        what: String,
+        /// What it counts.
+        unit: &'static str,
+        /// How many of them.
+        length: usize,
+    },
+    /// So many are done.
+    Done(usize),
+    /// The step is over; a line about it.
+    Ended(String),
+}
+
+/// One step that was taken, for reports.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Step {
+    /// What was done.
+    pub step: String,
+    /// What came of it.
+    pub result: String,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// What came of a compression.
+pub struct Outcome {
+    /// Name of the network.
+    pub name: String,
+    /// Images of val.
+    pub images: usize,
+    /// The primary metric.
+    pub metric: &'static str,
+    /// What the budget was.
+    pub settings: Settings,
+    /// The instruction set that it was measured with.
+    pub isa: String,
+    /// The threads that it was measured with.
+    pub threads: usize,
+    /// The float network.
+    pub before: Figures,
+    /// All that were tried, the float network first.
+    pub candidates: Vec<Candidate>,
+    /// The best that keeps the budget, or the nearest to it.
+    pub chosen: Choice,
+    /// The layers of the chosen or nearest candidate.
+    pub layers: Vec<LayerNote>,
+    /// What was done.
+    pub steps: Vec<Step>,
+    /// Images that could not be read.
+    pub skipped: Vec<Skipped>,
+    /// The package, where the budget is kept.
+    pub package: Option<Package>,
+}
+
+/// Which of the candidates it came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Choice {
+    /// This one keeps the budget, and is the fastest that does.
+    Kept(usize),
+    /// None keeps it; this one is nearest.
+    Missed {
+        /// The nearest.
+        nearest: usize,
+        /// Why it is none.
+        reason: String,
+    },
+}
+
+impl Outcome {
+    /// The candidate that was chosen, or is nearest.
+    pub fn candidate(&self) -> &Candidate {
+        match self.chosen {
+            Choice::Kept(at) | Choice::Missed { nearest: at, .. } => &self.candidates[at],
+        }
+    }
+}
+
+/// SHA-256 of the package file at `path`, and its bytes.
+///
+/// # Errors
+/// It cannot be read.
+pub fn identify(path: &Path) -> Result<(String, u64), PackageError> {
+    let bytes = espalier_graph::package::open(path)?;
+    let digest = Sha256::digest(&bytes[..]).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((digest, bytes.len() as u64))
+}
+
+/// Compresses, and tells `notify` how it goes.
+///
+/// # Errors
+/// A package that is quantized already, has no layer that could be, or does not fit the data; what could not be read.
+pub fn compress(request: Request, notify: &mut dyn FnMut(Event)) -> anyhow::Result<Outcome> {
+    let mut weights = request.package.weights.clone();
+    let graph = fold_batch_norm(&request.package.graph, &mut weights)?;
+    weights.retain(|name, _| graph.find(name).is_some());
+    refuse(&request, &graph, &weights)?;
+    let deadline = request.max_time.map(|time| Instant::now() + time);
+    search::Search::new(&request, &graph, weights, Pool::new(request.threads), deadline, notify)?.run()
+}
+
+/// What cannot be compressed is said before anything is measured.
+fn refuse(request: &Request, graph: &espalier_graph::Graph, weights: &Weights) -> anyhow::Result<()> {
+    let quantized = graph.values().iter().find(|value| value.ty.dtype.quant().is_some());
+    if let Some(value) = quantized {
+        bail!("it is quantized already (`{}` is {}); compress takes a float package", value.name, value.ty);
+    }
+    if weighted(graph).is_empty() {
+        bail!(
+            "it has no convolution and no matrix product with constant weights, so there is nothing to quantize"
+        );
+    }
+    let broken = weights
+        .iter()
+        .find(|(_, tensor)| tensor.as_f32().is_some_and(|values| values.iter().any(|v| !v.is_finite())));
+    if let Some((name, _)) = broken {
+        bail!("the weight `{name}` holds numbers that are not finite once batch normalisation is folded");
+    }
+    match [&request.train, &request.val].into_iter().find(|examples| examples.list.is_empty()) {
+        Some(examples) => {
+            bail!("the {} split is empty; compress calibrates on train and decides on val", examples.split)
+        }
+        None => Ok(()),
+    }
+}

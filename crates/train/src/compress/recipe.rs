@@ -1,0 +1,72 @@
+//! How a float network becomes one of integers: post-training quantization in its variants.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use espalier_graph::{Graph, GraphError, Weights};
+use espalier_passes::quantize::{self, quantize};
+use espalier_passes::{correct_biases, integers};
+use serde::Serialize;
+
+use super::calibration::{Seen, means, ranges};
+use super::histogram::Method;
+
+/// One way to quantize.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Recipe {
+    /// How the ranges of activations follow from calibration.
+    pub ranges: Method,
+    /// Whether layers were equalised before.
+    pub equalise: bool,
+    /// Whether biases make good for what rounding the weights takes from the mean.
+    pub correct_biases: bool,
+    /// Layers that stay float.
+    pub float: BTreeSet<String>,
+}
+
+/// What a recipe begins with: the weights, equalised or not, and what flows.
+pub(super) struct Calibrated {
+    /// Of the folded graph.
+    pub(super) weights: Weights,
+    /// By the names of values.
+    pub(super) seen: BTreeMap<String, Seen>,
+}
+
+impl Recipe {
+    /// All layers in int8, with ranges by `method`.
+    pub fn plain(method: Method) -> Recipe {
+        Recipe { ranges: method, equalise: false, correct_biases: false, float: BTreeSet::new() }
+    }
+
+    /// In words.
+    pub fn name(&self) -> String {
+        let mut name = format!("int8, ranges by {}", self.ranges.name());
+        for (is_on, what) in [(self.equalise, "equalised"), (self.correct_biases, "biases corrected")] {
+            if is_on {
+                name = format!("{name}, {what}");
+            }
+        }
+        match self.float.len() {
+            0 => name,
+            1 => format!("{name}, 1 layer float"),
+            n => format!("{name}, {n} layers float"),
+        }
+    }
+
+    /// The graph of integers and its weights.
+    ///
+    /// # Errors
+    /// A graph that cannot be quantized: numbers that are absurdly large.
+    pub(super) fn make(&self, graph: &Graph, from: &Calibrated) -> Result<(Graph, Weights), GraphError> {
+        let settings = quantize::Settings { per_tensor: false, float: self.float.clone() };
+        let ranges = ranges(&from.seen, self.ranges);
+        let mut quantized = quantize(graph, &from.weights, &ranges, &settings)?;
+        if self.correct_biases {
+            let mut weights = from.weights.clone();
+            correct_biases(graph, &mut weights, &quantized.bytes, &means(&from.seen))?;
+            quantized = quantize(graph, &weights, &ranges, &settings)?;
+        }
+        let mut weights = quantized.weights;
+        let graph = integers(&quantized.graph, &mut weights, &quantized.bytes)?;
+        Ok((graph, weights))
+    }
+}
