@@ -138,10 +138,8 @@ fn without_int8_something_always_keeps_the_accuracy() {
 #[test]
 fn an_altered_golden_sample_refuses_the_package() {
     let mut package = Package::read(fixture().join("small.espalier")).unwrap();
-    let output = &mut package.golden[0].outputs[0];
-    let Data::F32(mut values) = output.data.clone() else { panic!("logits are floats") };
+    let Data::F32(values) = &mut package.golden[0].outputs[0].data else { panic!("logits are floats") };
     values[0] += 1.0;
-    *output = Tensor::f32(&output.shape, values);
     let path = fixture().join("altered.espalier");
     package.write(&path).unwrap();
     let said = at(fixture(), "val {}/altered.espalier DATA");
