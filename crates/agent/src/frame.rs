@@ -7,9 +7,6 @@ use espalier_tasks::{Image, Limits, decode};
 /// The most bytes of one encoded picture: enough for an uncompressed one of 4096 x 4096 pixels.
 pub const PICTURE_BYTES: usize = 64 << 20;
 
-/// The most that decoding one picture of a stream may cost.
-pub const LIMITS: Limits = Limits { pixels: 64_000_000, bytes: 256 << 20 };
-
 /// Why there is no picture where one should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -44,6 +41,6 @@ impl Frame {
     /// The fault that the source found, or that decoding finds.
     pub fn image(&self) -> Result<Image, Fault> {
         let bytes = self.bytes.as_ref().map_err(Clone::clone)?;
-        decode(bytes, &LIMITS).map_err(|error| Fault::new(error.to_string()))
+        decode(bytes, &Limits::default()).map_err(|error| Fault::new(error.to_string()))
     }
 }

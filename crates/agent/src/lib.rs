@@ -15,7 +15,7 @@ mod stream;
 mod tally;
 
 pub use address::Address;
-pub use frame::{Fault, Frame, LIMITS, PICTURE_BYTES};
+pub use frame::{Fault, Frame, PICTURE_BYTES};
 pub use queue::Policy;
 pub use show::{Board, Server, Shot};
 pub use source::multipart::Multipart;
