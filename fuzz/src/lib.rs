@@ -3,6 +3,7 @@
 
 use std::io::Read;
 
+use espalier_agent::{Fault, Multipart, Splitter};
 use espalier_graph::package::floats;
 use espalier_graph::{Format, Graph, Manifest, Package, PackageError, Stage, Tensor, verify};
 use espalier_onnx::{Options, from_bytes};
@@ -16,11 +17,13 @@ use safetensors::SafeTensors;
 pub type Target = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("boxes", boxes),
     ("graph_text", graph_text),
     ("idx", idx),
     ("image", image),
+    ("mjpeg", mjpeg),
+    ("multipart", multipart),
     ("onnx", onnx),
     ("package", package),
 ];
@@ -85,6 +88,48 @@ pub fn image(bytes: &[u8]) {
     assert!(image.channels == 1 || image.channels == 3);
     assert_eq!(image.pixels.len(), image.width * image.height * image.channels);
     assert!(!image.pixels.is_empty());
+}
+
+/// What comes out of a splitter.
+type Split = Vec<Result<Vec<u8>, Fault>>;
+
+/// Any bytes as pictures one after another. The same comes out however the bytes come in; no byte comes out twice.
+pub fn mjpeg(bytes: &[u8]) {
+    let split = |piece: usize| {
+        let (mut splitter, mut found) = (Splitter::new(), Split::new());
+        for piece in bytes.chunks(piece) {
+            splitter.push(piece);
+            found.extend(std::iter::from_fn(|| splitter.picture()));
+        }
+        found.extend(splitter.end().map(Err));
+        found
+    };
+    check_parts(bytes, &split(bytes.len().max(1)));
+    assert_eq!(split(7), split(bytes.len().max(1)), "pieces matter");
+}
+
+/// Any bytes as the body of a multipart answer, in one piece and in small ones; no byte comes out twice.
+pub fn multipart(bytes: &[u8]) {
+    for piece in [7, bytes.len().max(1)] {
+        let mut parts = Multipart::new("multipart/x-mixed-replace; boundary=cut").expect("a boundary");
+        let mut found = Split::new();
+        for piece in bytes.chunks(piece) {
+            parts.push(piece);
+            found.extend(std::iter::from_fn(|| parts.part()));
+        }
+        found.extend(parts.end());
+        check_parts(bytes, &found);
+    }
+}
+
+/// What was found stands in `bytes`, one behind the other; each fault took a byte at least.
+fn check_parts(bytes: &[u8], found: &Split) {
+    let mut rest = bytes;
+    for part in found.iter().flatten().filter(|part| !part.is_empty()) {
+        let at = rest.windows(part.len()).position(|window| window == part).expect("it stands there");
+        rest = &rest[at + part.len()..];
+    }
+    assert!(found.iter().filter(|part| part.is_err()).count() <= bytes.len());
 }
 
 /// Any bytes as an ONNX model. What is accepted is a portable graph with weights that fit it: where these are finite, a

@@ -24,6 +24,6 @@ mod picture;
 
 pub use chart::{Axis, Chart};
 pub use heat::Heat;
-pub use page::page;
+pub use page::{live_page, page};
 pub use parts::{Table, bar, callout, facts, gallery, number, percent, properties, section};
 pub use picture::{Picture, PictureError};

@@ -20,27 +20,40 @@ const SCRIPT: &str = concat!(
     include_str!("../assets/charts.js")
 );
 
-/// Only what stands in the page, and of scripts and styles only ours: markup that got in by mistake runs nothing.
-static POLICY: LazyLock<String> = LazyLock::new(|| {
+/// What a page may use: only what stands in it, and of scripts and styles only ours. Markup that got in by mistake runs
+/// nothing. `own` is what else its own server may give.
+fn policy(script: &str, own: &str) -> String {
     let hash = |text: &str| STANDARD.encode(Sha256::digest(text));
     format!(
-        "default-src 'none'; img-src data:; style-src 'sha256-{}'; script-src 'sha256-{}'; base-uri 'none'; \
+        "default-src 'none'; img-src data:{own}; style-src 'sha256-{}'; script-src 'sha256-{}'; base-uri 'none'; \
          form-action 'none'",
         hash(STYLE),
-        hash(SCRIPT)
+        hash(script)
     )
-});
+}
+
+static POLICY: LazyLock<String> = LazyLock::new(|| policy(SCRIPT, ""));
 
 /// A whole page: `title` is the browser tab's, `body` everything that is seen. The script that draws charts is added
 /// where `body` holds one.
 pub fn page(title: &str, body: Markup) -> String {
     let charts = body.0.contains(CHART_ATTRIBUTE);
+    shell(title, body, &POLICY, charts.then_some(SCRIPT))
+}
+
+/// A page that is kept up to date by the program that serves it: `script` may connect to where the page came from, and
+/// pictures may come from there.
+pub fn live_page(title: &str, body: Markup, script: &str) -> String {
+    shell(title, body, &policy(script, " 'self'; connect-src 'self'"), Some(script))
+}
+
+fn shell(title: &str, body: Markup, policy: &str, script: Option<&str>) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
-                meta http-equiv="Content-Security-Policy" content=(*POLICY);
+                meta http-equiv="Content-Security-Policy" content=(policy);
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (title) }
@@ -49,7 +62,7 @@ pub fn page(title: &str, body: Markup) -> String {
             body {
                 main { (body) }
                 footer { "Espalier " (env!("CARGO_PKG_VERSION")) }
-                @if charts { script { (PreEscaped(SCRIPT)) } }
+                @if let Some(script) = script { script { (PreEscaped(script)) } }
             }
         }
     };
@@ -76,8 +89,19 @@ mod tests {
     }
 
     #[test]
+    fn a_live_page_may_ask_where_it_came_from_and_nowhere_else() {
+        let text = live_page("t", html! { p { "now" } }, "let now = 1;");
+        let sources = "img-src data: 'self'; connect-src 'self'; style-src";
+        assert!(text.contains(sources), "{text}");
+        check_policy(&text);
+    }
+
+    #[test]
     fn the_policy_names_exactly_the_scripts_of_the_page() {
-        let text = page("t", html! { (chart()) });
+        check_policy(&page("t", html! { (chart()) }));
+    }
+
+    fn check_policy(text: &str) {
         let policy = text.split("content=\"").nth(1).unwrap().split('"').next().unwrap();
         for (tag, source) in [("script", "script-src"), ("style", "style-src")] {
             let open = format!("<{tag}>");

@@ -10,7 +10,7 @@ use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ::image::codecs::{
-    bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, png::PngEncoder, webp::WebPDecoder,
+    bmp::BmpDecoder, gif::GifDecoder, jpeg::JpegEncoder, png::PngDecoder, png::PngEncoder, webp::WebPDecoder,
 };
 use ::image::metadata::Orientation;
 use ::image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageFormat};
@@ -172,10 +172,21 @@ fn decode_as(format: ImageFormat, bytes: &[u8], limits: &Limits) -> Result<Dynam
 /// # Errors
 /// What `out` says.
 pub fn write_png(image: &Image, out: impl std::io::Write) -> std::io::Result<()> {
+    write(image, PngEncoder::new(out))
+}
+
+/// Writes an image as JPEG of a quality from 1 to 100.
+///
+/// # Errors
+/// What `out` says; sides of more than 65,535 pixels.
+pub fn write_jpeg(image: &Image, quality: u8, out: impl std::io::Write) -> std::io::Result<()> {
+    write(image, JpegEncoder::new_with_quality(out, quality))
+}
+
+fn write(image: &Image, encoder: impl ImageEncoder) -> std::io::Result<()> {
     let color = if image.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
     let (width, height) = (image.width as u32, image.height as u32);
-    let written = PngEncoder::new(out).write_image(&image.pixels, width, height, color);
-    written.map_err(|error| match error {
+    encoder.write_image(&image.pixels, width, height, color).map_err(|error| match error {
         ::image::ImageError::IoError(error) => error,
         other => std::io::Error::other(other),
     })

@@ -46,6 +46,15 @@ pub fn python(package: &str) -> Option<String> {
     Some(python)
 }
 
+/// Whether the program `ffmpeg` is there. Where it is not, the test says that it skipped `what`.
+pub fn ffmpeg(what: &str) -> bool {
+    let found = Command::new("ffmpeg").arg("-version").output().is_ok_and(|output| output.status.success());
+    if !found {
+        skip(&format!("{what} (ffmpeg is not installed)"));
+    }
+    found
+}
+
 /// Says on the process's own stderr, which the test harness does not swallow, that the running test skips something.
 /// `.ci/run` counts these lines.
 pub fn skip(why: &str) {

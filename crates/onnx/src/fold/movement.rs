@@ -87,7 +87,8 @@ pub(super) fn concat(call: &mut Call<'_>) -> Folded {
     let mut shape = first.shape.clone();
     shape[axis] = parts.iter().try_fold(0usize, |n, c| n.checked_add(c.shape[axis])).unwrap_or(usize::MAX);
     call.pay(&first.elements, &shape)?;
-    let outer: usize = shape[..axis].iter().product();
+    // Of nothing there may be any number of rows.
+    let outer = if shape.contains(&0) { 0 } else { shape[..axis].iter().product::<usize>() };
     let rows = |c: &Constant| c.shape[axis..].iter().product::<usize>();
     let joined = |pick: &dyn Fn(&Constant, std::ops::Range<usize>, &mut Elements)| {
         let mut made = first.elements.take(std::iter::empty());

@@ -1,4 +1,4 @@
-//! `espalier run`: raw tensors in, raw tensors out.
+//! `espalier run --input`: raw tensors in, raw tensors out.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,32 +15,17 @@ use serde_json::json;
 use crate::exit::usage;
 use crate::{open, print};
 
-/// Run a package on tensors from .npy files.
+/// Flags of `run --input`.
 #[derive(clap::Args)]
-#[command(after_help = "\
-Inputs are tensors as the graph takes them (see `inspect`): pre-processing is not applied. Each output NAME is written \
-to DIR/NAME.npy.
-
-Example:
-  espalier run runs/train/best.espalier --input x=x.npy --out answers")]
-pub(crate) struct Args {
-    /// The package.
-    package: PathBuf,
+#[group(skip)]
+#[command(next_help_heading = "Of tensors")]
+pub(super) struct Args {
     /// An input tensor; once for each input of the graph.
-    #[arg(long, value_name = "NAME=FILE.npy", required = true)]
+    #[arg(long, value_name = "NAME=FILE.npy", requires = "out")]
     input: Vec<String>,
     /// Folder for the outputs; made if need be.
-    #[arg(long)]
-    out: PathBuf,
-    /// Worker threads; default: one for each core.
-    #[arg(long)]
-    threads: Option<usize>,
-    /// Force an instruction set: scalar; avx2, avx512 (x86-64); neon, neon-dotprod (64-bit Arm).
-    #[arg(long)]
-    isa: Option<String>,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
+    #[arg(long, value_name = "DIR", requires = "input")]
+    out: Option<PathBuf>,
 }
 
 /// A tensor from a file.
@@ -55,7 +40,8 @@ enum Elements {
     I32(Vec<i32>),
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) fn run(args: &super::Args) -> anyhow::Result<()> {
+    let out = args.tensors.out.as_deref().context("--input needs --out")?;
     let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
     let package = open::package(&args.package)?;
     let (graph, weights) = open::folded(&package)?;
@@ -64,17 +50,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let options = Options { isa, threads, bindings: Bindings::batch(1) };
         Raw::new(&graph, &weights, options)?.replay(sample)?;
     }
-    let arrays = arrays(&args.input, &graph)?;
+    let arrays = arrays(&args.tensors.input, &graph)?;
     let bindings = bindings(&graph, &arrays)?;
     let mut plan = lower(&graph, &weights, Options { isa, threads, bindings })?;
     for (name, array) in &arrays {
         fill(&mut plan, name, array);
     }
     plan.run(&mut Pool::new(threads));
-    std::fs::create_dir_all(&args.out).with_context(|| format!("{}", args.out.display()))?;
+    std::fs::create_dir_all(out).with_context(|| format!("{}", out.display()))?;
     let mut written = Vec::new();
     for (name, id) in graph.outputs() {
-        let (path, shape) = (args.out.join(format!("{name}.npy")), graph.ty(*id).shape.bind(bindings));
+        let (path, shape) = (out.join(format!("{name}.npy")), graph.ty(*id).shape.bind(bindings));
         write(&path, &shape, plan.output(name)).with_context(|| format!("{}", path.display()))?;
         written.push(json!({"name": name, "shape": shape, "file": path.display().to_string()}));
     }

@@ -1,0 +1,46 @@
+//! What a stream consists of.
+
+use std::time::{Instant, SystemTime};
+
+use espalier_tasks::{Image, Limits, decode};
+
+/// The most bytes of one encoded picture: enough for an uncompressed one of 4096 x 4096 pixels.
+pub const PICTURE_BYTES: usize = 64 << 20;
+
+/// Why there is no picture where one should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Fault(pub String);
+
+impl Fault {
+    pub(crate) fn new(reason: impl Into<String>) -> Fault {
+        Fault(reason.into())
+    }
+}
+
+/// One picture of a stream, or why it is none.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// Its number in the stream, from 1 on; frames that were skipped have numbers too.
+    pub number: u64,
+    /// When its last byte was here.
+    pub time: SystemTime,
+    /// The same by the clock that never jumps, for latencies.
+    pub captured: Instant,
+    /// The name of its file, where it has one of its own.
+    pub file: Option<String>,
+    /// The picture's bytes (JPEG, PNG, BMP, ...), or what is wrong. They are decoded by who needs them: a frame that is
+    /// skipped costs no decoding.
+    pub bytes: Result<Vec<u8>, Fault>,
+}
+
+impl Frame {
+    /// The pixels.
+    ///
+    /// # Errors
+    /// The fault that the source found, or that decoding finds.
+    pub fn image(&self) -> Result<Image, Fault> {
+        let bytes = self.bytes.as_ref().map_err(Clone::clone)?;
+        decode(bytes, &Limits::default()).map_err(|error| Fault::new(error.to_string()))
+    }
+}

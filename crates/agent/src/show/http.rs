@@ -1,0 +1,242 @@
+//! As much of HTTP/1.1 as a page with a live picture needs: one `GET` for each connection.
+
+use std::io::{self, BufWriter, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use espalier_tasks::image::write_jpeg;
+
+use super::{Board, FIGURES_APART, HEARTBEAT, PICTURES_APART, Shot, page};
+
+/// Bytes and number of a request's headers, at most.
+const HEAD_BYTES: usize = 8 << 10;
+const HEADERS: usize = 64;
+/// For a browser to ask, and to take what it gets.
+const PATIENCE: Duration = Duration::from_secs(10);
+const QUALITY: u8 = 80;
+
+/// Of every answer. Pages of other origins may neither read nor embed what is seen here.
+const COMMON: &str = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: \
+                      same-origin\r\nReferrer-Policy: no-referrer\r\nConnection: close\r\n";
+
+/// Answers one request.
+pub(super) fn serve(stream: TcpStream, board: &Board, closed: &AtomicBool) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    let request = request(&stream);
+    let mut out = BufWriter::new(&stream);
+    match request.as_deref() {
+        Ok("/") => whole(&mut out, "200 OK", "text/html; charset=utf-8", page::html(board).as_bytes()),
+        Ok("/picture.mjpeg") => pictures(&mut out, board, closed),
+        Ok("/figures") => figures(&mut out, board, closed),
+        Ok(_) => {
+            whole(&mut out, "404 Not Found", "text/plain", b"There is /, /picture.mjpeg and /figures.\n")
+        }
+        Err(status) => whole(&mut out, status, "text/plain", format!("{status}\n").as_bytes()),
+    }
+}
+
+/// The path that is asked for, or the status that refuses the request.
+fn request(mut stream: &TcpStream) -> Result<String, &'static str> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 1024];
+    let begun = Instant::now();
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(&bytes) {
+            Ok(httparse::Status::Complete(_)) => return path(&request),
+            Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES && begun.elapsed() < PATIENCE => {}
+            _ => return Err("400 Bad Request"),
+        }
+        match stream.read(&mut chunk) {
+            Ok(size @ 1..) => bytes.extend_from_slice(&chunk[..size]),
+            _ => return Err("400 Bad Request"),
+        }
+    }
+}
+
+/// Only who knows this machine by its own name is answered: a foreign page whose name was pointed here is not.
+fn path(request: &httparse::Request<'_, '_>) -> Result<String, &'static str> {
+    let host = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
+    let host = host.and_then(|header| str::from_utf8(header.value).ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    match (request.method, request.path) {
+        _ if name != "127.0.0.1" && name != "localhost" => Err("421 Misdirected Request"),
+        (Some("GET"), Some(path)) => Ok(path.split('?').next().unwrap_or_default().to_owned()),
+        _ => Err("405 Method Not Allowed"),
+    }
+}
+
+fn head(out: &mut impl Write, status: &str, kind: &str) -> io::Result<()> {
+    write!(out, "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{COMMON}")
+}
+
+fn whole(out: &mut impl Write, status: &str, kind: &str, body: &[u8]) -> io::Result<()> {
+    head(out, status, kind)?;
+    write!(out, "Content-Length: {}\r\n\r\n", body.len())?;
+    out.write_all(body)?;
+    out.flush()
+}
+
+/// Every newest picture with its answer drawn in, as long as the browser takes them.
+fn pictures(out: &mut impl Write, board: &Board, closed: &AtomicBool) -> io::Result<()> {
+    head(out, "200 OK", "multipart/x-mixed-replace; boundary=frame")?;
+    out.write_all(b"\r\n--frame\r\n")?;
+    let (mut version, mut shown) = (u64::MAX, 0);
+    while !closed.load(Ordering::Relaxed) {
+        let Some((newer, shot)) = board.newer(version, HEARTBEAT) else { continue };
+        version = newer;
+        let Some(shot) = shot.filter(|shot| shot.number != shown) else { continue };
+        shown = shot.number;
+        let bytes = drawn(&shot)?;
+        write!(out, "Content-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n", bytes.len())?;
+        out.write_all(&bytes)?;
+        // Browsers show a part when the next boundary is there.
+        out.write_all(b"\r\n--frame\r\n")?;
+        out.flush()?;
+        std::thread::sleep(PICTURES_APART);
+    }
+    Ok(())
+}
+
+fn drawn(shot: &Shot) -> io::Result<Vec<u8>> {
+    let (mut image, mut bytes) = (shot.image.clone(), Vec::new());
+    shot.answer.draw(&mut image);
+    write_jpeg(&image, QUALITY, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The figures as server-sent events, each a line of JSON.
+fn figures(out: &mut impl Write, board: &Board, closed: &AtomicBool) -> io::Result<()> {
+    head(out, "200 OK", "text/event-stream")?;
+    out.write_all(b"\r\n")?;
+    let mut version = u64::MAX;
+    while !closed.load(Ordering::Relaxed) {
+        if let Some((newer, _)) = board.newer(version, HEARTBEAT) {
+            version = newer;
+        }
+        write!(out, "data: {}\n\n", board.figures())?;
+        out.flush()?;
+        std::thread::sleep(FIGURES_APART);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use espalier_tasks::{Answer, Detection, Image, Limits, decode};
+
+    use super::super::Server;
+    use super::*;
+    use crate::source::multipart::Multipart;
+    use crate::tally::Tally;
+
+    fn shot(number: u64) -> Shot {
+        let found =
+            Detection { class: 0, label: "<cat>".into(), confidence: 0.875, bounds: [4.0, 24.0, 40.0, 60.0] };
+        let image = Image::new(96, 64, 1, vec![90; 96 * 64]).unwrap();
+        let answer = Answer::Boxes(vec![found]);
+        Shot { number, image, answer, inference_ms: 3.14159, latency_ms: 5.0, captured: Instant::now() }
+    }
+
+    fn show() -> (Arc<Board>, Server) {
+        let board = Board::new("<camera>".into(), "a.espalier".into(), vec!["<cat>".into()]);
+        board.shot(shot(7), &Tally { seen: 9, processed: 7, skipped: 2, ..Tally::default() });
+        let server = Server::start(board.clone(), Some(0)).unwrap();
+        (board, server)
+    }
+
+    /// Sends `head` and reads up to `enough` bytes of the answer.
+    fn ask(server: &Server, head: &str, enough: usize) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        let _ = stream.take(enough as u64).read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    #[test]
+    fn only_questions_from_here_are_answered() {
+        let (_board, server) = show();
+        let check = |head: &str, status: &str| {
+            let answer = ask(&server, head, 1 << 20);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{head:?}: {answer}");
+        };
+        check("GET / HTTP/1.1\r\nHost: localhost:1\r\n\r\n", "200");
+        check("GET /?a HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", "200");
+        check("GET /etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n", "404");
+        check("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", "421");
+        check("GET / HTTP/1.1\r\n\r\n", "421");
+        check("POST / HTTP/1.1\r\nHost: localhost\r\n\r\n", "405");
+        check("nonsense\r\n\r\n", "400");
+        check(&format!("GET / HTTP/1.1\r\nA: {}", "b".repeat(9000)), "400");
+    }
+
+    #[test]
+    fn the_page_shows_foreign_names_as_text() {
+        let (_board, server) = show();
+        let page = ask(&server, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 1 << 20);
+        assert!(
+            page.contains("&lt;camera&gt;") && !page.contains("<camera>") && page.contains("a.espalier"),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn figures_follow_the_stream() {
+        let (board, server) = show();
+        let figures = |bytes| {
+            let text = ask(&server, "GET /figures HTTP/1.1\r\nHost: localhost\r\n\r\n", bytes);
+            let line =
+                text.lines().filter_map(|line| line.strip_prefix("data: ")).next_back().unwrap().to_owned();
+            serde_json::from_str::<serde_json::Value>(&line).unwrap_or_else(|e| panic!("{e}: {line}"))
+        };
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n".len() + COMMON.len();
+        let first = figures(head + board.figures().to_string().len() + 6);
+        assert_eq!((&first["frame"], &first["ms"], &first["skipped"]), (&7.into(), &3.14.into(), &2.into()));
+        assert_eq!(first["boxes"][0]["label"], "<cat>");
+        board.trouble("gone", &Tally::default());
+        assert_eq!(board.figures()["trouble"], "gone");
+        board.ended(&Tally::default());
+        assert_eq!(board.figures()["ended"], true);
+    }
+
+    #[test]
+    fn pictures_are_a_stream_with_boxes_drawn_in() {
+        let (board, server) = show();
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+        stream.write_all(b"GET /picture.mjpeg HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let (mut parts, mut chunk) = (Multipart::new("multipart/x; boundary=frame").unwrap(), [0; 999]);
+        let mut picture = || loop {
+            if let Some(part) = parts.part() {
+                return decode(&part.unwrap(), &Limits::default()).unwrap();
+            }
+            let size = stream.read(&mut chunk).unwrap();
+            assert!(size > 0, "the stream goes on");
+            parts.push(&chunk[..size]);
+        };
+        let image = picture();
+        assert_eq!((image.width, image.height, image.channels), (96, 64, 3));
+        assert!(image.pixels.chunks(3).any(|p| p[0].abs_diff(p[1]) > 60), "a box in colour");
+        board.shot(shot(8), &Tally::default());
+        assert_eq!(picture().width, 96, "the next one follows");
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_an_error_and_dropping_frees_it() {
+        let (board, server) = show();
+        let port = server.port;
+        assert!(Server::start(board.clone(), Some(port)).is_err());
+        drop(server);
+        let again = (0..100).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            Server::start(board.clone(), Some(port)).ok()
+        });
+        assert!(again.is_some(), "{port} stays taken");
+    }
+}

@@ -1,0 +1,95 @@
+//! Pictures that are stored, or come through a pipe.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::{Feed, PICTURES, SourceError};
+use crate::frame::{Fault, PICTURE_BYTES};
+
+fn named(path: &Path) -> impl Fn(std::io::Error) -> SourceError {
+    move |error| SourceError::failed(format!("{}: {error}", path.display()))
+}
+
+/// The pictures of a folder, in the order of their names; numbers in names count as numbers.
+pub(super) fn folder(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
+    let entries = std::fs::read_dir(path).map_err(named(path))?;
+    let mut files = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(named(path))?;
+    files.retain(|file| is_picture(file));
+    if files.is_empty() {
+        return Err(SourceError::Wrong(format!(
+            "{}: it holds no picture ({})",
+            path.display(),
+            PICTURES.join(", ")
+        )));
+    }
+    files.sort_by_cached_key(|file| natural(&file.file_name().unwrap_or_default().to_string_lossy()));
+    for file in files {
+        if !one(&file, feed) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn is_picture(path: &PathBuf) -> bool {
+    let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    ending.is_some_and(|ending| PICTURES.contains(&ending.as_str())) && path.is_file()
+}
+
+/// Pieces of a name, compared one after another: digits by the number they make, then by how many there are.
+fn natural(name: &str) -> Vec<(String, usize)> {
+    let (mut pieces, mut rest) = (Vec::new(), name);
+    while let Some(first) = rest.chars().next() {
+        let digits = first.is_ascii_digit();
+        let end = rest.find(|c: char| c.is_ascii_digit() != digits).unwrap_or(rest.len());
+        let (piece, behind) = rest.split_at(end);
+        let significant = piece.trim_start_matches('0');
+        // Longer numbers are larger: their length goes first.
+        let key = if digits { format!("{:05}{significant}", significant.len()) } else { piece.to_owned() };
+        pieces.push((key, piece.len()));
+        rest = behind;
+    }
+    pieces
+}
+
+/// One picture.
+pub(super) fn picture(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
+    one(path, feed);
+    Ok(())
+}
+
+fn one(path: &Path, feed: &mut Feed) -> bool {
+    let size = std::fs::metadata(path).map(|data| data.len());
+    let bytes = match size {
+        Ok(size) if size > PICTURE_BYTES as u64 => Err(Fault::new("the file is longer than 64 MiB")),
+        Ok(_) => std::fs::read(path).map_err(|error| Fault::new(error.to_string())),
+        Err(error) => Err(Fault::new(error.to_string())),
+    };
+    feed.frame(Some(path.display().to_string()), bytes)
+}
+
+/// A file of pictures one after another.
+pub(super) fn mjpeg(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
+    let file = File::open(path).map_err(named(path))?;
+    feed.pictures(file).map(drop)
+}
+
+/// Standard input.
+pub(super) fn input(feed: &mut Feed) -> Result<(), SourceError> {
+    feed.pictures(std::io::stdin().lock()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_names_count_as_numbers() {
+        let mut names = ["b1", "a10.jpg", "a9.jpg", "a010.jpg", "a.jpg", "A9", "10", "9", "a9b2", "a9b11"];
+        names.sort_by_cached_key(|name| natural(name));
+        assert_eq!(names, ["9", "10", "A9", "a9.jpg", "a9b2", "a9b11", "a10.jpg", "a010.jpg", "a.jpg", "b1"]);
+    }
+}

@@ -1,0 +1,223 @@
+//! Where pictures come from.
+
+mod buffer;
+mod feed;
+mod ffmpeg;
+mod files;
+mod http;
+pub(crate) mod multipart;
+pub(crate) mod pictures;
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use espalier_tasks::image::is_image;
+
+use crate::address::Address;
+use crate::queue::Policy;
+
+pub(crate) use feed::{Feed, Interrupter};
+
+/// Endings of the names of pictures.
+const PICTURES: [&str; 6] = ["jpg", "jpeg", "png", "bmp", "webp", "gif"];
+/// Endings of the names of JPEGs one after another.
+const MJPEG: [&str; 2] = ["mjpeg", "mjpg"];
+
+/// Why a source gives nothing, or nothing more.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// It names nothing that could be read: the caller is to name something else.
+    #[error("{0}")]
+    Wrong(String),
+    /// It was named rightly, and failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl SourceError {
+    fn failed(text: impl fmt::Display) -> SourceError {
+        SourceError::Failed(text.to_string())
+    }
+}
+
+/// A source of pictures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The pictures of a folder, by name.
+    Folder(PathBuf),
+    /// One picture.
+    Picture(PathBuf),
+    /// A file of JPEGs one after another.
+    Mjpeg(PathBuf),
+    /// Standard input: pictures one after another.
+    Input,
+    /// Any other file: a video for `ffmpeg`.
+    Video(PathBuf),
+    /// A camera of this machine, through `ffmpeg`.
+    Camera(PathBuf),
+    /// A stream or a picture over HTTP; what is neither of these goes to `ffmpeg`.
+    Http(Address),
+    /// Any other address, RTSP say, through `ffmpeg`.
+    Remote(Address),
+}
+
+impl Source {
+    /// What `text` names: a number is a camera, `-` standard input, what has a scheme (`rtsp://...`) an address, anything
+    /// else a file or folder. In addresses, `${NAME}` stands for a variable of the environment.
+    ///
+    /// # Errors
+    /// [`SourceError::Wrong`] where nothing of that name is there.
+    pub fn new(text: &str) -> Result<Source, SourceError> {
+        let is_variable = text.starts_with("${") && text.ends_with('}');
+        if text == "-" {
+            Ok(Source::Input)
+        } else if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            camera(Path::new(&format!("/dev/video{text}")), text)
+        } else if text.contains("://") || is_variable {
+            let address = Address::new(text, |name| std::env::var(name).ok())?;
+            Source::remote(address)
+        } else {
+            local(Path::new(text))
+        }
+    }
+
+    fn remote(address: Address) -> Result<Source, SourceError> {
+        let scheme = address.url().split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        match scheme.as_deref() {
+            Some("http" | "https") => Ok(Source::Http(address)),
+            Some("rtsp" | "rtsps" | "rtmp" | "rtmps" | "srt" | "udp" | "tcp" | "rtp") => {
+                Ok(Source::Remote(address))
+            }
+            Some(_) => Err(SourceError::Wrong(format!(
+                "{address}: http, https, rtsp, rtsps, rtmp, rtmps, srt, udp, tcp and rtp are understood; a file is named by \
+                 its path"
+            ))),
+            None => Err(SourceError::Wrong("the variable of the environment holds no URL".into())),
+        }
+    }
+
+    /// Whether it goes on whether or not anybody looks.
+    pub fn is_live(&self) -> bool {
+        matches!(self, Source::Camera(_) | Source::Http(_) | Source::Remote(_))
+    }
+
+    /// What is usual for it: the newest of what is live, every frame of what is stored or piped.
+    pub fn policy(&self) -> Policy {
+        if self.is_live() { Policy::Latest } else { Policy::Every }
+    }
+
+    /// Reads it to its end, or until nobody takes frames any more.
+    pub(crate) fn read(&self, feed: &mut Feed) -> Result<(), SourceError> {
+        match self {
+            Source::Folder(path) => files::folder(path, feed),
+            Source::Picture(path) => files::picture(path, feed),
+            Source::Mjpeg(path) => files::mjpeg(path, feed),
+            Source::Input => files::input(feed),
+            Source::Video(path) => ffmpeg::file(path, feed),
+            Source::Camera(path) => feed.keep_on(|feed| ffmpeg::camera(path, feed)),
+            Source::Http(address) => feed.keep_on(|feed| http::read(address, feed)),
+            Source::Remote(address) => feed.keep_on(|feed| ffmpeg::remote(address, feed)),
+        }
+    }
+}
+
+/// As it may be shown: without secrets.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Input => f.write_str("standard input"),
+            Source::Http(address) | Source::Remote(address) => address.fmt(f),
+            Source::Folder(path)
+            | Source::Picture(path)
+            | Source::Mjpeg(path)
+            | Source::Video(path)
+            | Source::Camera(path) => path.display().fmt(f),
+        }
+    }
+}
+
+fn camera(path: &Path, text: &str) -> Result<Source, SourceError> {
+    if path.exists() {
+        return Ok(Source::Camera(path.into()));
+    }
+    Err(SourceError::Wrong(format!("there is no camera {text} ({} does not exist)", path.display())))
+}
+
+fn local(path: &Path) -> Result<Source, SourceError> {
+    let shown = path.display();
+    let ends = |endings: &[&str]| {
+        let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+        ending.is_some_and(|ending| endings.contains(&ending.as_str()))
+    };
+    if !path.exists() {
+        Err(SourceError::Wrong(format!("{shown}: there is no such file or folder")))
+    } else if path.is_dir() {
+        Ok(Source::Folder(path.into()))
+    } else if path.starts_with("/dev/") && !path.is_file() {
+        Ok(Source::Camera(path.into()))
+    } else if ends(&MJPEG) {
+        Ok(Source::Mjpeg(path.into()))
+    } else if ends(&PICTURES) || path.is_file() && begins_a_picture(path) {
+        Ok(Source::Picture(path.into()))
+    } else {
+        Ok(Source::Video(path.into()))
+    }
+}
+
+fn begins_a_picture(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(16).read_to_end(&mut head));
+    read.is_ok() && is_image(&head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_what_they_stand_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, if name == "plain" { &b"\xff\xd8\xff\xe0"[..] } else { b"text" }).unwrap();
+            path
+        };
+        let check = |text: &str, source: Source, live: bool| {
+            assert_eq!(Source::new(text), Ok(source.clone()), "{text}");
+            assert_eq!((source.is_live(), source.policy() == Policy::Latest), (live, live), "{text}");
+        };
+        for (name, source) in [
+            ("a.JPG", Source::Picture as fn(PathBuf) -> Source),
+            ("plain", Source::Picture),
+            ("a.mjpg", Source::Mjpeg),
+            ("a.MJPEG", Source::Mjpeg),
+            ("a.mp4", Source::Video),
+        ] {
+            let path = path(name);
+            check(path.to_str().unwrap(), source(path.clone()), false);
+        }
+        check(folder.path().to_str().unwrap(), Source::Folder(folder.path().into()), false);
+        check("-", Source::Input, false);
+        let address = |text| Address::new(text, |_| None).unwrap();
+        check("http://h/v", Source::Http(address("http://h/v")), true);
+        check("RTSP://h/v", Source::Remote(address("RTSP://h/v")), true);
+        check("/dev/null", Source::Camera("/dev/null".into()), true);
+    }
+
+    #[test]
+    fn what_is_not_there_is_named_without_secrets() {
+        let check = |text: &str, words: &str| {
+            let error = Source::new(text).unwrap_err();
+            assert!(matches!(error, SourceError::Wrong(_)) && error.to_string().contains(words), "{error}");
+            assert!(!error.to_string().contains("geheim"), "{error}");
+        };
+        check("", "there is no such file");
+        check("nowhere.mp4", "nowhere.mp4: there is no such file");
+        check("9973", "there is no camera 9973 (/dev/video9973 does not exist)");
+        check("gopher://me:geheim@host/", "gopher://me:***@host/: http, https, rtsp");
+        check("file:///etc/passwd", "a file is named by its path");
+        check("http://h/${ESPALIER_NO_SUCH_THING}", "variable ESPALIER_NO_SUCH_THING is not set");
+    }
+}
