@@ -141,7 +141,7 @@ mod tests {
             Detection { class: 0, label: "<cat>".into(), confidence: 0.875, bounds: [4.0, 24.0, 40.0, 60.0] };
         let image = Image::new(96, 64, 1, vec![90; 96 * 64]).unwrap();
         let answer = Answer::Boxes(vec![found]);
-        Shot { number, image, answer, inference_ms: 3.14159, latency_ms: 5.0, captured: Instant::now() }
+        Shot { number, image, answer, inference_ms: 3.2541, latency_ms: 5.0, captured: Instant::now() }
     }
 
     fn show() -> (Arc<Board>, Server) {
@@ -198,7 +198,7 @@ mod tests {
         };
         let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n".len() + COMMON.len();
         let first = figures(head + board.figures().to_string().len() + 6);
-        assert_eq!((&first["frame"], &first["ms"], &first["skipped"]), (&7.into(), &3.14.into(), &2.into()));
+        assert_eq!((&first["frame"], &first["ms"], &first["skipped"]), (&7.into(), &3.25.into(), &2.into()));
         assert_eq!(first["boxes"][0]["label"], "<cat>");
         board.trouble("gone", &Tally::default());
         assert_eq!(board.figures()["trouble"], "gone");

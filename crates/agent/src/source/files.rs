@@ -1,7 +1,7 @@
 //! Pictures that are stored, or come through a pipe.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Feed, PICTURES, SourceError};
 use crate::frame::{Fault, PICTURE_BYTES};
@@ -34,7 +34,7 @@ pub(super) fn folder(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
     Ok(())
 }
 
-fn is_picture(path: &PathBuf) -> bool {
+fn is_picture(path: &Path) -> bool {
     let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
     ending.is_some_and(|ending| PICTURES.contains(&ending.as_str())) && path.is_file()
 }
