@@ -44,12 +44,18 @@ def rounded(g, x, scale, zero=128, signed=False):
     return g.node("DequantizeLinear", g.node("QuantizeLinear", x, *p), *p)
 
 
+def weight_scales(g, size, scale=0.02):
+    """Those of the weight with a scale for each output that is made next."""
+    name = f"{g.case}/w{len(g.stored)}"
+    return ((1 + bits(name + "/scale", size) % 7) * np.float32(scale / 4)).astype(np.float32)
+
+
 def weight(g, shape, scale=0.02, channels=True, unsigned=False, zero=0, axis=0):
     """Bytes in -127..127 with a scale for each index along `axis`, or one for all."""
     name = f"{g.case}/w{len(g.stored)}"
     values = (below(name, int(np.prod(shape)), 255) - 127).reshape(shape)
     if channels:
-        scales = ((1 + bits(name + "/scale", shape[axis]) % 7) * np.float32(scale / 4)).astype(np.float32)
+        scales = weight_scales(g, shape[axis], scale)
         zeros = np.zeros(shape[axis])
     else:
         scales, zeros = np.float32(scale), np.asarray(zero)
@@ -166,8 +172,10 @@ def products():
 
     def matmul(shape, channels=True, added=False):
         def build(g, x):
-            v = g.node("MatMul", rounded(g, x, **X), weight(g, shape, axis=1, channels=channels))
-            return rounded(g, g.node("Add", v, bias(g, shape[1])) if added else v, **Y)
+            x, scales = rounded(g, x, **X), weight_scales(g, shape[1])
+            v = g.node("MatMul", x, weight(g, shape, axis=1, channels=channels))
+            # In units of the sums, as quantizers have it: no rounding of the bias turns a tie.
+            return rounded(g, g.node("Add", v, bias(g, shape[1], scales * np.float32(X["scale"]))) if added else v, **Y)
 
         return build
 

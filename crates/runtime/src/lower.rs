@@ -536,10 +536,10 @@ fn fill(mut contents: Vec<(Place, Fill<'_>)>, memory: &Block, threads: usize) {
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(work);
-        }
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         work();
+        // Joined, not only awaited: a thread that ends gives memory back, which a run of the plan must not coincide with.
+        others.into_iter().for_each(|thread| thread.join().expect("packing does not panic"));
     });
 }
 
