@@ -4,7 +4,7 @@
   const STALE_MS = 1000, ROWS = 8;
   const at = (id) => document.getElementById(id);
   const percent = (share) => (share * 100).toFixed(1) + "\u202f%";
-  const number = (value) => value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: 2 });
+  const number = (value) => value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: 1 });
 
   function row(label, share) {
     const line = document.createElement("tr");

@@ -460,25 +460,94 @@ fn command_lines() -> String {
         .collect()
 }
 
+/// As much of an RTSP camera as `ffmpeg` asks for: a password by the method Basic, then an MPEG transport stream in the
+/// connection itself (RFC 2326; RFC 2250, section 2).
+fn camera(first: &str, connection: &mut TcpStream, password: &str, video: &[u8]) {
+    let mut head = first.to_owned();
+    while let Some((method, _)) = head.split_once(' ') {
+        let number = head.lines().find_map(|line| line.strip_prefix("CSeq: ")).unwrap_or("0");
+        let sdp =
+            "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:t\r\n";
+        let (status, header, body) = match method {
+            "OPTIONS" => ("200 OK", "Public: DESCRIBE, SETUP, PLAY", ""),
+            _ if !head.contains(password) => ("401 Unauthorized", "WWW-Authenticate: Basic realm=\"c\"", ""),
+            "DESCRIBE" => ("200 OK", "Content-Type: application/sdp", sdp),
+            "SETUP" => ("200 OK", "Session: 1\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1", ""),
+            _ => ("200 OK", "Session: 1", ""),
+        };
+        let length = body.len();
+        let text = format!(
+            "RTSP/1.0 {status}\r\nCSeq: {number}\r\n{header}\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        send(connection, text.as_bytes());
+        if method == "PLAY" {
+            for (number, packets) in video.chunks(7 * 188).enumerate() {
+                let (size, number) = (12 + packets.len() as u16, number as u16);
+                let rtp = [
+                    &[0x80, 33][..],
+                    &number.to_be_bytes(),
+                    &(u32::from(number) * 900).to_be_bytes(),
+                    &[0, 0, 0, 1],
+                ];
+                send(connection, &[b"$\0", &size.to_be_bytes()[..], &rtp.concat(), packets].concat());
+            }
+            return;
+        }
+        head.clear();
+        let mut byte = [0];
+        while !head.ends_with("\r\n\r\n") && connection.read(&mut byte).is_ok_and(|size| size > 0) {
+            head.push(char::from(byte[0]));
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
-fn a_cameras_password_is_on_no_command_line() {
+fn rtsp_with_a_password_that_is_on_no_command_line() {
     if !espalier_testing::ffmpeg("an RTSP address") {
         return;
     }
-    let seen = Arc::new(Mutex::new((String::new(), String::new())));
+    let made = Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi", "-i", "color=red:size=64x48:rate=5:duration=4"])
+        .args(["-c:v", "mpeg2video", "-f", "mpegts", "pipe:1"])
+        .output();
+    let (video, seen) = (made.unwrap().stdout, Arc::new(Mutex::new(String::new())));
     let inside = seen.clone();
     let port = server(move |_, head, connection| {
-        *inside.lock().unwrap() = (head.to_owned(), command_lines());
-        send(connection, b"RTSP/1.0 404 Not Found\r\nCSeq: 1\r\n\r\n");
+        *inside.lock().unwrap() = command_lines();
+        if head.contains("/missing") {
+            send(connection, b"RTSP/1.0 404 Not Found\r\nCSeq: 1\r\n\r\n");
+        } else {
+            // me:geheim'7
+            camera(head, connection, "Basic bWU6Z2VoZWltJzc=", &video);
+        }
     });
-    let source = format!("rtsp://me:${{ESPALIER_TEST_PW}}@127.0.0.1:{port}/stream");
-    let said = said(stream(&source, &[]).env("ESPALIER_TEST_PW", "geheim'7").spawn().unwrap());
-    let (head, lines) = seen.lock().unwrap().clone();
-    assert!(head.starts_with("OPTIONS rtsp://127.0.0.1"), "ffmpeg asked: {head:?}, {}", said.err);
-    assert!(lines.contains("ffmpeg") && !lines.contains("geheim"), "the password is on a command line");
-    assert_eq!(said.status, Some(1));
-    assert!(said.err.contains("rtsp://me:***@127.0.0.1") && !said.err.contains("geheim"), "{}", said.err);
+    let at = |path: &str| {
+        let source = format!("rtsp://me:${{ESPALIER_TEST_PW}}@127.0.0.1:{port}/{path}");
+        stream(&source, &["--policy", "every"]).env("ESPALIER_TEST_PW", "geheim'7").spawn().unwrap()
+    };
+    let mut child = at("live");
+    let begun = lines(&mut child, 10);
+    let processes = seen.lock().unwrap().clone();
+    assert!(
+        processes.contains("ffmpeg") && !processes.contains("geheim"),
+        "the password is on a command line"
+    );
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let ended = Said { out: begun, ..said(child) };
+    assert_eq!(ended.status, Some(0), "{}", ended.err);
+    assert!(answers(&ended).iter().all(|answer| answer["boxes"][0]["label"] == "red"));
+
+    let missing = said(at("missing"));
+    assert_eq!(missing.status, Some(1));
+    assert!(
+        missing.err.contains("rtsp://me:***@127.0.0.1") && missing.err.contains("404"),
+        "{}",
+        missing.err
+    );
+    for said in [ended, missing] {
+        assert!(!said.err.contains("geheim"), "{}", said.err);
+    }
 }
 
 #[test]
