@@ -13,13 +13,17 @@ use crate::exit::usage;
 
 /// Reads a package; a file that is not there is wrong usage.
 pub(crate) fn package(path: &Path) -> anyhow::Result<Package> {
-    if !path.exists() {
-        return Err(usage(format!(
-            "{} does not exist; a package comes from `espalier train`",
-            path.display()
-        )));
+    Ok(Package::read(existing(path)?)?)
+}
+
+/// A package's path; where nothing is, that is wrong usage.
+pub(crate) fn existing(path: &Path) -> anyhow::Result<&Path> {
+    match path.exists() {
+        true => Ok(path),
+        false => {
+            Err(usage(format!("{} does not exist; a package comes from `espalier train`", path.display())))
+        }
     }
-    Ok(Package::read(path)?)
 }
 
 /// The dataset that `data` names; one that is not there is wrong usage.

@@ -9,7 +9,7 @@ use crate::integers::ByteWeights;
 use crate::layer::{Layer, floats, layers};
 
 /// Adds to each bias what rounding the weight takes from the layer's mean result: `(w - w') E[x]`, with `means` holding
-/// The mean of every channel of what layers read, by the value's name. Layers whose weight is not in `bytes`, whose bias is
+/// `E[x]` of every channel of what layers read, by the value's name. Layers whose weight is not in `bytes`, whose bias is
 /// none of their own, or whose mean is not known stay as they are. Returns how many were corrected.
 ///
 /// # Errors

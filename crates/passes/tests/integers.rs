@@ -1,21 +1,14 @@
 //! Floats between bytes, as text in and text out; and both graphs computed by the reference.
 
-use std::collections::BTreeMap;
+mod common;
+
+use common::{parse, sizes, values};
 
 use espalier_graph::random::Random;
-use espalier_graph::{Bindings, Data, Graph, Tensor, Weights};
-use espalier_kernels::reference::{RefTensor, interpret};
+use espalier_graph::{Graph, Tensor, Weights};
+use espalier_kernels::reference::RefTensor;
 use espalier_passes::integers;
 use espalier_passes::integers::{ByteWeight, ByteWeights, remarks};
-
-fn parse(text: &str) -> Graph {
-    text.parse().unwrap_or_else(|e| panic!("{e}\n{text}"))
-}
-
-fn sizes(graph: &Graph, name: &str) -> Vec<usize> {
-    let id = graph.find(name).unwrap_or_else(|| panic!("no `{name}`"));
-    graph.ty(id).shape.bind(Bindings::batch(2))
-}
 
 /// States called `w*` are bytes with a scale for each index along their first axis, the others floats.
 fn states(graph: &Graph) -> (Weights, ByteWeights) {
@@ -36,25 +29,8 @@ fn states(graph: &Graph) -> (Weights, ByteWeights) {
     (weights, bytes)
 }
 
-fn reference(tensor: &Tensor) -> RefTensor {
-    let data = match &tensor.data {
-        Data::F32(v) => v.iter().map(|&v| v.into()).collect(),
-        Data::I32(v) => v.iter().map(|&v| v.into()).collect(),
-        Data::U8(v) => v.iter().map(|&v| v.into()).collect(),
-        Data::S8(v) => v.iter().map(|&v| v.into()).collect(),
-    };
-    RefTensor::new(&tensor.shape, data)
-}
-
 fn outputs(graph: &Graph, weights: &Weights) -> Vec<(String, RefTensor)> {
-    let mut given: BTreeMap<String, RefTensor> =
-        weights.iter().map(|(name, tensor)| (name.clone(), reference(tensor))).collect();
-    for (&id, stream) in graph.inputs().iter().zip(100..) {
-        let (name, mut random) = (graph.value(id).name.clone(), Random::new(2, stream));
-        let x = RefTensor::from_fn(&sizes(graph, &name), |_| f64::from(random.uniform() * 4.0 - 2.0));
-        given.insert(name, x);
-    }
-    let values = interpret(graph, Bindings::batch(2), &given);
+    let values = values(graph, weights);
     let output = |(name, id): &(String, _)| (name.clone(), values[&graph.value(*id).name].clone());
     graph.outputs().iter().map(output).collect()
 }

@@ -1,25 +1,17 @@
 //! Where roundings are placed, as text in and text out; and that integers compute what the rounded floats say.
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use common::{BATCH, parse, sizes, values};
 use espalier_graph::random::Random;
-use espalier_graph::{Bindings, Data, Graph, Tensor, Weights};
-use espalier_kernels::reference::{RefTensor, interpret};
+use espalier_graph::{Graph, Tensor, Weights};
+use espalier_kernels::reference::RefTensor;
 use espalier_passes::integers::remarks;
 use espalier_passes::layer::layers;
 use espalier_passes::quantize::{Quantized, Ranges, Settings, observed, quant_of, quantize, round_symmetric};
 use espalier_passes::{Extents, correct_biases, equalise, integers};
-
-const BATCH: usize = 2;
-
-fn parse(text: &str) -> Graph {
-    text.parse().unwrap_or_else(|e| panic!("{e}\n{text}"))
-}
-
-fn sizes(graph: &Graph, name: &str) -> Vec<usize> {
-    let id = graph.find(name).unwrap_or_else(|| panic!("no `{name}`"));
-    graph.ty(id).shape.bind(Bindings::batch(BATCH))
-}
 
 fn random_weights(graph: &Graph) -> Weights {
     let tensor = |(state, stream): (&espalier_graph::State, u64)| {
@@ -29,28 +21,6 @@ fn random_weights(graph: &Graph) -> Weights {
         (name, Tensor::f32(&shape, values))
     };
     graph.states().iter().zip(0..).map(tensor).collect()
-}
-
-fn reference(tensor: &Tensor) -> RefTensor {
-    let data = match &tensor.data {
-        Data::F32(v) => v.iter().map(|&v| v.into()).collect(),
-        Data::I32(v) => v.iter().map(|&v| v.into()).collect(),
-        Data::U8(v) => v.iter().map(|&v| v.into()).collect(),
-        Data::S8(v) => v.iter().map(|&v| v.into()).collect(),
-    };
-    RefTensor::new(&tensor.shape, data)
-}
-
-/// All values of a run on random input.
-fn values(graph: &Graph, weights: &Weights) -> BTreeMap<String, RefTensor> {
-    let mut given: BTreeMap<String, RefTensor> =
-        weights.iter().map(|(name, tensor)| (name.clone(), reference(tensor))).collect();
-    for (&id, stream) in graph.inputs().iter().zip(100..) {
-        let (name, mut random) = (graph.value(id).name.clone(), Random::new(4, stream));
-        let x = RefTensor::from_fn(&sizes(graph, &name), |_| f64::from(random.uniform() * 4.0 - 2.0));
-        given.insert(name, x);
-    }
-    interpret(graph, Bindings::batch(BATCH), &given)
 }
 
 fn ranges(graph: &Graph, weights: &Weights) -> Ranges {

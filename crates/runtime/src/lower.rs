@@ -88,17 +88,12 @@ pub(crate) struct Located {
     pub(crate) layout: Layout,
 }
 
-enum Kind<'a> {
-    Arena,
-    State,
-    Constant(Fill<'a>),
-}
-
 /// Writes a constant, or what a state begins with, into its place, which holds zeros.
 type Fill<'a> = Box<dyn FnOnce(&mut [u8]) + Send + 'a>;
 
-struct Region<'a> {
-    kind: Kind<'a>,
+struct Region {
+    /// Whether it is used anew as soon as nothing reads it any more.
+    in_arena: bool,
     bytes: usize,
     first: usize,
     last: usize,
@@ -119,7 +114,9 @@ pub(crate) struct Lowering<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) weights: &'a Weights,
     pub(crate) options: Options,
-    regions: Vec<Region<'a>>,
+    regions: Vec<Region>,
+    /// What regions outside of the arena begin with.
+    fills: Vec<(Storage, Fill<'a>)>,
     native: HashMap<ValueId, Located>,
     /// By storage, layout, and batch, channels and pixels.
     converted: HashMap<(Storage, Layout, [usize; 3]), Storage>,
@@ -142,6 +139,7 @@ pub fn lower(graph: &Graph, weights: &Weights, options: Options) -> Result<Plan,
         weights,
         options,
         regions: Vec::new(),
+        fills: Vec::new(),
         native: HashMap::new(),
         converted: HashMap::new(),
         packed: HashMap::new(),
@@ -202,15 +200,15 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    fn region(&mut self, kind: Kind<'a>, bytes: usize) -> Storage {
+    fn region(&mut self, in_arena: bool, bytes: usize) -> Storage {
         let step = self.steps.len();
-        self.regions.push(Region { kind, bytes, first: step, last: step });
+        self.regions.push(Region { in_arena, bytes, first: step, last: step });
         Storage(self.regions.len() - 1)
     }
 
     /// Fresh memory in the arena.
     pub(crate) fn temporary(&mut self, bytes: usize) -> Storage {
-        self.region(Kind::Arena, bytes)
+        self.region(true, bytes)
     }
 
     /// Fresh memory for `id` in `layout`, which becomes its native place.
@@ -292,8 +290,9 @@ impl<'a> Lowering<'a> {
         if let Some(&storage) = self.states.get(&id) {
             return Ok(storage);
         }
-        self.host_tensor(id)?;
-        let storage = self.region(Kind::State, self.bytes(id, Layout::Plain));
+        let tensor = self.host_tensor(id)?;
+        let fill = Box::new(move |to: &mut [u8]| to.copy_from_slice(tensor.data.as_bytes()));
+        let (storage, _) = self.keep(self.bytes(id, Layout::Plain), fill);
         self.states.insert(id, storage);
         Ok(storage)
     }
@@ -359,7 +358,9 @@ impl<'a> Lowering<'a> {
 
     /// Memory that holds what `fill` writes as long as the plan lives.
     pub(crate) fn keep(&mut self, bytes: usize, fill: Fill<'a>) -> (Storage, usize) {
-        (self.region(Kind::Constant(fill), bytes), bytes)
+        let storage = self.region(false, bytes);
+        self.fills.push((storage, fill));
+        (storage, bytes)
     }
 
     /// Output `output` of a kernel that updates `input` in place. Where that is how the state changes, the state's own
@@ -415,7 +416,7 @@ impl<'a> Lowering<'a> {
         let graph = self.graph;
         for (_, id) in graph.outputs() {
             let from = self.get_new(*id)?;
-            let in_arena = matches!(self.regions[from.0.0].kind, Kind::Arena);
+            let in_arena = self.regions[from.0.0].in_arena;
             let is_input = matches!(graph.value(*id).source, Source::Input);
             let storage = if in_arena && !is_input {
                 from.0
@@ -440,14 +441,13 @@ impl<'a> Lowering<'a> {
 
     fn finish(mut self) -> Result<Plan, LowerError> {
         let steps = self.steps.len();
-        let arena: Vec<usize> =
-            (0..self.regions.len()).filter(|&i| matches!(self.regions[i].kind, Kind::Arena)).collect();
+        let arena: Vec<usize> = (0..self.regions.len()).filter(|&i| self.regions[i].in_arena).collect();
         let intervals: Vec<Interval> = arena.iter().map(|&i| interval(&self.regions[i], steps)).collect();
         let (offsets, arena_bytes) = plan_arena(&intervals);
         let mut offset_of = vec![0; self.regions.len()];
         arena.iter().zip(offsets).for_each(|(&i, offset)| offset_of[i] = offset);
         let mut persistent = arena_bytes;
-        for (i, region) in self.regions.iter().enumerate().filter(|(_, r)| !matches!(r.kind, Kind::Arena)) {
+        for (i, region) in self.regions.iter().enumerate().filter(|(_, r)| !r.in_arena) {
             offset_of[i] = persistent;
             persistent += aligned(region.bytes);
         }
@@ -455,8 +455,10 @@ impl<'a> Lowering<'a> {
         let scratch = self.steps.iter().map(|s| s.kernel.scratch_len(threads)).max().unwrap_or(0);
         let scratch_bytes = aligned(scratch * size_of::<f32>());
         let memory = Block::new(persistent + scratch_bytes * threads);
-        fill(self.contents(&offset_of), &memory, threads);
         let place = |storage: Storage, bytes: usize| Place { offset: offset_of[storage.0], bytes };
+        let whole = |storage: Storage| place(storage, self.regions[storage.0].bytes);
+        let fills = std::mem::take(&mut self.fills);
+        fill(fills.into_iter().map(|(storage, fill)| (whole(storage), fill)).collect(), &memory, threads);
         let name = |id: ValueId| self.graph.value(id).name.clone();
         let bytes = |id: ValueId| self.bytes(id, Layout::Plain);
         let inputs = self
@@ -503,30 +505,17 @@ impl<'a> Lowering<'a> {
             },
         ))
     }
-
-    /// What states and constants are to hold, each in its place.
-    fn contents(&mut self, offset_of: &[usize]) -> Vec<(Place, Fill<'a>)> {
-        let mut contents: Vec<(Place, Fill<'a>)> = Vec::new();
-        for (&id, storage) in &self.states {
-            let tensor = self.host_tensor(id).expect("checked when the state was placed");
-            let place = Place { offset: offset_of[storage.0], bytes: self.regions[storage.0].bytes };
-            contents.push((place, Box::new(move |to| to.copy_from_slice(tensor.data.as_bytes()))));
-        }
-        for (region, &offset) in self.regions.iter_mut().zip(offset_of) {
-            if let Kind::Constant(_) = region.kind
-                && let Kind::Constant(fill) = std::mem::replace(&mut region.kind, Kind::State)
-            {
-                contents.push((Place { offset, bytes: region.bytes }, fill));
-            }
-        }
-        contents
-    }
 }
 
-/// Writes contents into the plan's memory, by as many threads as the plan has workers; large ones first, so that no thread
-/// is left with one at the end.
+/// Bytes that are worth a thread: packing them takes longer than it takes to start.
+const WORTH_A_THREAD: usize = 1 << 19;
+
+/// Writes contents into the plan's memory, by as many threads as the plan has workers where there is enough for them; large
+/// ones first, so that no thread is left with one at the end.
 fn fill(mut contents: Vec<(Place, Fill<'_>)>, memory: &Block, threads: usize) {
     contents.sort_by_key(|(place, _)| place.bytes);
+    let bytes: usize = contents.iter().map(|(place, _)| place.bytes).sum();
+    let threads = threads.min(1 + bytes / WORTH_A_THREAD);
     let contents = Mutex::new(contents);
     let next = || contents.lock().expect("no thread panics while it takes one").pop();
     let work = || {

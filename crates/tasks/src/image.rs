@@ -8,6 +8,7 @@ mod jpeg;
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use ::image::codecs::{
     bmp::BmpDecoder, gif::GifDecoder, jpeg::JpegEncoder, png::PngDecoder, png::PngEncoder, webp::WebPDecoder,
@@ -190,6 +191,15 @@ fn write(image: &Image, encoder: impl ImageEncoder) -> std::io::Result<()> {
         ::image::ImageError::IoError(error) => error,
         other => std::io::Error::other(other),
     })
+}
+
+/// Endings of the names of files that [`decode`] may understand.
+pub const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "bmp", "webp", "gif"];
+
+/// Whether a file's name promises an image.
+pub fn is_image_name(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
 /// Whether the first bytes of a file (16 are enough) are those of an image that [`decode`] may understand.

@@ -12,6 +12,8 @@ use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::digest;
+
 /// The newest checkpoint's file name.
 pub const LAST: &str = "last.ckpt";
 /// The one before.
@@ -131,7 +133,7 @@ fn digest(progress: &str, states: &Weights) -> String {
         hash.update(tensor.ty().to_string());
         hash.update(tensor.data.to_le_bytes());
     }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    digest::finish(hash)
 }
 
 fn encode(progress: &Progress, states: &Weights) -> Vec<u8> {

@@ -9,10 +9,10 @@ use anyhow::{Context, bail};
 use espalier_graph::package::{self, shown};
 use espalier_graph::{Graph, Package, PackageError, Tensor, Weights};
 use espalier_tasks::{ClassifyImage, Fit, Task};
-use sha2::{Digest, Sha256};
 
 use crate::best;
 use crate::data::Statistics;
+use crate::digest;
 use crate::imported::{self, Imported};
 use crate::layers::{Head, model_states};
 use crate::networks::{self, NAMES, NetworkOptions, SMALL};
@@ -137,7 +137,7 @@ impl Init {
         if is_pickle(&bytes) {
             return Err(UsageError(format!("--init {file}: {PICKLE}")).into());
         }
-        let digest = Sha256::digest(&bytes[..]).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = digest::of(&bytes[..]);
         let (weights, origin) = match Package::from_bytes(&bytes) {
             Ok(mut package) => {
                 let origin = Origin::of(&mut package)?;

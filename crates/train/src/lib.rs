@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod compress;
 pub mod data;
 pub mod diagnosis;
+mod digest;
 pub mod evaluate;
 pub mod event;
 pub mod imported;

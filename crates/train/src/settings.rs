@@ -5,9 +5,9 @@
 
 use espalier_tasks::Fit;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::data::{Augment, Level, Sampling, Statistics};
+use crate::digest;
 use crate::imported::{self, Imported};
 use crate::networks;
 use crate::rules::{self, Budget, Choice};
@@ -298,7 +298,7 @@ impl Settings {
     /// SHA-256 of the settings in canonical form.
     pub fn digest(&self) -> String {
         let text = serde_json::to_value(self).expect("settings are plain data").to_string();
-        Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
+        digest::of(text)
     }
 }
 

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::path::Path;
 
-use super::{Feed, PICTURES, SourceError};
+use espalier_tasks::image::{EXTENSIONS, is_image_name};
+
+use super::{Feed, SourceError};
 use crate::frame::{Fault, PICTURE_BYTES};
 
 fn named(path: &Path) -> impl Fn(std::io::Error) -> SourceError {
@@ -17,12 +19,12 @@ pub(super) fn folder(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<Vec<_>, _>>()
         .map_err(named(path))?;
-    files.retain(|file| is_picture(file));
+    files.retain(|file| is_image_name(file) && file.is_file());
     if files.is_empty() {
         return Err(SourceError::Wrong(format!(
             "{}: it holds no picture ({})",
             path.display(),
-            PICTURES.join(", ")
+            EXTENSIONS.join(", ")
         )));
     }
     files.sort_by_cached_key(|file| natural(&file.file_name().unwrap_or_default().to_string_lossy()));
@@ -32,11 +34,6 @@ pub(super) fn folder(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
         }
     }
     Ok(())
-}
-
-fn is_picture(path: &Path) -> bool {
-    let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-    ending.is_some_and(|ending| PICTURES.contains(&ending.as_str())) && path.is_file()
 }
 
 /// Pieces of a name, compared one after another: digits by the number they make, then by how many there are.

@@ -13,15 +13,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use espalier_tasks::image::is_image;
+use espalier_tasks::image::{is_image, is_image_name};
 
 use crate::address::Address;
 use crate::queue::Policy;
 
 pub(crate) use feed::{Feed, Interrupter};
 
-/// Endings of the names of pictures.
-const PICTURES: [&str; 6] = ["jpg", "jpeg", "png", "bmp", "webp", "gif"];
 /// Endings of the names of JPEGs one after another.
 const MJPEG: [&str; 2] = ["mjpeg", "mjpg"];
 
@@ -147,19 +145,16 @@ fn camera(path: &Path, text: &str) -> Result<Source, SourceError> {
 
 fn local(path: &Path) -> Result<Source, SourceError> {
     let shown = path.display();
-    let ends = |endings: &[&str]| {
-        let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-        ending.is_some_and(|ending| endings.contains(&ending.as_str()))
-    };
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     if !path.exists() {
         Err(SourceError::Wrong(format!("{shown}: there is no such file or folder")))
     } else if path.is_dir() {
         Ok(Source::Folder(path.into()))
     } else if path.starts_with("/dev/") && !path.is_file() {
         Ok(Source::Camera(path.into()))
-    } else if ends(&MJPEG) {
+    } else if MJPEG.iter().any(|known| extension.eq_ignore_ascii_case(known)) {
         Ok(Source::Mjpeg(path.into()))
-    } else if ends(&PICTURES) || path.is_file() && begins_a_picture(path) {
+    } else if is_image_name(path) || path.is_file() && begins_a_picture(path) {
         Ok(Source::Picture(path.into()))
     } else {
         Ok(Source::Video(path.into()))

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use espalier_graph::files::write_atomic;
 use espalier_train::compress::{
-    Budget, CALIBRATION_IMAGES, Candidate, Choice, DEFAULT_DROP, Event, Outcome, Request, Settings, compress,
-    identify, page,
+    Budget, CALIBRATION_IMAGES, Candidate, Choice, DEFAULT_DROP, Event, Outcome, Request, Settings, Source,
+    compress, page,
 };
 use espalier_train::data::{Examples, Split};
 use espalier_train::run_folder::RunFolder;
@@ -110,16 +110,15 @@ fn request(args: &Args) -> anyhow::Result<Request> {
     };
     let time = args.max_time.as_deref().map(|text| quantity::seconds("--max-time", text)).transpose()?;
     check_out(args)?;
-    let package = open::package(&args.package)?;
+    let source = open::existing(&args.package).and_then(|path| Ok(Source::read(path)?))?;
     let named = || format!("package {}", args.package.display());
-    let task = open::task(&package).with_context(named)?;
-    let (digest, size_bytes) = identify(&args.package)?;
+    let task = open::task(&source.package).with_context(named)?;
     let examples = |split| Examples::open(&args.data, split, &task).map_err(open::data_error);
     let (train, val) = (examples(Split::Train)?, examples(Split::Val)?);
     let settings =
         Settings { int8: args.int8, budget, calibration_images: CALIBRATION_IMAGES, seed: args.seed };
     let max_time = time.map(Duration::from_secs_f64);
-    Ok(Request { package, digest, size_bytes, task, train, val, settings, isa, threads, max_time })
+    Ok(Request { source, task, train, val, settings, isa, threads, max_time })
 }
 
 /// What would only fail at the end fails now.

@@ -13,16 +13,6 @@ impl Table {
         Table(Box::new(std::array::from_fn(|x| f(x as u8))))
     }
 
-    /// `clamp(round((x - zero) * scale + bias), lo, hi)` with one rounding before the last and ties to even, as in the
-    /// epilogue of a convolution. Panics where scale or bias is not finite.
-    pub fn affine(zero: u8, scale: f32, bias: f32, [lo, hi]: [u8; 2]) -> Table {
-        assert!(scale.is_finite() && bias.is_finite(), "scale {scale} and bias {bias} must be finite");
-        Table::new(|x| {
-            let v = f32::from(i16::from(x) - i16::from(zero)).mul_add(scale, bias);
-            v.clamp(f32::from(lo), f32::from(hi)).round_ties_even() as u8
-        })
-    }
-
     /// Its value at `x`.
     pub fn get(&self, x: u8) -> u8 {
         self.0[usize::from(x)]
@@ -151,15 +141,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn affine_rounds_ties_to_even_and_saturates() {
-        let table = Table::affine(10, 0.5, 3.0, [1, 100]);
-        // (11 - 10) / 2 + 3 = 3.5, (13 - 10) / 2 + 3 = 4.5.
-        assert_eq!([0, 10, 11, 13, 255].map(|x| table.get(x)), [1, 3, 4, 4, 100]);
-        assert_eq!(Table::affine(0, 1e30, 0.0, [0, 255]).get(1), 255);
-        assert_eq!(Table::affine(1, 1e30, 0.0, [7, 255]).get(0), 7);
-        assert!(Table::affine(9, 1.0, 9.0, [0, 255]).is_identity());
     }
 }

@@ -3,8 +3,9 @@
 use espalier_graph::{BinaryFn, DType, Dim, Node, Op, ReduceFn, Shape, UnaryFn, ValueId, Window};
 
 use super::function::Function;
-use super::weight::{BiasOf, is_constant, sizes};
+use super::weight::{BiasOf, sizes};
 use super::{ALL, Found, Pass, Rounding, fresh, quant, try_add};
+use crate::layer::is_constant;
 use crate::rewrite::Rewrite;
 
 impl Rounding {
@@ -142,7 +143,7 @@ impl Pass<'_> {
         let (x, weight) = (*self.backing.get(&node.inputs[0])?, node.inputs[1]);
         let bias = node.inputs.get(2).copied();
         self.byte_weight(r, weight, axis)?;
-        let fits = sizes(r, weight).len() == rank && bias.is_none_or(|bias| is_constant(r, bias));
+        let fits = sizes(r, weight).len() == rank && bias.is_none_or(|bias| is_constant(r.old, bias));
         fits.then_some(Product { x, weight, bias, kind })
     }
 
@@ -220,5 +221,5 @@ fn vector(r: &Rewrite<'_>, id: ValueId) -> Option<ValueId> {
         }
         _ => id,
     };
-    (is_constant(r, state) && sizes(r, state).len() == 1).then_some(state)
+    (is_constant(r.old, state) && sizes(r, state).len() == 1).then_some(state)
 }

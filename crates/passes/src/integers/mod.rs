@@ -267,7 +267,7 @@ struct Rounding {
 }
 
 /// Ops that move or choose elements: they do the same to bytes, and rounding before or after is the same.
-fn moves(op: &Op) -> bool {
+pub(crate) fn moves(op: &Op) -> bool {
     matches!(
         op,
         Op::Reshape { .. }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use espalier_graph::{Data, GraphError, Quant, Role, Shape, Source, Tensor, ValueId};
 
 use super::{Found, Made, Pass, fresh};
+use crate::layer::is_constant;
 use crate::rewrite::Rewrite;
 
 /// A float weight whose elements are `scale * value`.
@@ -59,7 +60,7 @@ impl Pass<'_> {
     pub(super) fn byte_weight(&self, r: &Rewrite<'_>, id: ValueId, axis: usize) -> Option<&ByteWeight> {
         let weight = self.bytes.get(r.name(id))?;
         let fits = weight.fits(&sizes(r, id)) && (weight.scale.len() == 1 || weight.axis == axis);
-        (fits && is_constant(r, id)).then_some(weight)
+        (fits && is_constant(r.old, id)).then_some(weight)
     }
 
     /// The constant old state `id` as it was, bytes as floats.
@@ -167,14 +168,6 @@ impl Pass<'_> {
 fn transposed(values: &[i8], outputs: usize) -> Vec<i8> {
     let depth = values.len() / outputs.max(1);
     (0..values.len()).map(|i| values[i % depth * outputs + i / depth]).collect()
-}
-
-/// Whether no run changes the old state `id`.
-pub(super) fn is_constant(r: &Rewrite<'_>, id: ValueId) -> bool {
-    match r.old.value(id).source {
-        Source::State(state) => r.old.states()[state].next.is_none(),
-        Source::Input | Source::Node { .. } => false,
-    }
 }
 
 /// The sizes of an old state.

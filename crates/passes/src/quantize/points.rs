@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use espalier_graph::{BinaryFn, DType, Dim, Graph, Node, Op, ReduceFn, ResizeMode, UnaryFn, ValueId};
+use espalier_graph::{BinaryFn, DType, Dim, Graph, Node, Op, ReduceFn, UnaryFn, ValueId};
 
+use crate::integers::moves;
 use crate::layer::{Layer, is_constant, layers};
 
 /// What is known of every value of a graph, by its index.
@@ -133,17 +134,6 @@ impl Demand<'_> {
 
 fn is_clamp(f: UnaryFn) -> bool {
     matches!(f, UnaryFn::Relu | UnaryFn::Clip { .. })
-}
-
-/// Ops that do the same to bytes as to floats.
-fn moves(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Reshape { .. }
-            | Op::MaxPool { .. }
-            | Op::Resize { mode: ResizeMode::Nearest, .. }
-            | Op::Concat { axis: 1 }
-    )
 }
 
 /// Whether there is an op of integers for `node`, layers apart.

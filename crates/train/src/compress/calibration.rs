@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::histogram::{Histogram, Method};
 use crate::data::{DataError, Example, Examples, Skipped, parallel};
+use crate::digest;
 
 /// Stream of the seed that chooses images.
 const CHOICE: u64 = 31;
@@ -98,7 +99,7 @@ impl Calibration {
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         self.inputs.iter().for_each(|v| hash.update(v.to_le_bytes()));
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        digest::finish(hash)
     }
 
     /// The first input.

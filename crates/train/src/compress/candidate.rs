@@ -11,6 +11,7 @@ use super::recipe::Recipe;
 use super::{Calibration, Event, Request};
 use crate::best::golden_pictures;
 use crate::data::Examples;
+use crate::digest;
 use crate::evaluate::measure_each;
 
 /// A network that could be the answer.
@@ -45,7 +46,7 @@ impl<'a> Bench<'a> {
         let mut hash = Sha256::new();
         hash.update(request.val.digest());
         hash.update(calibration.digest());
-        let dataset = hex(hash);
+        let dataset = digest::finish(hash);
         Ok(Bench { request, pictures: pictures(&request.val)?, dataset })
     }
 
@@ -91,7 +92,7 @@ impl<'a> Bench<'a> {
         recipe: &Option<Recipe>,
         metrics: BTreeMap<String, f64>,
     ) -> anyhow::Result<Manifest> {
-        let parent = &self.request.package.manifest;
+        let parent = &self.request.source.package.manifest;
         let settings = serde_json::to_vec(&(&self.request.settings, recipe))?;
         Ok(Manifest {
             format: Format::of(graph),
@@ -103,9 +104,9 @@ impl<'a> Bench<'a> {
             metrics,
             budget: Some(serde_json::to_value(&self.request.settings.budget)?),
             lineage: Lineage {
-                parent: Some(self.request.digest.clone()),
+                parent: Some(self.request.source.digest.clone()),
                 dataset: Some(self.dataset.clone()),
-                settings: Some(hex(Sha256::new_with_prefix(settings))),
+                settings: Some(digest::of(settings)),
             },
             version: parent.version.max(1),
         })
@@ -119,10 +120,6 @@ impl Candidate {
             self.labels.iter().filter_map(|(at, label)| Some(other.labels.get(at)? == label)).collect();
         (!both.is_empty()).then(|| both.iter().filter(|same| **same).count() as f64 / both.len() as f64)
     }
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Pictures for golden samples; of those that cannot be read, the next one.

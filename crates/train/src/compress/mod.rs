@@ -27,9 +27,9 @@ use espalier_passes::layer::layers as weighted;
 use espalier_runtime::{Isa, Pool};
 use espalier_tasks::Task;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::data::{Examples, Skipped};
+use crate::digest;
 pub use budget::{Budget, DEFAULT_DROP, Figures};
 pub use calibration::Calibration;
 pub use candidate::Candidate;
@@ -55,14 +55,20 @@ pub struct Settings {
     pub seed: u64,
 }
 
+/// A package and what its file is.
+pub struct Source {
+    /// What is compressed.
+    pub package: Package,
+    /// SHA-256 of the file.
+    pub digest: String,
+    /// Bytes of the file.
+    pub size_bytes: u64,
+}
+
 /// A compression to be done.
 pub struct Request {
     /// What is compressed.
-    pub package: Package,
-    /// SHA-256 of its file.
-    pub digest: String,
-    /// Bytes of its file.
-    pub size_bytes: u64,
+    pub source: Source,
     /// What it is for.
     pub task: Task,
     /// For calibration.
@@ -161,14 +167,17 @@ impl Outcome {
     }
 }
 
-/// SHA-256 of the package file at `path`, and its bytes.
-///
-/// # Errors
-/// It cannot be read.
-pub fn identify(path: &Path) -> Result<(String, u64), PackageError> {
-    let bytes = espalier_graph::package::open(path)?;
-    let digest = Sha256::digest(&bytes[..]).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((digest, bytes.len() as u64))
+impl Source {
+    /// Reads the package file at `path`. Nothing of it stays in the file, which may change while a long search goes on.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no package.
+    pub fn read(path: &Path) -> Result<Source, PackageError> {
+        let bytes = espalier_graph::package::open(path)?;
+        let named = |fault| PackageError::At { path: path.into(), fault: Box::new(fault) };
+        let package = Package::from_bytes(&bytes).map_err(named)?;
+        Ok(Source { package, digest: digest::of(&bytes[..]), size_bytes: bytes.len() as u64 })
+    }
 }
 
 /// Compresses, and tells `notify` how it goes.
@@ -176,8 +185,8 @@ pub fn identify(path: &Path) -> Result<(String, u64), PackageError> {
 /// # Errors
 /// A package that is quantized already, has no layer that could be, or does not fit the data; what could not be read.
 pub fn compress(request: Request, notify: &mut dyn FnMut(Event)) -> anyhow::Result<Outcome> {
-    let mut weights = request.package.weights.clone();
-    let graph = fold_batch_norm(&request.package.graph, &mut weights)?;
+    let mut weights = request.source.package.weights.clone();
+    let graph = fold_batch_norm(&request.source.package.graph, &mut weights)?;
     weights.retain(|name, _| graph.find(name).is_some());
     refuse(&request, &graph, &weights)?;
     let deadline = request.max_time.map(|time| Instant::now() + time);

@@ -326,14 +326,14 @@ impl<'a> Search<'a> {
         let package = matches!(chosen, Choice::Kept(_)).then(|| candidate.package.clone());
         let request = self.request;
         Ok(Outcome {
-            name: request.package.manifest.name.clone(),
+            name: request.source.package.manifest.name.clone(),
             images: request.val.list.len(),
             metric: self.metric().name,
             settings: request.settings.clone(),
             isa: request.isa.to_string(),
             threads: request.threads,
             // The file that was given may hold the network unfolded.
-            before: Figures { size_bytes: request.size_bytes, ..self.candidates[0].figures.clone() },
+            before: Figures { size_bytes: request.source.size_bytes, ..self.candidates[0].figures.clone() },
             chosen,
             layers: notes,
             steps: std::mem::take(&mut self.steps),

@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 use super::boxes::{self, Label};
 use super::{DataError, Dataset, Sample, Skipped, Source, Split, index_of, name_of, survey};
 
+use crate::digest;
+
 /// One split, with truths of the kind that a task is measured by.
 #[derive(Debug)]
 pub struct Examples {
@@ -61,7 +63,7 @@ impl Examples {
                 hash.update(part);
             }
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        digest::finish(hash)
     }
 
     /// Refuses the split where more of its inputs could not be read than may be overlooked.

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use espalier_tasks::image::is_image;
+use espalier_tasks::image::{is_image, is_image_name};
 
 use super::split::{Shares, VAL_ONLY, WHOLE, by_name};
 use super::{
@@ -15,9 +15,6 @@ use super::{
 
 /// The files of each class, by class name.
 type Classes = BTreeMap<String, Vec<PathBuf>>;
-
-/// File names that promise an image: if they hold none, they are unreadable rather than something else.
-const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "bmp", "webp", "gif"];
 
 /// Lists an ImageFolder. Folders are visited to a fixed depth, so a loop of symbolic links ends.
 pub(super) fn open(root: &Path) -> Result<Dataset, DataError> {
@@ -97,7 +94,7 @@ fn images_in(folder: &Path, dataset: &mut Dataset) -> Result<Vec<PathBuf>, DataE
 /// not there (a link that leads nowhere) counts as one, so that reading it says what is wrong.
 fn kind(path: &Path) -> Result<(), String> {
     let metadata = match fs::metadata(path) {
-        Err(_) if has_image_extension(path) => return Ok(()),
+        Err(_) if is_image_name(path) => return Ok(()),
         metadata => metadata.map_err(|error| error.to_string())?,
     };
     if metadata.is_dir() {
@@ -106,15 +103,11 @@ fn kind(path: &Path) -> Result<(), String> {
     if !metadata.is_file() {
         return Err("not a regular file".into());
     }
-    if has_image_extension(path) || is_image(&head(path).map_err(|error| error.to_string())?) {
+    // A name that promises an image makes a file without one unreadable, not something else.
+    if is_image_name(path) || is_image(&head(path).map_err(|error| error.to_string())?) {
         return Ok(());
     }
     Err("not an image".into())
-}
-
-pub(super) fn has_image_extension(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
 fn head(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -8,6 +8,8 @@ use super::duplicates::{exact, leaks};
 use super::survey::Facts;
 use super::{Dataset, Sample, Split};
 
+use crate::digest;
+
 /// Up to this side, images are used at their own size.
 const SMALL_SIDE: usize = 64;
 
@@ -142,6 +144,6 @@ impl Dataset {
             hash.update(class);
             hash.update(digest);
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        digest::finish(hash)
     }
 }

@@ -6,11 +6,12 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use espalier_tasks::TrueBox;
+use espalier_tasks::image::is_image_name;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{Boxes, Label};
-use crate::data::folder::{has_image_extension, list};
+use crate::data::folder::list;
 use crate::data::{DataError, Split, name_of, read_file, unreadable};
 
 /// Largest `data.yaml`, list of pictures, and label file in bytes.
@@ -139,7 +140,7 @@ fn pictures(place: &Path, root: &Path, files: &mut Vec<PathBuf>) -> Result<(), D
     if !place.is_file() {
         return Err(DataError::NotFound(place.to_owned()));
     }
-    if has_image_extension(place) {
+    if is_image_name(place) {
         files.push(place.to_owned());
         return Ok(());
     }
@@ -161,7 +162,7 @@ fn visit(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Da
             if depth > 0 && !path.is_symlink() {
                 visit(&path, depth - 1, files)?;
             }
-        } else if has_image_extension(&path) {
+        } else if is_image_name(&path) {
             files.push(path);
         }
     }
