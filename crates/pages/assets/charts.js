@@ -23,15 +23,18 @@
   };
 
   // Lines fill the width; points keep away from the edges, where their labels need room.
-  const range = (margin) => (u, min, max) => {
-    const pad = min === max ? Math.abs(min) / 2 || 1 : (max - min) * margin;
-    return [min - pad, max + pad];
+  const range = (margin, form) => (u, min, max) => {
+    const isShare = form === "percent";
+    const pad = min !== max ? (max - min) * margin : isShare ? 0.05 : Math.abs(min) / 2 || 1;
+    // No share is below nothing or above all.
+    const [least, most] = isShare ? [Math.min(min, 0), Math.max(max, 1)] : [-Infinity, Infinity];
+    return [Math.max(min - pad, least), Math.min(max + pad, most)];
   };
 
   function scale(axis, isX, lines) {
     if (axis.log) return { time: false, distr: 3 };
-    if (isX) return { time: axis.form === "time", range: range(lines ? 0 : 0.08) };
-    return lines ? { time: false } : { time: false, range: range(0.12) };
+    if (isX) return { time: axis.form === "time", range: range(lines ? 0 : 0.08, axis.form) };
+    return lines ? { time: false } : { time: false, range: range(0.12, axis.form) };
   }
 
   // Of a logarithmic axis, only the powers of ten, where there are enough of them.

@@ -80,6 +80,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         format!(
             "\n{split} accuracy {accuracy:.4} over {} images; one answer takes {} ms\n\nNext:\n  \
              espalier val {best} {data}\n  espalier inspect {best}\n  espalier benchmark {best} --per-layer\n  \
+             espalier compress {best} {data} --out small.espalier\n  \
              espalier train YOUR/FOLDER        pictures in CLASS/ folders\n",
             metrics.n(),
             print::cell(&latency["p50_ms"]),
