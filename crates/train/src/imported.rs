@@ -169,8 +169,11 @@ fn logits(graph: &Graph) -> Result<ValueId, String> {
     }
 }
 
-/// The graph up to `logits`, whose input is `x` and whose output is `logits f32[N,K]`.
-fn with_our_names(graph: &Graph, logits: ValueId) -> Result<Graph, GraphError> {
+/// The graph up to `logits`, whose input is `x` and whose output is `logits f32[N,K]`. States keep their names.
+///
+/// # Errors
+/// A state has a name that a training step needs.
+pub(crate) fn with_our_names(graph: &Graph, logits: ValueId) -> Result<Graph, GraphError> {
     let mut renamed = rewrite(graph, |r, item| match item {
         Item::Input(id) => {
             let x = r.new.add_input("x", r.old.ty(id).clone())?;

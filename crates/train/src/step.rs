@@ -27,6 +27,22 @@ pub fn training_step(
     options: &StepOptions,
     frozen: &dyn Fn(&str) -> bool,
 ) -> Result<Graph, GraphError> {
+    let (mut graph, pairs) = with_gradients(network, frozen)?;
+    let decays = espalier_passes::decays_by_default;
+    update(&mut graph, &pairs, options.optimizer, options.weight_decay, &decays, options.clip_norm)?;
+    if options.ema {
+        ema(&mut graph)?;
+    }
+    let graph = prune_unused(&graph)?;
+    verify(&graph, Stage::Step)?;
+    Ok(graph)
+}
+
+/// The forward graph of training with its loss, and every weight that `frozen` leaves free with its gradient.
+fn with_gradients(
+    network: &Graph,
+    frozen: &dyn Fn(&str) -> bool,
+) -> Result<(Graph, Vec<(ValueId, ValueId)>), GraphError> {
     let mut graph = training(network, frozen)?;
     let logits = graph
         .output("logits")
@@ -42,14 +58,28 @@ pub fn training_step(
     let gradients = differentiate(&mut graph, &[(loss, seed)], &weights)?;
     let pairs: Vec<(ValueId, ValueId)> =
         weights.iter().zip(gradients).filter_map(|(&w, g)| g.map(|g| (w, g))).collect();
-    let decays = espalier_passes::decays_by_default;
-    update(&mut graph, &pairs, options.optimizer, options.weight_decay, &decays, options.clip_norm)?;
-    if options.ema {
-        ema(&mut graph)?;
+    Ok((graph, pairs))
+}
+
+/// A step that changes no weight: its outputs are `loss []`, `logits`, and for every weight `NAME` the gradient of the loss,
+/// `gradient.NAME`. The inputs are the network's and `target [N,K]`.
+///
+/// # Errors
+/// As [`training_step`].
+pub fn gradient_step(network: &Graph) -> Result<Graph, GraphError> {
+    let (mut graph, pairs) = with_gradients(network, &|_| false)?;
+    for (weight, gradient) in pairs {
+        let name = gradient_name(&graph.value(weight).name);
+        graph.add_output(&name, gradient)?;
     }
     let graph = prune_unused(&graph)?;
     verify(&graph, Stage::Step)?;
     Ok(graph)
+}
+
+/// The output of a [`gradient_step`] for the weight `name`.
+pub fn gradient_name(name: &str) -> String {
+    format!("gradient.{name}")
 }
 
 fn trained(graph: &Graph, frozen: &dyn Fn(&str) -> bool) -> Vec<ValueId> {

@@ -118,7 +118,8 @@ fn request(args: &Args) -> anyhow::Result<Request> {
     let settings =
         Settings { int8: args.int8, budget, calibration_images: CALIBRATION_IMAGES, seed: args.seed };
     let max_time = time.map(Duration::from_secs_f64);
-    Ok(Request { source, task, train, val, settings, isa, threads, max_time })
+    let data = args.data.clone();
+    Ok(Request { source, task, data, train, val, settings, isa, threads, max_time })
 }
 
 /// What would only fail at the end fails now.

@@ -8,6 +8,7 @@
 mod budget;
 mod calibration;
 mod candidate;
+mod fine_tune;
 mod histogram;
 mod latency;
 mod layers;
@@ -71,6 +72,8 @@ pub struct Request {
     pub source: Source,
     /// What it is for.
     pub task: Task,
+    /// Where train and val come from, as on the command line: fine-tuning reads train as training does.
+    pub data: String,
     /// For calibration.
     pub train: Examples,
     /// What decides.
