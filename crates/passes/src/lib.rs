@@ -15,6 +15,7 @@ pub mod quantize;
 pub mod rewrite;
 mod rules;
 mod simplify;
+pub mod sparsify;
 mod training;
 mod update;
 

@@ -187,6 +187,16 @@ impl Plan {
         Tensor::new(&shape, Data::from_le_bytes(ty.dtype, bytes))
     }
 
+    /// The content of the state `name`, in the logical order; `None` where runs do not change it, or it is not of f32.
+    pub fn state(&mut self, name: &str) -> Option<&mut [f32]> {
+        let is_wanted = |state: &&(String, Place, TensorType, bool)| state.0 == name && state.3;
+        let (_, place, ty, _) = self.states.iter().find(is_wanted)?;
+        // SAFETY: as in `input`.
+        (ty.dtype == DType::F32).then(|| unsafe {
+            std::slice::from_raw_parts_mut(self.memory.at(place.offset).cast(), place.bytes / 4)
+        })
+    }
+
     /// Sets the states that runs change from `weights`; those that are absent there keep their content.
     ///
     /// # Errors

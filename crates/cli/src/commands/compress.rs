@@ -41,6 +41,13 @@ pub(crate) struct Args {
     /// Take int8 only; without it the float network is the answer where int8 loses too much or is no faster.
     #[arg(long)]
     int8: bool,
+    /// Remove this share of the multiply-adds with the channels that matter least, and train what is left: 0.5.
+    #[arg(long, value_name = "SHARE", help_heading = "Fixed instead of searched")]
+    prune: Option<f64>,
+    /// Make this share of the weights zero, in blocks of 2 outputs by 4 inputs, in all layers but stem, depthwise and head, and
+    /// train the rest: 0.75. Integer kernels skip the blocks, so it goes with --int8.
+    #[arg(long, value_name = "SHARE", help_heading = "Fixed instead of searched")]
+    sparsity: Option<f64>,
     /// How much worse the primary metric may be on val, absolutely.
     #[arg(long, value_name = "D", default_value_t = DEFAULT_DROP, allow_negative_numbers = true)]
     max_drop: f64,
@@ -98,6 +105,14 @@ fn request(args: &Args) -> anyhow::Result<Request> {
     if !(0.0..=1e6).contains(&args.max_drop) {
         return Err(usage(format!("--max-drop {}: it should be 0 or more, like 0.01", args.max_drop)));
     }
+    for (flag, share) in [("--prune", args.prune), ("--sparsity", args.sparsity)] {
+        if let Some(share) = share.filter(|share| !(0.01..=0.95).contains(share)) {
+            return Err(usage(format!("{flag} {share}: it should be a share from 0.01 to 0.95")));
+        }
+    }
+    if args.sparsity.is_some() && !args.int8 {
+        return Err(usage("--sparsity: only int8 layers skip blocks of zeros, so it goes with --int8"));
+    }
     let latency = args.max_latency.as_deref().map(|text| quantity::seconds("--max-latency", text));
     let budget = Budget {
         max_drop: args.max_drop,
@@ -115,8 +130,14 @@ fn request(args: &Args) -> anyhow::Result<Request> {
     let task = open::task(&source.package).with_context(named)?;
     let examples = |split| Examples::open(&args.data, split, &task).map_err(open::data_error);
     let (train, val) = (examples(Split::Train)?, examples(Split::Val)?);
-    let settings =
-        Settings { int8: args.int8, budget, calibration_images: CALIBRATION_IMAGES, seed: args.seed };
+    let settings = Settings {
+        int8: args.int8,
+        prune: args.prune,
+        sparsity: args.sparsity,
+        budget,
+        calibration_images: CALIBRATION_IMAGES,
+        seed: args.seed,
+    };
     let max_time = time.map(Duration::from_secs_f64);
     let data = args.data.clone();
     Ok(Request { source, task, data, train, val, settings, isa, threads, max_time })

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::budget::Figures;
 use super::recipe::Recipe;
+use super::variant::Structure;
 use super::{Calibration, Event, Request};
 use crate::best::golden_pictures;
 use crate::data::Examples;
@@ -18,7 +19,9 @@ use crate::evaluate::measure_each;
 pub struct Candidate {
     /// In words.
     pub name: String,
-    /// How it was made; `None` for the float network.
+    /// What was taken out of the network.
+    pub structure: Structure,
+    /// How it was quantized; `None` for a float network.
     pub recipe: Option<Recipe>,
     /// What was measured.
     pub figures: Figures,
@@ -29,6 +32,8 @@ pub struct Candidate {
     /// Likeliest class of every image, for classifiers.
     pub(super) labels: BTreeMap<usize, usize>,
     pub(super) package: Package,
+    /// The number of the float network that it is made of.
+    pub(super) variant: usize,
 }
 
 /// What every candidate is measured on and written with.
@@ -56,13 +61,13 @@ impl<'a> Bench<'a> {
     /// A graph that cannot be lowered; images that cannot be read.
     pub(super) fn measure(
         &self,
+        (variant, structure): (usize, Structure),
         recipe: Option<Recipe>,
-        graph: Graph,
-        weights: Weights,
+        (graph, weights): (Graph, Weights),
         notify: &mut dyn FnMut(Event),
     ) -> anyhow::Result<Candidate> {
         let Request { task, val, isa, threads, .. } = self.request;
-        let name = recipe.as_ref().map_or_else(|| "float".into(), Recipe::name);
+        let name = name(structure, recipe.as_ref());
         notify(Event::Began { what: name.clone(), unit: "images", length: val.list.len() });
         let mut model = Model::new(graph.clone(), weights.clone(), task.clone(), *isa, *threads)?;
         let (mut labels, classifies) = (BTreeMap::new(), matches!(task, Task::ClassifyImage(_)));
@@ -79,21 +84,22 @@ impl<'a> Bench<'a> {
         )?;
         let metrics = measured.metrics.metrics();
         let golden = self.pictures.iter().map(|picture| model.golden(picture)).collect::<Result<_, _>>()?;
-        let manifest = self.manifest(&graph, &recipe, metrics.clone())?;
+        let manifest = self.manifest(&graph, (structure, &recipe), metrics.clone())?;
         let package = Package { manifest, graph, weights, golden };
         let size_bytes = package.to_bytes()?.len() as u64;
         let figures = Figures { metrics, size_bytes, p50_ms: None, energy_mj: None };
-        Ok(Candidate { name, recipe, figures, agreement: None, refused: None, labels, package })
+        let (agreement, refused) = (None, None);
+        Ok(Candidate { name, structure, recipe, figures, agreement, refused, labels, package, variant })
     }
 
     fn manifest(
         &self,
         graph: &Graph,
-        recipe: &Option<Recipe>,
+        made: (Structure, &Option<Recipe>),
         metrics: BTreeMap<String, f64>,
     ) -> anyhow::Result<Manifest> {
         let parent = &self.request.source.package.manifest;
-        let settings = serde_json::to_vec(&(&self.request.settings, recipe))?;
+        let settings = serde_json::to_vec(&(&self.request.settings, made))?;
         Ok(Manifest {
             format: Format::of(graph),
             name: parent.name.clone(),
@@ -110,6 +116,15 @@ impl<'a> Bench<'a> {
             },
             version: parent.version.max(1),
         })
+    }
+}
+
+/// In words.
+fn name(structure: Structure, recipe: Option<&Recipe>) -> String {
+    let arithmetic = recipe.map_or_else(|| "float".into(), Recipe::name);
+    match structure.is_whole() {
+        true => arithmetic,
+        false => format!("{}, {arithmetic}", structure.name()),
     }
 }
 

@@ -54,9 +54,6 @@ pub(super) struct Lesson<'l> {
     pub(super) after_step: &'l mut dyn FnMut(f64, &mut Plan),
 }
 
-/// Does nothing after a step.
-pub(super) fn nothing(_: f64, _: &mut Plan) {}
-
 impl Tutor {
     /// A tutor for `request`, whose network is `graph` with `weights`, batch normalisation folded.
     ///

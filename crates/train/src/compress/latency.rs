@@ -1,7 +1,10 @@
-//! Which of two plans answers sooner, measured so that both see the same machine.
+//! Which of two plans answers sooner, measured so that both see the same machine; and which of its layers take long.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use espalier_graph::Graph;
+use espalier_passes::layer::layers;
 use espalier_runtime::{Plan, Pool};
 
 /// Untimed runs of each before, and least and most timed ones.
@@ -33,4 +36,21 @@ fn timed(plan: &mut Plan, pool: &mut Pool) -> Duration {
     let start = Instant::now();
     plan.run(pool);
     start.elapsed()
+}
+
+/// Seconds that each layer of `graph` takes in `plan`, by the name of its weight.
+pub(super) fn layer_seconds(graph: &Graph, plan: &mut Plan, pool: &mut Pool) -> BTreeMap<String, f64> {
+    let mut times = vec![Duration::ZERO; plan.steps().count()];
+    (0..WARM).for_each(|_| plan.run(pool));
+    (0..LEAST).for_each(|_| plan.run_profiled(pool, &mut times));
+    let seconds: BTreeMap<&str, f64> = plan
+        .steps()
+        .zip(&times)
+        .map(|(step, time)| (step.node.as_str(), time.as_secs_f64() / LEAST as f64))
+        .collect();
+    let of = |name: &str| seconds.get(name).copied();
+    layers(graph)
+        .iter()
+        .filter_map(|layer| Some((graph.value(layer.weight).name.clone(), of(&layer.name)?)))
+        .collect()
 }

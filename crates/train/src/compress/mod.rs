@@ -16,6 +16,8 @@ mod page;
 mod recipe;
 mod search;
 mod sensitivity;
+mod sparsity;
+mod variant;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,7 +25,6 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use espalier_graph::package::PackageError;
 use espalier_graph::{Package, Weights};
-use espalier_passes::fold_batch_norm;
 use espalier_passes::layer::layers as weighted;
 use espalier_runtime::{Isa, Pool};
 use espalier_tasks::Task;
@@ -39,6 +40,7 @@ pub use layers::LayerNote;
 pub use page::page;
 pub use recipe::Recipe;
 pub use sensitivity::Sensitivity;
+pub use variant::Structure;
 
 /// Training images that ranges are measured on.
 pub const CALIBRATION_IMAGES: usize = 256;
@@ -48,6 +50,12 @@ pub const CALIBRATION_IMAGES: usize = 256;
 pub struct Settings {
     /// Only packages of integers are an answer; else the float network is one too.
     pub int8: bool,
+    /// Share of the multiply-adds to remove with channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prune: Option<f64>,
+    /// Share of the weights of inner layers to make zero, in blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sparsity: Option<f64>,
     /// What the package may cost.
     pub budget: Budget,
     /// Images of train for calibration.
@@ -188,12 +196,11 @@ impl Source {
 /// # Errors
 /// A package that is quantized already, has no layer that could be, or does not fit the data; what could not be read.
 pub fn compress(request: Request, notify: &mut dyn FnMut(Event)) -> anyhow::Result<Outcome> {
-    let mut weights = request.source.package.weights.clone();
-    let graph = fold_batch_norm(&request.source.package.graph, &mut weights)?;
-    weights.retain(|name, _| graph.find(name).is_some());
+    let Package { graph, weights, .. } = &request.source.package;
+    let (graph, weights) = variant::folded(graph, weights)?;
     refuse(&request, &graph, &weights)?;
     let deadline = request.max_time.map(|time| Instant::now() + time);
-    search::Search::new(&request, &graph, weights, Pool::new(request.threads), deadline, notify)?.run()
+    search::Search::new(&request, Pool::new(request.threads), deadline, notify)?.run()
 }
 
 /// What cannot be compressed is said before anything is measured.

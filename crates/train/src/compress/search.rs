@@ -1,36 +1,41 @@
 //! The search: candidates are made, measured and compared.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use espalier_graph::{Bindings, Graph, Weights};
-use espalier_passes::equalise;
+use espalier_graph::{Bindings, Graph, Package, Weights};
 use espalier_passes::layer::layers as weighted;
 use espalier_runtime::{Options, Plan, Pool, lower};
 use espalier_tasks::Metric;
 
 use super::budget::{Excess, Figures};
-use super::calibration::{Calibration, extents};
+use super::calibration::Calibration;
 use super::candidate::{Bench, Candidate};
+use super::fine_tune::Tutor;
 use super::histogram::Method;
-use super::latency::medians_ms;
-use super::recipe::{Calibrated, Recipe};
-use super::sensitivity::{Sensitivity, sensitivities};
-use super::{Choice, Event, Outcome, Request, Step, layers};
+use super::latency::{layer_seconds, medians_ms};
+use super::recipe::Recipe;
+use super::sensitivity::sensitivities;
+use super::sparsity::sparse;
+use super::variant::{Structure, Variant, folded};
+use super::{Choice, Event, Outcome, Request, Settings, Step, layers};
+
+/// Images that a lesson looks at, all epochs together, and the most epochs.
+const IMAGES_SEEN: f64 = 30_000.0;
+const MOST_EPOCHS: f64 = 25.0;
 
 pub(super) struct Search<'a> {
     request: &'a Request,
-    graph: &'a Graph,
     bench: Bench<'a>,
     calibration: Calibration,
-    plain: Calibrated,
-    /// Made when it is first needed; `None` in it where no two layers can be equalised.
-    equalised: Option<Option<Calibrated>>,
+    /// The network that was given is the first.
+    variants: Vec<Variant>,
+    /// Made when something is first trained.
+    tutor: Option<Tutor>,
     pool: Pool,
     deadline: Option<Instant>,
     notify: &'a mut dyn FnMut(Event),
     /// The float network is the first.
     candidates: Vec<Candidate>,
-    sensitivities: Vec<Sensitivity>,
     steps: Vec<Step>,
 }
 
@@ -38,50 +43,113 @@ impl<'a> Search<'a> {
     /// Measures the float network, and what flows through it.
     pub(super) fn new(
         request: &'a Request,
-        graph: &'a Graph,
-        weights: Weights,
-        mut pool: Pool,
+        pool: Pool,
         deadline: Option<Instant>,
         notify: &'a mut dyn FnMut(Event),
     ) -> anyhow::Result<Search<'a>> {
         let settings = &request.settings;
-        let start = Instant::now();
         let count = settings.calibration_images;
         let calibration =
             Calibration::load(&request.train, &request.task, count, settings.seed, request.threads)?;
         let bench = Bench::new(request, &calibration)?;
-        notify(Event::Began { what: "calibrating".into(), unit: "images", length: calibration.images() });
-        let seen =
-            calibration.observe(graph, &weights, request.isa, &mut pool, &mut |n| notify(Event::Done(n)))?;
-        let result = format!("{} values seen on {} images of train", seen.len(), calibration.images());
         let mut search = Search {
             request,
-            graph,
             bench,
             calibration,
-            plain: Calibrated { weights, seen },
-            equalised: None,
+            variants: Vec::new(),
+            tutor: None,
             pool,
             deadline,
             notify,
             candidates: Vec::new(),
-            sensitivities: Vec::new(),
             steps: Vec::new(),
         };
-        search.ended("calibrate", result, start);
-        search.float()?;
+        let Package { graph, weights, .. } = &request.source.package;
+        search.calibrate(Structure::default(), graph.clone(), weights.clone())?;
+        search.float(0)?;
         Ok(search)
     }
 
     pub(super) fn run(mut self) -> anyhow::Result<Outcome> {
-        let best = self.recipes()?;
+        let Settings { int8, prune, sparsity, .. } = self.request.settings;
+        let fixed = Structure { prune, sparsity };
+        if fixed.is_whole() {
+            self.quantized(0)?;
+        } else {
+            let variant = self.changed(fixed)?;
+            match int8 {
+                true => self.quantized(variant)?,
+                false => {
+                    let at = self.float(variant)?;
+                    self.time(at)?;
+                }
+            }
+        }
+        self.judge();
+        self.outcome()
+    }
+
+    /// Takes out of the network what `structure` says; the number of the variant.
+    fn changed(&mut self, structure: Structure) -> anyhow::Result<usize> {
+        let start = Instant::now();
+        let (network, mut weights) = (self.variants[0].network.clone(), self.variants[0].weights.clone());
+        if let Some(share) = structure.sparsity {
+            weights = self.sparse((&network, &weights), share)?;
+        }
+        self.ended("train", structure.name(), start);
+        self.calibrate(structure, network, weights)
+    }
+
+    fn sparse(&mut self, from: (&Graph, &Weights), share: f64) -> anyhow::Result<Weights> {
+        let (graph, weights) = folded(from.0, from.1)?;
+        let mut plan = self.plan(&graph, &weights)?;
+        let seconds = layer_seconds(&graph, &mut plan, &mut self.pool);
+        let (epochs, time) = (self.epochs(), self.time_left());
+        self.tutor()?;
+        let tutor = self.tutor.as_mut().expect("just made");
+        sparse(from, (share, 2), &seconds, tutor, (epochs, time), self.notify)
+    }
+
+    /// How often a lesson sees all of train.
+    fn epochs(&self) -> f64 {
+        (IMAGES_SEEN / self.request.train.list.len() as f64).clamp(1.0, MOST_EPOCHS)
+    }
+
+    /// What a lesson may take of the time that there is.
+    fn time_left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()) / 2)
+    }
+
+    fn tutor(&mut self) -> anyhow::Result<&mut Tutor> {
+        if self.tutor.is_none() {
+            let Variant { graph, plain, .. } = &self.variants[0];
+            self.tutor = Some(Tutor::new(self.request, graph, &plain.weights)?);
+        }
+        Ok(self.tutor.as_mut().expect("just made"))
+    }
+
+    fn calibrate(&mut self, structure: Structure, network: Graph, weights: Weights) -> anyhow::Result<usize> {
+        let (start, images) = (Instant::now(), self.calibration.images());
+        let notify = &mut *self.notify;
+        notify(Event::Began { what: "calibrating".into(), unit: "images", length: images });
+        let engine = (self.request.isa, &mut self.pool);
+        let mut done = |n| notify(Event::Done(n));
+        let variant = Variant::new(structure, network, weights, &self.calibration, engine, &mut done)?;
+        let result = format!("{} values seen on {images} images of train", variant.plain.seen.len());
+        self.variants.push(variant);
+        self.ended("calibrate", result, start);
+        Ok(self.variants.len() - 1)
+    }
+
+    /// Makes integers of a variant.
+    fn quantized(&mut self, variant: usize) -> anyhow::Result<()> {
+        let best = self.recipes(variant)?;
         self.time(best)?;
         let excesses = self.excesses(best);
         if !excesses.is_empty() && excesses.iter().all(|excess| excess.is_drop) {
             self.restore_layers(best)?;
         }
-        self.judge();
-        self.outcome(best)
+        Ok(())
     }
 
     fn metric(&self) -> Metric {
@@ -97,15 +165,22 @@ impl<'a> Search<'a> {
         self.steps.push(Step { step: step.into(), result, seconds: start.elapsed().as_secs_f64() });
     }
 
-    /// The float network, as a device would run it.
-    fn float(&mut self) -> anyhow::Result<()> {
+    /// A float network, as a device would run it; the number of the candidate.
+    fn float(&mut self, variant: usize) -> anyhow::Result<usize> {
         let start = Instant::now();
-        let weights = self.plain.weights.clone();
-        let float = self.bench.measure(None, self.graph.clone(), weights, self.notify)?;
-        let result = self.summary(&float);
-        self.candidates.push(float);
-        self.ended("float", result, start);
-        Ok(())
+        let Variant { structure, graph, plain, .. } = &self.variants[variant];
+        let made = (graph.clone(), plain.weights.clone());
+        let float = self.bench.measure((variant, *structure), None, made, self.notify)?;
+        Ok(self.add(float, start))
+    }
+
+    /// Notes a candidate that was measured.
+    fn add(&mut self, mut made: Candidate, start: Instant) -> usize {
+        made.agreement = self.candidates.first().and_then(|float| made.agreement_with(float));
+        let (name, result) = (made.name.clone(), self.summary(&made));
+        self.candidates.push(made);
+        self.ended(&name, result, start);
+        self.candidates.len() - 1
     }
 
     fn summary(&self, candidate: &Candidate) -> String {
@@ -114,8 +189,9 @@ impl<'a> Search<'a> {
     }
 
     /// All layers in int8 by several recipes; the one nearest to float, of equals the first.
-    fn recipes(&mut self) -> anyhow::Result<usize> {
-        let mut best = self.attempt(Recipe::plain(Method::MinMax))?.expect("nothing is in its way");
+    fn recipes(&mut self, variant: usize) -> anyhow::Result<usize> {
+        let first = self.attempt(variant, Recipe::plain(Method::MinMax))?;
+        let mut best = first.expect("nothing is in its way");
         for method in [Method::Percentile, Method::Mse] {
             self.better(&mut best, Recipe::plain(method))?;
         }
@@ -129,7 +205,7 @@ impl<'a> Search<'a> {
     /// Tries `recipe` if there is time; `best` is the better of both.
     fn better(&mut self, best: &mut usize, recipe: Recipe) -> anyhow::Result<()> {
         if !self.is_late()
-            && let Some(at) = self.attempt(recipe)?
+            && let Some(at) = self.attempt(self.candidates[*best].variant, recipe)?
             && self.distance(at) < self.distance(*best)
         {
             *best = at;
@@ -142,42 +218,15 @@ impl<'a> Search<'a> {
     }
 
     /// Makes and measures a candidate; `None` where there is nothing to equalise.
-    fn attempt(&mut self, recipe: Recipe) -> anyhow::Result<Option<usize>> {
-        let start = Instant::now();
-        if recipe.equalise && self.equalised()?.is_none() {
+    fn attempt(&mut self, variant: usize, recipe: Recipe) -> anyhow::Result<Option<usize>> {
+        let (start, from) = (Instant::now(), &mut self.variants[variant]);
+        if !from.prepare(&recipe, &self.calibration, (self.request.isa, &mut self.pool))? {
             return Ok(None);
         }
-        let from = source(&recipe, &self.plain, &self.equalised);
-        let (graph, weights) = recipe.make(self.graph, from)?;
-        let mut made = self.bench.measure(Some(recipe), graph, weights, self.notify)?;
-        made.agreement = made.agreement_with(&self.candidates[0]);
-        let (name, result) = (made.name.clone(), self.summary(&made));
-        self.candidates.push(made);
-        self.ended(&name, result, start);
-        Ok(Some(self.candidates.len() - 1))
-    }
-
-    /// The equalised network, where two layers can be.
-    fn equalised(&mut self) -> anyhow::Result<&Option<Calibrated>> {
-        if self.equalised.is_none() {
-            let mut weights = self.plain.weights.clone();
-            let pairs = equalise(self.graph, &mut weights, &extents(&self.plain.seen))?;
-            let made = match pairs {
-                0 => None,
-                _ => {
-                    let seen = self.calibration.observe(
-                        self.graph,
-                        &weights,
-                        self.request.isa,
-                        &mut self.pool,
-                        &mut |_| {},
-                    )?;
-                    Some(Calibrated { weights, seen })
-                }
-            };
-            self.equalised = Some(made);
-        }
-        Ok(self.equalised.as_ref().expect("just made"))
+        let quantized = recipe.make(&from.graph, from.source(&recipe))?;
+        let of = (variant, from.structure);
+        let made = self.bench.measure(of, Some(recipe), quantized, self.notify)?;
+        Ok(Some(self.add(made, start)))
     }
 
     /// How far from the float network: by the metric, where better is luck and counts as equal; then by the answers.
@@ -189,7 +238,11 @@ impl<'a> Search<'a> {
 
     /// Times the candidate in turn with the float network.
     fn time(&mut self, at: usize) -> anyhow::Result<()> {
-        let (mut float, mut made) = (self.plan(&self.candidates[0])?, self.plan(&self.candidates[at])?);
+        let plan = |at: usize| {
+            let Package { graph, weights, .. } = &self.candidates[at].package;
+            self.plan(graph, weights)
+        };
+        let (mut float, mut made) = (plan(0)?, plan(at)?);
         let [float, made] = medians_ms([&mut float, &mut made], &mut self.pool);
         self.candidates[0].figures.p50_ms.get_or_insert(float);
         // The float network is timed anew beside each candidate; what it took the first time is the measure of all.
@@ -198,20 +251,20 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    fn plan(&self, candidate: &Candidate) -> anyhow::Result<Plan> {
-        let options =
-            Options { isa: self.request.isa, threads: self.pool.workers(), bindings: Bindings::batch(1) };
-        let mut plan = lower(&candidate.package.graph, &candidate.package.weights, options)?;
-        let input = self.graph.value(self.graph.inputs()[0]).name.as_str();
+    fn plan(&self, graph: &Graph, weights: &Weights) -> anyhow::Result<Plan> {
+        let (isa, threads) = (self.request.isa, self.pool.workers());
+        let mut plan = lower(graph, weights, Options { isa, threads, bindings: Bindings::batch(1) })?;
+        let input = graph.value(graph.inputs()[0]).name.as_str();
         plan.input(input).copy_from_slice(self.calibration.first());
         Ok(plan)
     }
 
     /// Why a candidate is no answer.
     fn excesses(&self, at: usize) -> Vec<Excess> {
-        let (Candidate { figures, recipe, .. }, before) = (&self.candidates[at], &self.candidates[0].figures);
+        let (figures, before) = (&self.candidates[at].figures, &self.candidates[0].figures);
         let mut all = self.request.settings.budget.excesses(figures, before, self.metric());
-        if let (Some(float), Some(p50), Some(_)) = (before.p50_ms, figures.p50_ms, recipe)
+        if let (Some(float), Some(p50)) = (before.p50_ms, figures.p50_ms)
+            && at > 0
             && p50 >= float
         {
             let isa = self.request.isa;
@@ -225,9 +278,10 @@ impl<'a> Search<'a> {
     /// The layers that harm most return to float, until the metric is kept; then fewer, as long as it is.
     fn restore_layers(&mut self, best: usize) -> anyhow::Result<()> {
         self.rank_layers(best)?;
+        let all = self.variants[self.candidates[best].variant].sensitivities.len();
         let (mut fails, mut count) = (0, 1);
         let mut keeps = loop {
-            if count >= self.sensitivities.len() || self.is_late() {
+            if count >= all || self.is_late() {
                 return Ok(());
             }
             match self.restored(best, count)? {
@@ -249,18 +303,20 @@ impl<'a> Search<'a> {
     fn rank_layers(&mut self, best: usize) -> anyhow::Result<()> {
         let start = Instant::now();
         let (recipe, deadline) = (self.recipe(best).clone(), self.deadline);
-        let from = source(&recipe, &self.plain, &self.equalised);
+        let variant = &mut self.variants[self.candidates[best].variant];
         let what = "which layers harm most".to_string();
-        (self.notify)(Event::Began { what, unit: "layers", length: weighted(self.graph).len() });
+        (self.notify)(Event::Began { what, unit: "layers", length: weighted(&variant.graph).len() });
         let notify = &mut *self.notify;
         let mut done = |n| {
             notify(Event::Done(n));
             deadline.is_none_or(|deadline| Instant::now() < deadline)
         };
         let engine = (self.request.isa, &mut self.pool);
-        self.sensitivities = sensitivities(self.graph, &recipe, from, &self.calibration, engine, &mut done)?;
-        let first: Vec<&str> = self.sensitivities.iter().take(3).map(|s| s.layer.as_str()).collect();
-        let result = format!("of {} layers: {}", self.sensitivities.len(), first.join(", "));
+        let from = variant.source(&recipe);
+        let ranked = sensitivities(&variant.graph, &recipe, from, &self.calibration, engine, &mut done)?;
+        let first: Vec<&str> = ranked.iter().take(3).map(|s| s.layer.as_str()).collect();
+        let result = format!("of {} layers: {}", ranked.len(), first.join(", "));
+        variant.sensitivities = ranked;
         self.ended("layers that harm most", result, start);
         Ok(())
     }
@@ -268,9 +324,11 @@ impl<'a> Search<'a> {
     /// Whether the metric is kept with the `count` most harmful layers in float; `None` where that is no longer faster than
     /// float, or too large or slow.
     fn restored(&mut self, best: usize, count: usize) -> anyhow::Result<Option<bool>> {
-        let float = self.sensitivities[..count].iter().map(|s| s.layer.clone()).collect();
+        let variant = self.candidates[best].variant;
+        let first = &self.variants[variant].sensitivities[..count];
+        let float = first.iter().map(|s| s.layer.clone()).collect();
         let recipe = Recipe { float, ..self.recipe(best).clone() };
-        let at = self.attempt(recipe)?.expect("equalised before");
+        let at = self.attempt(variant, recipe)?.expect("equalised before");
         self.time(at)?;
         let excesses = self.excesses(at);
         Ok(match excesses.iter().all(|excess| excess.is_drop) {
@@ -285,8 +343,8 @@ impl<'a> Search<'a> {
             let mut reasons: Vec<String> =
                 self.excesses(at).into_iter().map(|excess| excess.reason).collect();
             let candidate = &self.candidates[at];
-            if candidate.recipe.is_none() && self.request.settings.int8 {
-                reasons.push("int8 was asked for".into());
+            if let Some(missing) = self.missing(candidate) {
+                reasons.push(missing);
             } else if reasons.is_empty() && candidate.figures.p50_ms.is_none() {
                 reasons.push("another recipe is nearer to float, and takes the same time".into());
             }
@@ -294,35 +352,44 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// What was asked for and is not in it.
+    fn missing(&self, candidate: &Candidate) -> Option<String> {
+        let Settings { int8, prune, sparsity, .. } = self.request.settings;
+        let fixed = Structure { prune, sparsity };
+        if !fixed.is_whole() && candidate.structure != fixed {
+            return Some(format!("asked for was {}", fixed.name()));
+        }
+        (int8 && candidate.recipe.is_none()).then(|| "int8 was asked for".into())
+    }
+
     /// The fastest that keeps the budget; else the one that is nearest to it.
-    fn choose(&self, best: usize) -> Choice {
+    fn choose(&self) -> Choice {
         let time = |at: &usize| self.candidates[*at].figures.p50_ms.unwrap_or(f64::INFINITY);
         let kept = (0..self.candidates.len()).filter(|&at| self.candidates[at].refused.is_none());
         if let Some(at) = kept.min_by(|a, b| time(a).total_cmp(&time(b))) {
             return Choice::Kept(at);
         }
         let excess = |at: &usize| self.excesses(*at).iter().map(|excess| excess.times).fold(0.0, f64::max);
-        let first = usize::from(self.request.settings.int8);
-        let timed = (first..self.candidates.len()).filter(|&at| self.candidates[at].figures.p50_ms.is_some());
-        let nearest = timed.min_by(|a, b| excess(a).total_cmp(&excess(b))).unwrap_or(best);
+        let timed = (0..self.candidates.len()).filter(|&at| {
+            let candidate = &self.candidates[at];
+            candidate.figures.p50_ms.is_some() && self.missing(candidate).is_none()
+        });
+        let nearest =
+            timed.min_by(|a, b| excess(a).total_cmp(&excess(b))).expect("one of each kind is timed");
         let Candidate { name, refused, .. } = &self.candidates[nearest];
         let late = if self.is_late() { "; --max-time was spent" } else { "" };
         let reason = format!("{name}: {}{late}", refused.as_deref().unwrap_or("not chosen"));
         Choice::Missed { nearest, reason }
     }
 
-    fn outcome(mut self, best: usize) -> anyhow::Result<Outcome> {
-        let chosen = self.choose(best);
+    fn outcome(mut self) -> anyhow::Result<Outcome> {
+        let chosen = self.choose();
         let at = match chosen {
             Choice::Kept(at) | Choice::Missed { nearest: at, .. } => at,
         };
         let candidate = &self.candidates[at];
-        let notes = layers::notes(
-            self.graph,
-            &candidate.package.graph,
-            candidate.recipe.as_ref(),
-            &self.sensitivities,
-        );
+        let Variant { graph, sensitivities, .. } = &self.variants[candidate.variant];
+        let notes = layers::notes(graph, &candidate.package.graph, candidate.recipe.as_ref(), sensitivities);
         let package = matches!(chosen, Choice::Kept(_)).then(|| candidate.package.clone());
         let request = self.request;
         Ok(Outcome {
@@ -341,17 +408,5 @@ impl<'a> Search<'a> {
             package,
             candidates: self.candidates,
         })
-    }
-}
-
-/// What `recipe` begins with.
-fn source<'a>(
-    recipe: &Recipe,
-    plain: &'a Calibrated,
-    equalised: &'a Option<Option<Calibrated>>,
-) -> &'a Calibrated {
-    match equalised {
-        Some(Some(equalised)) if recipe.equalise => equalised,
-        _ => plain,
     }
 }
