@@ -48,6 +48,12 @@ pub(crate) struct Args {
     /// train the rest: 0.75. Integer kernels skip the blocks, so it goes with --int8.
     #[arg(long, value_name = "SHARE", help_heading = "Fixed instead of searched")]
     sparsity: Option<f64>,
+    /// Train the network with the roundings of int8, instead of rounding it afterwards.
+    #[arg(long, help_heading = "Fixed instead of searched")]
+    qat: bool,
+    /// Go on with a search that was stopped: networks that --report DIR keeps are not trained again.
+    #[arg(long, requires = "report")]
+    resume: bool,
     /// How much worse the primary metric may be on val, absolutely.
     #[arg(long, value_name = "D", default_value_t = DEFAULT_DROP, allow_negative_numbers = true)]
     max_drop: f64,
@@ -78,8 +84,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let request = request(args)?;
     let report = args.report.clone().unwrap_or_else(|| RunFolder::fresh("compress"));
+    let request = request(args, &report)?;
     let named = || format!("package {}", args.package.display());
     print::skipped(&request.val.skipped);
     let mut shown = Shown(None);
@@ -100,7 +106,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-fn request(args: &Args) -> anyhow::Result<Request> {
+fn request(args: &Args, report: &Path) -> anyhow::Result<Request> {
     let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
     if !(0.0..=1e6).contains(&args.max_drop) {
         return Err(usage(format!("--max-drop {}: it should be 0 or more, like 0.01", args.max_drop)));
@@ -140,7 +146,8 @@ fn request(args: &Args) -> anyhow::Result<Request> {
     };
     let max_time = time.map(Duration::from_secs_f64);
     let data = args.data.clone();
-    Ok(Request { source, task, data, train, val, settings, isa, threads, max_time })
+    let (folder, resume) = (report.to_owned(), args.resume);
+    Ok(Request { source, task, data, train, val, settings, isa, threads, folder, resume, max_time })
 }
 
 /// What would only fail at the end fails now.

@@ -55,6 +55,11 @@ impl<'a> Bench<'a> {
         Ok(Bench { request, pictures: pictures(&request.val)?, dataset })
     }
 
+    /// Identifies val and the calibration images.
+    pub(super) fn dataset(&self) -> &str {
+        &self.dataset
+    }
+
     /// Answers val with the plan of `graph` that a device would run, and makes the package.
     ///
     /// # Errors

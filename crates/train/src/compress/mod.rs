@@ -13,13 +13,15 @@ mod histogram;
 mod latency;
 mod layers;
 mod page;
+mod policy;
 mod recipe;
 mod search;
 mod sensitivity;
 mod sparsity;
+mod trained;
 mod variant;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -56,6 +58,8 @@ pub struct Settings {
     /// Share of the weights of inner layers to make zero, in blocks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sparsity: Option<f64>,
+    /// Train the network with its roundings.
+    pub qat: bool,
     /// What the package may cost.
     pub budget: Budget,
     /// Images of train for calibration.
@@ -92,6 +96,10 @@ pub struct Request {
     pub isa: Isa,
     /// Worker threads to measure with.
     pub threads: usize,
+    /// Where networks that were trained on the way are kept.
+    pub folder: PathBuf,
+    /// Takes those that are there already.
+    pub resume: bool,
     /// When to stop looking for something better; it is no part of the settings, since it depends on the machine.
     pub max_time: Option<Duration>,
 }

@@ -16,6 +16,7 @@ use super::latency::{layer_seconds, medians_ms};
 use super::recipe::Recipe;
 use super::sensitivity::sensitivities;
 use super::sparsity::sparse;
+use super::trained::Trained;
 use super::variant::{Structure, Variant, folded};
 use super::{Choice, Event, Outcome, Request, Settings, Step, layers};
 
@@ -29,6 +30,7 @@ pub(super) struct Search<'a> {
     calibration: Calibration,
     /// The network that was given is the first.
     variants: Vec<Variant>,
+    trained: Trained,
     /// Made when something is first trained.
     tutor: Option<Tutor>,
     pool: Pool,
@@ -52,11 +54,14 @@ impl<'a> Search<'a> {
         let calibration =
             Calibration::load(&request.train, &request.task, count, settings.seed, request.threads)?;
         let bench = Bench::new(request, &calibration)?;
+        let key = serde_json::to_vec(&(&request.source.digest, bench.dataset(), settings.seed))?;
+        let trained = Trained::new(request.folder.join("trained"), key, request.resume);
         let mut search = Search {
             request,
             bench,
             calibration,
             variants: Vec::new(),
+            trained,
             tutor: None,
             pool,
             deadline,
@@ -92,10 +97,18 @@ impl<'a> Search<'a> {
     /// Takes out of the network what `structure` says; the number of the variant.
     fn changed(&mut self, structure: Structure) -> anyhow::Result<usize> {
         let start = Instant::now();
-        let (network, mut weights) = (self.variants[0].network.clone(), self.variants[0].weights.clone());
-        if let Some(share) = structure.sparsity {
-            weights = self.sparse((&network, &weights), share)?;
-        }
+        let (network, weights) = match self.trained.load(&structure.name()) {
+            Some(kept) => kept,
+            None => {
+                let (network, mut weights) =
+                    (self.variants[0].network.clone(), self.variants[0].weights.clone());
+                if let Some(share) = structure.sparsity {
+                    weights = self.sparse((&network, &weights), share)?;
+                }
+                self.trained.keep(&structure.name(), &network, &weights)?;
+                (network, weights)
+            }
+        };
         self.ended("train", structure.name(), start);
         self.calibrate(structure, network, weights)
     }
