@@ -92,6 +92,16 @@ impl Tutor {
         Ok(Tutor { loader, teacher, pool: Pool::new(settings.threads), settings })
     }
 
+    /// Whether `network` can be trained.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub(super) fn check(&self, network: &Graph) -> anyhow::Result<()> {
+        let network = named(network)?;
+        training_step(&network, &self.step_options(&network), &|_| false)?;
+        Ok(())
+    }
+
     /// Trains, and gives the states that the network then has.
     ///
     /// # Errors

@@ -68,6 +68,13 @@ pub struct Settings {
     pub seed: u64,
 }
 
+impl Settings {
+    /// What is to be taken out of the network, whatever comes of it.
+    fn structure(&self) -> Structure {
+        Structure { prune: self.prune, sparsity: self.sparsity }
+    }
+}
+
 /// A package and what its file is.
 pub struct Source {
     /// What is compressed.

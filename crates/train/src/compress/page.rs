@@ -5,7 +5,7 @@ use espalier_pages::{
 };
 use maud::{Markup, html};
 
-use super::{Budget, Candidate, Choice, Figures, Outcome};
+use super::{Budget, Candidate, Choice, Figures, Outcome, Settings};
 
 /// The page, as one file.
 pub fn page(outcome: &Outcome) -> String {
@@ -15,7 +15,7 @@ pub fn page(outcome: &Outcome) -> String {
         p.subtitle { "Measured on " (number(outcome.images as f64)) " images of val" }
         (verdict(outcome))
         (facts(&headline(outcome)))
-        (section("Accuracy against latency", PICTURE, html! { (picture(outcome)) }))
+        (section("Accuracy against cost", PICTURE, html! { (by_latency(outcome)) (by_size(outcome)) }))
         (section("Candidates", CANDIDATES, candidates(outcome)))
         (section("Layers", "What each layer of the package computes with.", layers(outcome)))
         (section("Steps", "", steps(outcome)))
@@ -88,25 +88,38 @@ fn letter(at: usize) -> String {
         .map_or(at.to_string(), String::from)
 }
 
-fn picture(outcome: &Outcome) -> Chart {
-    let value = |figures: &Figures| figures.metrics[outcome.metric];
-    let point = |at: usize, candidate: &Candidate| {
-        Some((candidate.figures.p50_ms?, value(&candidate.figures), letter(at)))
+fn by_latency(outcome: &Outcome) -> Chart {
+    let chart = picture(outcome, "median of one answer, ms", |figures| figures.p50_ms);
+    marked(chart, outcome.settings.budget.max_latency_ms)
+}
+
+fn by_size(outcome: &Outcome) -> Chart {
+    let kilobytes = |bytes: u64| bytes as f64 / 1e3;
+    let chart = picture(outcome, "file, KB", |figures| figures.p50_ms.map(|_| kilobytes(figures.size_bytes)));
+    marked(chart, outcome.settings.budget.max_size_bytes.map(kilobytes))
+}
+
+fn marked(chart: Chart, allowed: Option<f64>) -> Chart {
+    match allowed {
+        Some(allowed) => chart.mark(allowed, "allowed"),
+        None => chart,
+    }
+}
+
+/// The candidates that were timed, by what they cost.
+fn picture(outcome: &Outcome, axis: &str, cost: impl Fn(&Figures) -> Option<f64>) -> Chart {
+    let point = |(at, candidate): (usize, &Candidate)| {
+        Some((cost(&candidate.figures)?, candidate.figures.metrics[outcome.metric], letter(at)))
     };
     let of = |is_float: bool| {
         let all = outcome.candidates.iter().enumerate();
         all.filter(move |(_, candidate)| candidate.recipe.is_none() == is_float)
-            .filter_map(move |(at, candidate)| point(at, candidate))
+            .filter_map(&point)
             .collect::<Vec<_>>()
     };
-    let latency = Axis::new("median of one answer, ms");
-    let chart = Chart::new("Candidates", latency, Axis::new(format!("{} on val", outcome.metric)).percent())
+    Chart::new("Candidates", Axis::new(axis), Axis::new(format!("{} on val", outcome.metric)).percent())
         .points("int8", of(false))
-        .points("float", of(true));
-    match outcome.settings.budget.max_latency_ms {
-        Some(allowed) => chart.mark(allowed, "allowed"),
-        None => chart,
-    }
+        .points("float", of(true))
 }
 
 fn candidates(outcome: &Outcome) -> Markup {
@@ -138,10 +151,18 @@ fn candidates(outcome: &Outcome) -> Markup {
 
 fn layers(outcome: &Outcome) -> Markup {
     let int8 = outcome.layers.iter().filter(|layer| layer.kind == "int8").count();
-    let mut table = Table::new().text("layer").text("arithmetic").text("why");
+    let mut table = Table::new().text("layer").text("arithmetic").text("pruned").text("why float");
     for layer in &outcome.layers {
+        let outputs = layer.outputs.map(|[left, all]| format!("{left} of {all} outputs"));
+        let zeros = layer.zeros.map(|zeros| format!("{} zero", percent(zeros)));
+        let pruned = outputs.into_iter().chain(zeros).collect::<Vec<_>>().join(", ");
         let reason = layer.reason.as_deref().unwrap_or("");
-        table.row(vec![html! { (layer.name) }, html! { (layer.kind) }, html! { (reason) }]);
+        table.row(vec![
+            html! { (layer.name) },
+            html! { (layer.kind) },
+            html! { (pruned) },
+            html! { (reason) },
+        ]);
     }
     html! {
         p { (int8) " of " (outcome.layers.len()) " in int8." }
@@ -165,7 +186,7 @@ fn settings(outcome: &Outcome) -> Markup {
     let Budget { max_drop, max_size_bytes, max_latency_ms } = &outcome.settings.budget;
     let or_any = |value: Option<String>| value.unwrap_or_else(|| "any".into());
     properties(&[
-        ("int8 only", if outcome.settings.int8 { "yes" } else { "no" }.to_string()),
+        ("asked for", asked(&outcome.settings)),
         ("largest fall of the metric", max_drop.to_string()),
         ("largest file", or_any(max_size_bytes.map(bytes))),
         ("longest answer", or_any(max_latency_ms.map(milliseconds))),
@@ -175,4 +196,16 @@ fn settings(outcome: &Outcome) -> Markup {
         ("seed", outcome.settings.seed.to_string()),
         ("energy", "not measured".to_string()),
     ])
+}
+
+/// What was fixed instead of searched.
+fn asked(settings: &Settings) -> String {
+    let structure = settings.structure();
+    let parts = [
+        (!structure.is_whole(), structure.name()),
+        (settings.int8, "int8".into()),
+        (settings.qat, "QAT".into()),
+    ];
+    let parts: Vec<String> = parts.into_iter().filter(|(is_on, _)| *is_on).map(|(_, name)| name).collect();
+    if parts.is_empty() { "the fastest that keeps the budget".into() } else { parts.join(", ") }
 }

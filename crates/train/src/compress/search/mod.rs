@@ -1,28 +1,27 @@
 //! The search: candidates are made, measured and compared.
 
-use std::time::{Duration, Instant};
+mod change;
+mod judge;
+
+use std::collections::BTreeSet;
+use std::time::Instant;
 
 use espalier_graph::{Bindings, Graph, Package, Weights};
 use espalier_passes::layer::layers as weighted;
 use espalier_runtime::{Options, Plan, Pool, lower};
 use espalier_tasks::Metric;
 
-use super::budget::{Excess, Figures};
 use super::calibration::Calibration;
 use super::candidate::{Bench, Candidate};
 use super::fine_tune::Tutor;
 use super::histogram::Method;
-use super::latency::{layer_seconds, medians_ms};
+use super::latency::medians_ms;
+use super::policy::{self, Move, Tried, Verdict};
 use super::recipe::Recipe;
 use super::sensitivity::sensitivities;
-use super::sparsity::sparse;
 use super::trained::Trained;
-use super::variant::{Structure, Variant, folded};
-use super::{Choice, Event, Outcome, Request, Settings, Step, layers};
-
-/// Images that a lesson looks at, all epochs together, and the most epochs.
-const IMAGES_SEEN: f64 = 30_000.0;
-const MOST_EPOCHS: f64 = 25.0;
+use super::variant::{Structure, Variant};
+use super::{Event, Outcome, Request, Settings, Step};
 
 pub(super) struct Search<'a> {
     request: &'a Request,
@@ -76,17 +75,19 @@ impl<'a> Search<'a> {
     }
 
     pub(super) fn run(mut self) -> anyhow::Result<Outcome> {
-        let Settings { int8, prune, sparsity, .. } = self.request.settings;
-        let fixed = Structure { prune, sparsity };
-        if fixed.is_whole() {
-            self.quantized(0)?;
-        } else {
-            let variant = self.changed(fixed)?;
-            match int8 {
-                true => self.quantized(variant)?,
-                false => {
-                    let at = self.float(variant)?;
-                    self.time(at)?;
+        let Settings { int8, qat, .. } = self.request.settings;
+        let fixed = self.request.settings.structure();
+        match fixed.is_whole() && !qat {
+            true => self.searched()?,
+            false => {
+                let variant = if fixed.is_whole() { 0 } else { self.changed(fixed)? };
+                match (qat, int8) {
+                    (true, _) => drop(self.with_roundings(variant)?),
+                    (_, true) => drop(self.quantized(variant)?),
+                    _ => {
+                        let at = self.float(variant)?;
+                        self.time(at)?;
+                    }
                 }
             }
         }
@@ -94,51 +95,30 @@ impl<'a> Search<'a> {
         self.outcome()
     }
 
-    /// Takes out of the network what `structure` says; the number of the variant.
-    fn changed(&mut self, structure: Structure) -> anyhow::Result<usize> {
-        let start = Instant::now();
-        let (network, weights) = match self.trained.load(&structure.name()) {
-            Some(kept) => kept,
-            None => {
-                let (network, mut weights) =
-                    (self.variants[0].network.clone(), self.variants[0].weights.clone());
-                if let Some(share) = structure.sparsity {
-                    weights = self.sparse((&network, &weights), share)?;
-                }
-                self.trained.keep(&structure.name(), &network, &weights)?;
-                (network, weights)
+    /// Tries what the policy says, until the budget is kept; with a time limit, until the time is spent.
+    fn searched(&mut self) -> anyhow::Result<()> {
+        let (structure, verdict) = (Structure::default(), self.quantized(0)?);
+        let mut tried = vec![Tried { structure, qat: false, verdict }];
+        let is_thorough = self.deadline.is_some();
+        while !self.is_late()
+            && let Some(next) = policy::next(&tried, is_thorough)
+        {
+            if tried.len() == 1 && !self.can_train() {
+                break;
             }
-        };
-        self.ended("train", structure.name(), start);
-        self.calibrate(structure, network, weights)
-    }
-
-    fn sparse(&mut self, from: (&Graph, &Weights), share: f64) -> anyhow::Result<Weights> {
-        let (graph, weights) = folded(from.0, from.1)?;
-        let mut plan = self.plan(&graph, &weights)?;
-        let seconds = layer_seconds(&graph, &mut plan, &mut self.pool);
-        let (epochs, time) = (self.epochs(), self.time_left());
-        self.tutor()?;
-        let tutor = self.tutor.as_mut().expect("just made");
-        sparse(from, (share, 2), &seconds, tutor, (epochs, time), self.notify)
-    }
-
-    /// How often a lesson sees all of train.
-    fn epochs(&self) -> f64 {
-        (IMAGES_SEEN / self.request.train.list.len() as f64).clamp(1.0, MOST_EPOCHS)
-    }
-
-    /// What a lesson may take of the time that there is.
-    fn time_left(&self) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()) / 2)
-    }
-
-    fn tutor(&mut self) -> anyhow::Result<&mut Tutor> {
-        if self.tutor.is_none() {
-            let Variant { graph, plain, .. } = &self.variants[0];
-            self.tutor = Some(Tutor::new(self.request, graph, &plain.weights)?);
+            let (structure, qat, verdict) = match next {
+                Move::Change(structure) => {
+                    let variant = self.changed(structure)?;
+                    (structure, false, self.quantized(variant)?)
+                }
+                Move::Qat(structure) => {
+                    let variant = self.variants.iter().position(|v| v.structure == structure);
+                    (structure, true, self.with_roundings(variant.expect("it was quantized"))?)
+                }
+            };
+            tried.push(Tried { structure, qat, verdict });
         }
-        Ok(self.tutor.as_mut().expect("just made"))
+        Ok(())
     }
 
     fn calibrate(&mut self, structure: Structure, network: Graph, weights: Weights) -> anyhow::Result<usize> {
@@ -154,15 +134,27 @@ impl<'a> Search<'a> {
         Ok(self.variants.len() - 1)
     }
 
-    /// Makes integers of a variant.
-    fn quantized(&mut self, variant: usize) -> anyhow::Result<()> {
-        let best = self.recipes(variant)?;
+    /// Makes integers of a variant, by rounding it.
+    fn quantized(&mut self, variant: usize) -> anyhow::Result<Verdict> {
+        let best = match self.nearest(0) {
+            // What suits the whole network suits what is left of it.
+            Some(whole) if variant > 0 => {
+                let recipe = Recipe { float: BTreeSet::new(), ..self.recipe(whole).clone() };
+                let plain = Recipe::plain(recipe.ranges);
+                match self.attempt(variant, recipe)? {
+                    Some(at) => at,
+                    None => self.attempt(variant, plain)?.expect("nothing is in its way"),
+                }
+            }
+            _ => self.recipes(variant)?,
+        };
         self.time(best)?;
-        let excesses = self.excesses(best);
-        if !excesses.is_empty() && excesses.iter().all(|excess| excess.is_drop) {
+        if self.verdict(best) == Verdict::Drops {
             self.restore_layers(best)?;
         }
-        Ok(())
+        let of_it = |at: &usize| self.candidates[*at].variant == variant;
+        let kept = (0..self.candidates.len()).filter(of_it).any(|at| self.verdict(at) == Verdict::Keeps);
+        Ok(if kept { Verdict::Keeps } else { self.verdict(best) })
     }
 
     fn metric(&self) -> Metric {
@@ -242,13 +234,6 @@ impl<'a> Search<'a> {
         Ok(Some(self.add(made, start)))
     }
 
-    /// How far from the float network: by the metric, where better is luck and counts as equal; then by the answers.
-    fn distance(&self, at: usize) -> (f64, f64) {
-        let Candidate { figures, agreement, .. } = &self.candidates[at];
-        let drop = figures.drop(&self.candidates[0].figures, self.metric());
-        (drop.max(0.0), 1.0 - agreement.unwrap_or(1.0))
-    }
-
     /// Times the candidate in turn with the float network.
     fn time(&mut self, at: usize) -> anyhow::Result<()> {
         let plan = |at: usize| {
@@ -270,22 +255,6 @@ impl<'a> Search<'a> {
         let input = graph.value(graph.inputs()[0]).name.as_str();
         plan.input(input).copy_from_slice(self.calibration.first());
         Ok(plan)
-    }
-
-    /// Why a candidate is no answer.
-    fn excesses(&self, at: usize) -> Vec<Excess> {
-        let (figures, before) = (&self.candidates[at].figures, &self.candidates[0].figures);
-        let mut all = self.request.settings.budget.excesses(figures, before, self.metric());
-        if let (Some(float), Some(p50)) = (before.p50_ms, figures.p50_ms)
-            && at > 0
-            && p50 >= float
-        {
-            let isa = self.request.isa;
-            let reason =
-                format!("it is no faster than float with {isa}: {p50:.3} ms, not below {float:.3} ms");
-            all.push(Excess { reason, times: p50 / float, is_drop: false });
-        }
-        all
     }
 
     /// The layers that harm most return to float, until the metric is kept; then fewer, as long as it is.
@@ -343,83 +312,10 @@ impl<'a> Search<'a> {
         let recipe = Recipe { float, ..self.recipe(best).clone() };
         let at = self.attempt(variant, recipe)?.expect("equalised before");
         self.time(at)?;
-        let excesses = self.excesses(at);
-        Ok(match excesses.iter().all(|excess| excess.is_drop) {
-            true => Some(excesses.is_empty()),
-            false => None,
-        })
-    }
-
-    /// Says of every candidate why it is no answer.
-    fn judge(&mut self) {
-        for at in 0..self.candidates.len() {
-            let mut reasons: Vec<String> =
-                self.excesses(at).into_iter().map(|excess| excess.reason).collect();
-            let candidate = &self.candidates[at];
-            if let Some(missing) = self.missing(candidate) {
-                reasons.push(missing);
-            } else if reasons.is_empty() && candidate.figures.p50_ms.is_none() {
-                reasons.push("another recipe is nearer to float, and takes the same time".into());
-            }
-            self.candidates[at].refused = (!reasons.is_empty()).then(|| reasons.join("; "));
-        }
-    }
-
-    /// What was asked for and is not in it.
-    fn missing(&self, candidate: &Candidate) -> Option<String> {
-        let Settings { int8, prune, sparsity, .. } = self.request.settings;
-        let fixed = Structure { prune, sparsity };
-        if !fixed.is_whole() && candidate.structure != fixed {
-            return Some(format!("asked for was {}", fixed.name()));
-        }
-        (int8 && candidate.recipe.is_none()).then(|| "int8 was asked for".into())
-    }
-
-    /// The fastest that keeps the budget; else the one that is nearest to it.
-    fn choose(&self) -> Choice {
-        let time = |at: &usize| self.candidates[*at].figures.p50_ms.unwrap_or(f64::INFINITY);
-        let kept = (0..self.candidates.len()).filter(|&at| self.candidates[at].refused.is_none());
-        if let Some(at) = kept.min_by(|a, b| time(a).total_cmp(&time(b))) {
-            return Choice::Kept(at);
-        }
-        let excess = |at: &usize| self.excesses(*at).iter().map(|excess| excess.times).fold(0.0, f64::max);
-        let timed = (0..self.candidates.len()).filter(|&at| {
-            let candidate = &self.candidates[at];
-            candidate.figures.p50_ms.is_some() && self.missing(candidate).is_none()
-        });
-        let nearest =
-            timed.min_by(|a, b| excess(a).total_cmp(&excess(b))).expect("one of each kind is timed");
-        let Candidate { name, refused, .. } = &self.candidates[nearest];
-        let late = if self.is_late() { "; --max-time was spent" } else { "" };
-        let reason = format!("{name}: {}{late}", refused.as_deref().unwrap_or("not chosen"));
-        Choice::Missed { nearest, reason }
-    }
-
-    fn outcome(mut self) -> anyhow::Result<Outcome> {
-        let chosen = self.choose();
-        let at = match chosen {
-            Choice::Kept(at) | Choice::Missed { nearest: at, .. } => at,
-        };
-        let candidate = &self.candidates[at];
-        let Variant { graph, sensitivities, .. } = &self.variants[candidate.variant];
-        let notes = layers::notes(graph, &candidate.package.graph, candidate.recipe.as_ref(), sensitivities);
-        let package = matches!(chosen, Choice::Kept(_)).then(|| candidate.package.clone());
-        let request = self.request;
-        Ok(Outcome {
-            name: request.source.package.manifest.name.clone(),
-            images: request.val.list.len(),
-            metric: self.metric().name,
-            settings: request.settings.clone(),
-            isa: request.isa.to_string(),
-            threads: request.threads,
-            // The file that was given may hold the network unfolded.
-            before: Figures { size_bytes: request.source.size_bytes, ..self.candidates[0].figures.clone() },
-            chosen,
-            layers: notes,
-            steps: std::mem::take(&mut self.steps),
-            skipped: std::mem::take(&mut self.calibration.skipped),
-            package,
-            candidates: self.candidates,
+        Ok(match self.verdict(at) {
+            Verdict::Keeps => Some(true),
+            Verdict::Drops => Some(false),
+            Verdict::Costs => None,
         })
     }
 }
