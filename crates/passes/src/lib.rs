@@ -2,6 +2,7 @@
 //! [`verify`](espalier_graph::verify), so what it returns keeps the rules of its stage.
 
 mod backward;
+pub mod channels;
 mod correct_biases;
 mod differentiate;
 mod ema;

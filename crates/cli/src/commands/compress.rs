@@ -140,6 +140,7 @@ fn request(args: &Args, report: &Path) -> anyhow::Result<Request> {
         int8: args.int8,
         prune: args.prune,
         sparsity: args.sparsity,
+        qat: args.qat,
         budget,
         calibration_images: CALIBRATION_IMAGES,
         seed: args.seed,

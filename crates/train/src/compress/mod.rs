@@ -8,6 +8,7 @@
 mod budget;
 mod calibration;
 mod candidate;
+mod channels;
 mod fine_tune;
 mod histogram;
 mod latency;

@@ -21,7 +21,7 @@ const BAND: f64 = 0.1;
 /// How much of a block's weight in the choice is the time that it takes, from 0 to 1.
 const TIME: f64 = 0.5;
 /// The highest learning rate, in units of training's.
-const RATE: f32 = 0.2;
+const RATE: f32 = 0.4;
 
 /// A layer whose weights become zero in blocks.
 struct Layer {

@@ -1,18 +1,24 @@
 //! What the search takes out of networks, and trains.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use espalier_graph::{Graph, Weights};
+use espalier_graph::{Graph, Package, Weights};
 
 use super::Search;
+use crate::compress::budget::Figures;
+use crate::compress::channels::{draft, pruned};
 use crate::compress::fine_tune::Tutor;
 use crate::compress::latency::layer_seconds;
+use crate::compress::recipe::Recipe;
 use crate::compress::sparsity::sparse;
 use crate::compress::variant::{Structure, Variant, folded};
 
 /// Images that a lesson looks at, all epochs together, and the most epochs.
-const IMAGES_SEEN: f64 = 30_000.0;
-const MOST_EPOCHS: f64 = 25.0;
+const IMAGES_SEEN: f64 = 40_000.0;
+const MOST_EPOCHS: f64 = 30.0;
+/// What a lesson may take of the time that is left.
+const TIME: f64 = 0.4;
 
 impl Search<'_> {
     /// Whether the network can be trained; if not, the steps say why.
@@ -29,11 +35,15 @@ impl Search<'_> {
     /// Takes out of the network what `structure` says; the number of the variant.
     pub(super) fn changed(&mut self, structure: Structure) -> anyhow::Result<usize> {
         let start = Instant::now();
+        self.tutor()?;
         let (network, weights) = match self.trained.load(&structure.name()) {
             Some(kept) => kept,
             None => {
-                let (network, mut weights) =
+                let (mut network, mut weights) =
                     (self.variants[0].network.clone(), self.variants[0].weights.clone());
+                if let Some(share) = structure.prune {
+                    (network, weights) = self.pruned((&network, &weights), share)?;
+                }
                 if let Some(share) = structure.sparsity {
                     weights = self.sparse((&network, &weights), share)?;
                 }
@@ -45,24 +55,58 @@ impl Search<'_> {
         self.calibrate(structure, network, weights)
     }
 
-    pub(super) fn sparse(&mut self, from: (&Graph, &Weights), share: f64) -> anyhow::Result<Weights> {
-        let (graph, weights) = folded(from.0, from.1)?;
+    /// Whether a pruned network would be too large or too slow, however well it learned: a draft of it tells.
+    pub(super) fn is_hopeless(&mut self, structure: Structure) -> anyhow::Result<bool> {
+        let (Some(share), Some(whole)) = (structure.prune, self.nearest(0)) else { return Ok(false) };
+        let (start, recipe) = (Instant::now(), self.recipe(whole).clone());
+        let network = self.variants[0].network.clone();
+        let weights = self.variants[0].weights.clone();
+        let seconds = self.layer_seconds((&network, &weights))?;
+        let (network, weights) = draft((&network, &weights), share, &seconds)?;
+        let engine = (self.request.isa, &mut self.pool);
+        let drafted = Variant::new(structure, network, weights, &self.calibration, engine, &mut |_| {})?;
+        let recipe = Recipe { equalise: false, float: BTreeSet::new(), ..recipe };
+        let (graph, weights) = recipe.make(&drafted.graph, drafted.source(&recipe))?;
+        let like = &self.candidates[whole].package;
+        let package = Package { graph, weights, ..like.clone() };
+        let plan = self.plan(&package.graph, &package.weights)?;
+        let (size_bytes, p50_ms) = (package.to_bytes()?.len() as u64, Some(self.latency_ms(plan)?));
+        let figures = Figures { size_bytes, p50_ms, ..self.candidates[0].figures.clone() };
+        let excesses = self.excesses_of(&figures);
+        let costs: Vec<&str> = excesses.iter().map(|excess| excess.reason.as_str()).collect();
+        if !costs.is_empty() {
+            self.ended(&format!("{}, a draft", structure.name()), costs.join("; "), start);
+        }
+        Ok(!costs.is_empty())
+    }
+
+    fn pruned(&mut self, from: (&Graph, &Weights), share: f64) -> anyhow::Result<(Graph, Weights)> {
+        let (seconds, length) = (self.layer_seconds(from)?, self.lesson());
+        let tutor = self.tutor.as_mut().expect("made before");
+        pruned(from, share, &seconds, tutor, length, self.notify)
+    }
+
+    fn sparse(&mut self, from: (&Graph, &Weights), share: f64) -> anyhow::Result<Weights> {
+        let (seconds, length) = (self.layer_seconds(from)?, self.lesson());
+        let tutor = self.tutor.as_mut().expect("made before");
+        sparse(from, (share, 2), &seconds, tutor, length, self.notify)
+    }
+
+    /// How long each layer takes, by the name of its weight.
+    fn layer_seconds(
+        &mut self,
+        (network, weights): (&Graph, &Weights),
+    ) -> anyhow::Result<BTreeMap<String, f64>> {
+        let (graph, weights) = folded(network, weights)?;
         let mut plan = self.plan(&graph, &weights)?;
-        let seconds = layer_seconds(&graph, &mut plan, &mut self.pool);
-        let (epochs, time) = (self.epochs(), self.time_left());
-        self.tutor()?;
-        let tutor = self.tutor.as_mut().expect("just made");
-        sparse(from, (share, 2), &seconds, tutor, (epochs, time), self.notify)
+        Ok(layer_seconds(&graph, &mut plan, &mut self.pool))
     }
 
-    /// How often a lesson sees all of train.
-    pub(super) fn epochs(&self) -> f64 {
-        (IMAGES_SEEN / self.request.train.list.len() as f64).clamp(1.0, MOST_EPOCHS)
-    }
-
-    /// What a lesson may take of the time that there is.
-    pub(super) fn time_left(&self) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()) / 2)
+    /// How often a lesson sees all of train, and what it may take of the time that there is.
+    fn lesson(&self) -> (f64, Option<Duration>) {
+        let epochs = (IMAGES_SEEN / self.request.train.list.len() as f64).clamp(1.0, MOST_EPOCHS);
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        (epochs, left.map(|left| left.mul_f64(TIME)))
     }
 
     pub(super) fn tutor(&mut self) -> anyhow::Result<&mut Tutor> {
@@ -71,5 +115,9 @@ impl Search<'_> {
             self.tutor = Some(Tutor::new(self.request, graph, &plain.weights)?);
         }
         Ok(self.tutor.as_mut().expect("just made"))
+    }
+
+    pub(super) fn with_roundings(&mut self, variant: usize) -> anyhow::Result<super::Verdict> {
+        self.quantized(variant)
     }
 }

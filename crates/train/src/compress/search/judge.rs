@@ -30,10 +30,18 @@ impl Search<'_> {
 
     /// Why a candidate is no answer.
     pub(super) fn excesses(&self, at: usize) -> Vec<Excess> {
-        let (figures, before) = (&self.candidates[at].figures, &self.candidates[0].figures);
+        let figures = &self.candidates[at].figures;
+        match at {
+            0 => self.request.settings.budget.excesses(figures, figures, self.metric()),
+            _ => self.excesses_of(figures),
+        }
+    }
+
+    /// Why something with these figures is no answer.
+    pub(super) fn excesses_of(&self, figures: &Figures) -> Vec<Excess> {
+        let before = &self.candidates[0].figures;
         let mut all = self.request.settings.budget.excesses(figures, before, self.metric());
         if let (Some(float), Some(p50)) = (before.p50_ms, figures.p50_ms)
-            && at > 0
             && p50 >= float
         {
             let isa = self.request.isa;

@@ -107,6 +107,7 @@ impl<'a> Search<'a> {
                 break;
             }
             let (structure, qat, verdict) = match next {
+                Move::Change(structure) if self.is_hopeless(structure)? => (structure, false, Verdict::Costs),
                 Move::Change(structure) => {
                     let variant = self.changed(structure)?;
                     (structure, false, self.quantized(variant)?)
@@ -236,17 +237,19 @@ impl<'a> Search<'a> {
 
     /// Times the candidate in turn with the float network.
     fn time(&mut self, at: usize) -> anyhow::Result<()> {
-        let plan = |at: usize| {
-            let Package { graph, weights, .. } = &self.candidates[at].package;
-            self.plan(graph, weights)
-        };
-        let (mut float, mut made) = (plan(0)?, plan(at)?);
-        let [float, made] = medians_ms([&mut float, &mut made], &mut self.pool);
-        self.candidates[0].figures.p50_ms.get_or_insert(float);
-        // The float network is timed anew beside each candidate; what it took the first time is the measure of all.
-        let base = self.candidates[0].figures.p50_ms.expect("just set");
-        self.candidates[at].figures.p50_ms = Some(made * base / float);
+        let Package { graph, weights, .. } = &self.candidates[at].package;
+        let plan = self.plan(graph, weights)?;
+        self.candidates[at].figures.p50_ms = Some(self.latency_ms(plan)?);
         Ok(())
+    }
+
+    /// How long `made` takes, timed in turn with the float network.
+    fn latency_ms(&mut self, mut made: Plan) -> anyhow::Result<f64> {
+        let Package { graph, weights, .. } = &self.candidates[0].package;
+        let mut float = self.plan(graph, weights)?;
+        let [float, made] = medians_ms([&mut float, &mut made], &mut self.pool);
+        // The float network is timed anew beside each candidate; what it took the first time is the measure of all.
+        Ok(made * *self.candidates[0].figures.p50_ms.get_or_insert(float) / float)
     }
 
     fn plan(&self, graph: &Graph, weights: &Weights) -> anyhow::Result<Plan> {
