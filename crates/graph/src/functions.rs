@@ -39,6 +39,7 @@ impl UnaryFn {
             UnaryFn::Neg => -x,
             UnaryFn::Reciprocal => 1.0 / x,
             UnaryFn::Affine { scale, offset } => f64::from(scale) * x + f64::from(offset),
+            UnaryFn::Round => x.round_ties_even(),
         }
     }
 }

@@ -146,6 +146,8 @@ functions! {
         Reciprocal,
         /// `scale * x + offset`.
         Affine(scale, offset),
+        /// The nearest integer, ties to even; its derivative counts as 1, so that gradients pass straight through (Bengio et al. 2013).
+        Round,
     }
 }
 

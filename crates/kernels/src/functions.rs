@@ -76,6 +76,21 @@ functions! {
     Neg x => neg(x), V::splat(-1.0);
     Reciprocal x => V::splat(1.0).div(x), V::splat(-1.0).div(x.mul(x));
     Affine { scale, offset } x => affine(x, scale, offset), V::splat(scale);
+    Round x => round(x), V::splat(1.0);
+}
+
+/// From here on every f32 is an integer, and so is every sum of it and less.
+const INTEGERS: f32 = 8_388_608.0;
+
+/// The nearest integer, ties to even, as the rounding of a sum gives it.
+#[inline(always)]
+unsafe fn round<V: Lanes>(x: V) -> V {
+    unsafe {
+        let magnitude = abs(x);
+        let rounded = magnitude.add(V::splat(INTEGERS)).sub(V::splat(INTEGERS));
+        let signed = V::zero().select_gt(x, neg(rounded), rounded);
+        magnitude.select_gt(V::splat(INTEGERS - 1.0), x, signed)
+    }
 }
 
 /// A bound that loses nothing but the product of infinity and zero.
@@ -207,6 +222,7 @@ pub(crate) fn unary_derivative(f: UnaryFn, x: f64) -> f64 {
         UnaryFn::Neg => -1.0,
         UnaryFn::Reciprocal => -1.0 / (x * x),
         UnaryFn::Affine { scale, .. } => scale.into(),
+        UnaryFn::Round => 1.0,
     }
 }
 
@@ -215,7 +231,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::testing::values;
 
-    pub(crate) const FUNCTIONS: [UnaryFn; 18] = [
+    pub(crate) const FUNCTIONS: [UnaryFn; 19] = [
         UnaryFn::Relu,
         UnaryFn::Clip { lo: 0.0, hi: 6.0 },
         UnaryFn::Clip { lo: -0.5, hi: 0.25 },
@@ -234,11 +250,13 @@ pub(crate) mod tests {
         UnaryFn::Neg,
         UnaryFn::Reciprocal,
         UnaryFn::Affine { scale: -2.5, offset: 0.75 },
+        UnaryFn::Round,
     ];
 
     #[test]
     fn reference_derivatives_are_those_of_the_values() {
-        for f in FUNCTIONS {
+        // That of rounding is what it should be, not what it is.
+        for f in FUNCTIONS.into_iter().filter(|f| *f != UnaryFn::Round) {
             for x in values(3, 100).iter().map(|v| f64::from(v * 5.0)) {
                 let h = 1e-5;
                 let difference = (f.value(x + h) - f.value(x - h)) / (2.0 * h);

@@ -7,6 +7,7 @@ mod correct_biases;
 mod differentiate;
 mod ema;
 mod equalise;
+pub mod fake_quant;
 mod fold_batch_norm;
 pub mod integers;
 pub mod layer;

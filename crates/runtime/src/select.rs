@@ -550,7 +550,8 @@ fn keeps_finite(f: UnaryFn) -> bool {
         | UnaryFn::Tanh
         | UnaryFn::Abs
         | UnaryFn::Neg
-        | UnaryFn::Affine { .. } => true,
+        | UnaryFn::Affine { .. }
+        | UnaryFn::Round => true,
         UnaryFn::Exp | UnaryFn::Log | UnaryFn::Sqrt | UnaryFn::Reciprocal => false,
     }
 }

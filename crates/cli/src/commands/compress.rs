@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// Train the network with the roundings of int8, instead of rounding it afterwards.
     #[arg(long, help_heading = "Fixed instead of searched")]
     qat: bool,
+    /// Give all weights of a layer one scale, as some accelerators need it, instead of one for each output.
+    #[arg(long)]
+    per_tensor: bool,
     /// Go on with a search that was stopped: networks that --report DIR keeps are not trained again.
     #[arg(long, requires = "report")]
     resume: bool,
@@ -141,6 +144,7 @@ fn request(args: &Args, report: &Path) -> anyhow::Result<Request> {
         prune: args.prune,
         sparsity: args.sparsity,
         qat: args.qat,
+        per_tensor: args.per_tensor,
         budget,
         calibration_images: CALIBRATION_IMAGES,
         seed: args.seed,

@@ -46,6 +46,21 @@ pub struct Quantized {
     pub bytes: ByteWeights,
 }
 
+/// The quantization of every value that is bytes, by its name: what [`quantize`] makes of `ranges`.
+///
+/// # Errors
+/// A range is missing or not finite.
+pub fn quants_by_name(
+    graph: &Graph,
+    ranges: &Ranges,
+    settings: &Settings,
+) -> Result<BTreeMap<String, Quant>, GraphError> {
+    let points = Points::of(graph, &settings.float);
+    let quants = quants(graph, &points, ranges)?;
+    let named = |id: ValueId| (graph.value(id).name.clone(), quants[&points.class(id)]);
+    Ok(points.bytes().map(named).collect())
+}
+
 /// Names of the values whose ranges [`quantize`] needs, whichever layers stay float.
 pub fn observed(graph: &Graph) -> Vec<String> {
     let points = Points::all(graph);

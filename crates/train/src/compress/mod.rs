@@ -15,6 +15,7 @@ mod latency;
 mod layers;
 mod page;
 mod policy;
+mod qat;
 mod recipe;
 mod search;
 mod sensitivity;
@@ -61,6 +62,9 @@ pub struct Settings {
     pub sparsity: Option<f64>,
     /// Train the network with its roundings.
     pub qat: bool,
+    /// One scale for all weights of a layer, as some accelerators have it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub per_tensor: bool,
     /// What the package may cost.
     pub budget: Budget,
     /// Images of train for calibration.

@@ -10,6 +10,8 @@ use crate::compress::budget::Figures;
 use crate::compress::channels::{draft, pruned};
 use crate::compress::fine_tune::Tutor;
 use crate::compress::latency::layer_seconds;
+use crate::compress::policy::Verdict;
+use crate::compress::qat::Rounded;
 use crate::compress::recipe::Recipe;
 use crate::compress::sparsity::sparse;
 use crate::compress::variant::{Structure, Variant, folded};
@@ -117,7 +119,31 @@ impl Search<'_> {
         Ok(self.tutor.as_mut().expect("just made"))
     }
 
-    pub(super) fn with_roundings(&mut self, variant: usize) -> anyhow::Result<super::Verdict> {
-        self.quantized(variant)
+    /// Trains a variant with its roundings, from the recipe that is nearest to float; how the outcome stands to the budget.
+    pub(super) fn with_roundings(&mut self, variant: usize) -> anyhow::Result<Verdict> {
+        let nearest = match self.nearest(variant) {
+            Some(at) => at,
+            None => self.recipes(variant)?,
+        };
+        let recipe = Recipe { correct_biases: false, trained: true, ..self.recipe(nearest).clone() };
+        self.tutor()?;
+        let (start, length) = (Instant::now(), self.lesson());
+        let of = &self.variants[variant];
+        let rounded = Rounded::new(&of.graph, of.source(&recipe), &recipe)?;
+        let name = format!("{} {}", of.structure.name(), recipe.name());
+        let trained = match self.trained.load(&name) {
+            Some((_, weights)) => weights,
+            None => {
+                let tutor = self.tutor.as_mut().expect("just made");
+                let weights = rounded.train(tutor, length, self.notify)?;
+                self.trained.keep(&name, rounded.network(), &weights)?;
+                weights
+            }
+        };
+        let (made, of) = (rounded.integers(&trained)?, (variant, of.structure));
+        let made = self.bench.measure(of, Some(recipe), made, self.notify)?;
+        let at = self.add(made, start);
+        self.time(at)?;
+        Ok(self.verdict(at))
     }
 }

@@ -80,12 +80,16 @@ impl Search<'_> {
 
     /// What was asked for and is not in it.
     pub(super) fn missing(&self, candidate: &Candidate) -> Option<String> {
-        let Settings { int8, .. } = self.request.settings;
+        let Settings { int8, qat, .. } = self.request.settings;
         let fixed = self.request.settings.structure();
         if !fixed.is_whole() && candidate.structure != fixed {
             return Some(format!("asked for was {}", fixed.name()));
         }
-        (int8 && candidate.recipe.is_none()).then(|| "int8 was asked for".into())
+        let recipe = candidate.recipe.as_ref();
+        if qat && !recipe.is_some_and(|recipe| recipe.trained) {
+            return Some("training with roundings was asked for".into());
+        }
+        (int8 && recipe.is_none()).then(|| "int8 was asked for".into())
     }
 
     /// The fastest that keeps the budget; else the one that is nearest to it.

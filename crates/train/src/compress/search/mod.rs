@@ -141,7 +141,7 @@ impl<'a> Search<'a> {
             // What suits the whole network suits what is left of it.
             Some(whole) if variant > 0 => {
                 let recipe = Recipe { float: BTreeSet::new(), ..self.recipe(whole).clone() };
-                let plain = Recipe::plain(recipe.ranges);
+                let plain = Recipe { equalise: false, ..recipe.clone() };
                 match self.attempt(variant, recipe)? {
                     Some(at) => at,
                     None => self.attempt(variant, plain)?.expect("nothing is in its way"),
@@ -196,14 +196,15 @@ impl<'a> Search<'a> {
 
     /// All layers in int8 by several recipes; the one nearest to float, of equals the first.
     fn recipes(&mut self, variant: usize) -> anyhow::Result<usize> {
-        let first = self.attempt(variant, Recipe::plain(Method::MinMax))?;
-        let mut best = first.expect("nothing is in its way");
+        let per_tensor = self.request.settings.per_tensor;
+        let plain = |ranges| Recipe { per_tensor, ..Recipe::plain(ranges) };
+        let mut best = self.attempt(variant, plain(Method::MinMax))?.expect("nothing is in its way");
         for method in [Method::Percentile, Method::Mse] {
-            self.better(&mut best, Recipe::plain(method))?;
+            self.better(&mut best, plain(method))?;
         }
         for equalise in [false, true] {
             let ranges = self.recipe(best).ranges;
-            self.better(&mut best, Recipe { equalise, correct_biases: true, ..Recipe::plain(ranges) })?;
+            self.better(&mut best, Recipe { equalise, correct_biases: true, ..plain(ranges) })?;
         }
         Ok(best)
     }
