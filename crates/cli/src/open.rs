@@ -6,6 +6,7 @@ use anyhow::Context;
 use espalier_graph::{Graph, Package, Weights};
 use espalier_passes::fold_batch_norm;
 use espalier_runtime::Isa;
+use espalier_runtime::energy::Energy;
 use espalier_tasks::{Model, Task};
 use espalier_train::data::{DataError, Dataset};
 
@@ -69,6 +70,18 @@ pub(crate) fn model(path: &Path, isa: Isa, threads: usize) -> anyhow::Result<Mod
 /// The instruction set called `name`, or the best.
 pub(crate) fn isa(name: Option<&str>) -> anyhow::Result<Isa> {
     name.map_or(Ok(Isa::best()), |name| Isa::named(name).map_err(|e| usage(format!("--isa: {e}"))))
+}
+
+/// What tells energy here; `watts` are those of one busy core.
+pub(crate) fn energy(watts: Option<f64>) -> anyhow::Result<Energy> {
+    let energy = Energy::here(watts);
+    match watts {
+        Some(watts) if !(0.01..=1000.0).contains(&watts) => {
+            Err(usage(format!("--watts {watts}: it should be what one busy core draws, like 6")))
+        }
+        Some(_) if energy.watts().is_none() => Err(usage("--watts: this system does not tell CPU seconds")),
+        _ => Ok(energy),
+    }
 }
 
 /// `threads`, or one for each core.

@@ -59,7 +59,15 @@ fn int8_keeps_the_budget_and_says_what_it_did() {
     assert!(number(&after["agreement"]) >= 0.98, "{after}");
     assert!(number(&after["size_bytes"]) < 0.4 * number(&before["size_bytes"]), "{before} {after}");
     assert!(number(&after["p50_ms"]) < number(&before["p50_ms"]), "{before} {after}");
-    assert_eq!((&before["energy_mj"], &after["energy_mj"]), (&Value::Null, &Value::Null));
+    // Energy is measured by something, or not told.
+    let is_measured = result["energy_meter"].is_string();
+    assert!(
+        [before, after].iter().all(|figures| figures["energy_mj"].is_number() == is_measured),
+        "{result}"
+    );
+    assert!(
+        before["energy_mj_estimate"].is_null() && result["energy"].as_str().unwrap().contains("measured")
+    );
     let layers = result["layers"].as_array().unwrap();
     let int8 = layers.iter().filter(|layer| layer["kind"] == "int8").count();
     assert!(int8 >= 7 && layers.iter().all(|layer| layer["name"].is_string()), "{layers:?}");
@@ -122,6 +130,33 @@ fn an_impossible_budget_writes_no_package() {
             fs::read_to_string(fixture().join("no/report.html")).unwrap().contains("no package was written")
         );
     }
+}
+
+/// Without a meter only an estimate can decide, and only where the watts are known.
+#[test]
+fn a_budget_of_energy_is_judged_by_something() {
+    let line = |watts| {
+        let budget = "--int8 --max-energy 1uJ --threads 1 --json";
+        format!(
+            "compress {{}}/run/best.espalier DATA {budget} {watts} --out {{}}/e.espalier --report {{}}/energy"
+        )
+    };
+    let has_meter = compressed()["energy_meter"].is_string();
+    let said = at(fixture(), &line(""));
+    assert_eq!(said.status, Some(if has_meter { 3 } else { 2 }), "{}", said.err);
+    assert!(
+        has_meter || said.err.contains("no energy meter: ") && said.err.contains("--watts W"),
+        "{}",
+        said.err
+    );
+    let said = at(fixture(), &line("--watts 6"));
+    assert_eq!(said.status, Some(3), "{}", said.err);
+    let result = last_line(&said.out);
+    let by = if has_meter { "mJ, at most 0.001 mJ" } else { "mJ by estimate, at most 0.001 mJ" };
+    assert!(result["reason"].as_str().unwrap().contains(by), "{result}");
+    let [float, int8] = ["before", "nearest"].map(|key| number(&result[key]["energy_mj_estimate"]));
+    assert!(0.0 < int8 && int8 < float, "{result}");
+    assert!(has_meter || result["energy"].as_str().unwrap().contains("at 6 W"), "{result}");
 }
 
 /// Without `--int8` the float network is an answer, and the file then is one that `compress` could take again.
@@ -210,6 +245,9 @@ fn wrong_uses_are_refused() {
         ("FLOAT DATA --out {}/o.espalier --max-size huge", 2, "--max-size huge: it should be like 200KB"),
         ("FLOAT DATA --out {}/o.espalier --max-latency fast", 2, "--max-latency fast: it should be like"),
         ("FLOAT DATA --out {}/o.espalier --max-drop -1", 2, "--max-drop"),
+        ("FLOAT DATA --out {}/o.espalier --max-energy 5W", 2, "--max-energy 5W: it should be like 5mJ"),
+        ("FLOAT DATA --out {}/o.espalier --watts -6", 2, "--watts"),
+        ("FLOAT DATA --out {}/o.espalier --watts 0", 2, "--watts 0: it should be what one busy core draws"),
         ("FLOAT DATA --out {}/o.espalier --isa abacus", 2, "--isa"),
         ("FLOAT DATA --out {}/o.espalier --prune 0.5", 2, "unexpected argument '--prune'"),
         ("FLOAT DATA", 2, "--out"),

@@ -1,6 +1,7 @@
 //! How a model runs: `lower` turns a graph into a plan, one block of memory holds everything, a spin pool runs it.
 //! Nothing here knows of training: a training step is a graph like any other.
 
+pub mod energy;
 mod fuse;
 mod integers;
 mod lower;

@@ -66,6 +66,13 @@ pub(crate) struct Args {
     /// Longest median latency of one input: 2ms.
     #[arg(long, value_name = "TIME")]
     max_latency: Option<String>,
+    /// Most energy of one input: 5mJ. It needs an energy meter, or --watts.
+    #[arg(long, value_name = "ENERGY")]
+    max_energy: Option<String>,
+    /// What one busy core of this machine draws: an estimate of energy by CPU seconds is added, and decides where there is no
+    /// meter.
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    watts: Option<f64>,
     /// Stop looking for something better after this time: 20m.
     #[arg(long, value_name = "TIME")]
     max_time: Option<String>,
@@ -131,6 +138,7 @@ fn request(args: &Args, report: &Path) -> anyhow::Result<Request> {
             .map(|text| quantity::bytes("--max-size", text))
             .transpose()?,
         max_latency_ms: latency.transpose()?.map(|seconds| seconds * 1e3),
+        max_energy_mj: max_energy_mj(args)?,
     };
     let time = args.max_time.as_deref().map(|text| quantity::seconds("--max-time", text)).transpose()?;
     check_out(args)?;
@@ -152,7 +160,21 @@ fn request(args: &Args, report: &Path) -> anyhow::Result<Request> {
     let max_time = time.map(Duration::from_secs_f64);
     let data = args.data.clone();
     let (folder, resume) = (report.to_owned(), args.resume);
-    Ok(Request { source, task, data, train, val, settings, isa, threads, folder, resume, max_time })
+    let watts = args.watts;
+    Ok(Request { source, task, data, train, val, settings, isa, threads, watts, folder, resume, max_time })
+}
+
+/// A budget of energy, where something tells energy.
+fn max_energy_mj(args: &Args) -> anyhow::Result<Option<f64>> {
+    let energy = open::energy(args.watts)?;
+    let Some(text) = &args.max_energy else { return Ok(None) };
+    let millijoules = quantity::millijoules("--max-energy", text)?;
+    match (energy.meter(), energy.watts()) {
+        (Err(why), None) => Err(usage(format!(
+            "--max-energy: this machine has no energy meter: {why}; with --watts W, which one busy core draws, an estimate decides"
+        ))),
+        _ => Ok(Some(millijoules)),
+    }
 }
 
 /// What would only fail at the end fails now.
@@ -192,6 +214,7 @@ fn result(args: &Args, outcome: &Outcome, report: &Path) -> Value {
         "package": args.package.display().to_string(), "metric": outcome.metric, "n": outcome.images,
         "isa": outcome.isa, "threads": outcome.threads, "before": outcome.before,
         "candidates": outcome.candidates.iter().map(candidate).collect::<Vec<_>>(),
+        "energy_meter": outcome.energy_meter, "energy": outcome.energy,
         "layers": outcome.layers, "steps": outcome.steps, "budget": outcome.settings.budget,
         "report": report.display().to_string(),
     });
@@ -210,15 +233,21 @@ fn result(args: &Args, outcome: &Outcome, report: &Path) -> Value {
 
 fn text(value: &Value, outcome: &Outcome) -> String {
     let metric = outcome.metric;
+    let energy = match outcome.before.energy() {
+        Some((_, true)) => "energy_mj_estimate",
+        _ => "energy_mj",
+    };
     let row = |candidate: &Candidate| {
         json!({
             "candidate": candidate.name, metric: candidate.figures.metrics[metric],
             "bytes": candidate.figures.size_bytes, "p50_ms": candidate.figures.p50_ms,
+            energy: candidate.figures.energy().map(|(mj, _)| mj),
             "same answers": candidate.agreement, "why not": candidate.refused,
         })
     };
     let rows: Vec<Value> = outcome.candidates.iter().map(row).collect();
-    let table = print::columns(&rows, &["candidate", metric, "bytes", "p50_ms", "same answers", "why not"]);
+    let table =
+        print::columns(&rows, &["candidate", metric, "bytes", "p50_ms", energy, "same answers", "why not"]);
     let floats = outcome.layers.iter().filter(|layer| layer.kind == "f32");
     let floats: String = floats
         .map(|layer| format!("  {} stays float: {}\n", layer.name, layer.reason.as_deref().unwrap_or("")))
@@ -227,7 +256,7 @@ fn text(value: &Value, outcome: &Outcome) -> String {
         Value::String(out) => format!("{out}: {}\n", outcome.candidate().name),
         _ => String::new(),
     };
-    format!("{table}\n{floats}{end}report: {}\n", print::cell(&value["report"]))
+    format!("{table}\n{floats}energy: {}\n{end}report: {}\n", outcome.energy, print::cell(&value["report"]))
 }
 
 /// What is on the screen.

@@ -16,6 +16,9 @@ pub struct Budget {
     /// Longest median latency of one input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_latency_ms: Option<f64>,
+    /// Most energy of one answer, in millijoules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_energy_mj: Option<f64>,
 }
 
 /// Without a budget: one point of the metric.
@@ -23,7 +26,7 @@ pub const DEFAULT_DROP: f64 = 0.01;
 
 impl Default for Budget {
     fn default() -> Self {
-        Budget { max_drop: DEFAULT_DROP, max_size_bytes: None, max_latency_ms: None }
+        Budget { max_drop: DEFAULT_DROP, max_size_bytes: None, max_latency_ms: None, max_energy_mj: None }
     }
 }
 
@@ -36,11 +39,25 @@ pub struct Figures {
     pub size_bytes: u64,
     /// Median latency of one input; `None` where it was not timed.
     pub p50_ms: Option<f64>,
-    /// No meter is read yet.
+    /// Of one input, by the machine's meter; `None` where there is none, or it was not timed.
     pub energy_mj: Option<f64>,
+    /// The same by CPU seconds, where the watts of a busy core are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub energy_mj_estimate: Option<f64>,
 }
 
 impl Figures {
+    /// Nothing is known yet of what one answer takes.
+    pub(super) fn untimed(metrics: BTreeMap<String, f64>, size_bytes: u64) -> Figures {
+        Figures { metrics, size_bytes, p50_ms: None, energy_mj: None, energy_mj_estimate: None }
+    }
+
+    /// Energy in millijoules, measured where it can be; and whether it is an estimate.
+    pub fn energy(&self) -> Option<(f64, bool)> {
+        let estimate = self.energy_mj_estimate.map(|mj| (mj, true));
+        self.energy_mj.map(|mj| (mj, false)).or(estimate)
+    }
+
     /// How much worse the metric is than `before`'s; negative where it is better.
     pub fn drop(&self, before: &Figures, metric: Metric) -> f64 {
         let fall = before.metrics[metric.name] - self.metrics[metric.name];
@@ -91,6 +108,16 @@ impl Budget {
                 is_drop: false,
             });
         }
+        if let (Some(allowed), Some((mj, is_estimate))) = (self.max_energy_mj, figures.energy())
+            && mj > allowed
+        {
+            let by = if is_estimate { " by estimate" } else { "" };
+            all.push(Excess {
+                reason: format!("one answer takes {mj:.3} mJ{by}, at most {allowed} mJ are allowed"),
+                times: mj / allowed,
+                is_drop: false,
+            });
+        }
         all
     }
 }
@@ -101,7 +128,7 @@ mod tests {
 
     fn figures(accuracy: f64, size_bytes: u64, p50_ms: f64) -> Figures {
         let metrics = BTreeMap::from([("accuracy".into(), accuracy)]);
-        Figures { metrics, size_bytes, p50_ms: Some(p50_ms), energy_mj: None }
+        Figures { p50_ms: Some(p50_ms), ..Figures::untimed(metrics, size_bytes) }
     }
 
     fn check(budget: Budget, after: Figures, higher_is_better: bool, want: &[&str]) {
@@ -118,8 +145,19 @@ mod tests {
         check(Budget::default(), figures(0.89, 9000, 9.0), true, &[]);
         check(Budget::default(), figures(0.95, 1, 1.0), true, &[]);
         check(Budget::default(), figures(0.95, 1, 1.0), false, &["accuracy falls by 0.05"]);
-        let strict = Budget { max_drop: 0.0, max_size_bytes: Some(500), max_latency_ms: Some(1.5) };
+        let strict = Budget {
+            max_drop: 0.0,
+            max_size_bytes: Some(500),
+            max_latency_ms: Some(1.5),
+            max_energy_mj: Some(5.0),
+        };
         let want = ["falls by 0.1000, at most 0 is", "600 bytes, at most 500", "1.600 ms, at most 1.5 ms"];
-        check(strict, figures(0.8, 600, 1.6), true, &want);
+        check(strict.clone(), figures(0.8, 600, 1.6), true, &want);
+        let kept = figures(0.9, 400, 1.4);
+        let measured = Figures { energy_mj: Some(6.0), energy_mj_estimate: Some(4.0), ..kept.clone() };
+        check(strict.clone(), measured, true, &["6.000 mJ, at most 5 mJ"]);
+        let estimated = Figures { energy_mj_estimate: Some(7.0), ..kept.clone() };
+        check(strict.clone(), estimated, true, &["7.000 mJ by estimate, at most 5 mJ"]);
+        check(strict, Figures { energy_mj: Some(4.0), energy_mj_estimate: Some(6.0), ..kept }, true, &[]);
     }
 }

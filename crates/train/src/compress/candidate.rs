@@ -92,7 +92,7 @@ impl<'a> Bench<'a> {
         let manifest = self.manifest(&graph, (structure, &recipe), metrics.clone())?;
         let package = Package { manifest, graph, weights, golden };
         let size_bytes = package.to_bytes()?.len() as u64;
-        let figures = Figures { metrics, size_bytes, p50_ms: None, energy_mj: None };
+        let figures = Figures::untimed(metrics, size_bytes);
         let (agreement, refused) = (None, None);
         Ok(Candidate { name, structure, recipe, figures, agreement, refused, labels, package, variant })
     }

@@ -108,6 +108,8 @@ pub struct Request {
     pub isa: Isa,
     /// Worker threads to measure with.
     pub threads: usize,
+    /// Watts of one busy core, for an estimate of energy.
+    pub watts: Option<f64>,
     /// Where networks that were trained on the way are kept.
     pub folder: PathBuf,
     /// Takes those that are there already.
@@ -159,6 +161,10 @@ pub struct Outcome {
     pub isa: String,
     /// The threads that it was measured with.
     pub threads: usize,
+    /// What told the energy of an answer, in words.
+    pub energy: String,
+    /// Name of the energy meter, where there is one.
+    pub energy_meter: Option<String>,
     /// The float network.
     pub before: Figures,
     /// All that were tried, the float network first.

@@ -15,7 +15,7 @@ pub fn page(outcome: &Outcome) -> String {
         p.subtitle { "Measured on " (number(outcome.images as f64)) " images of val" }
         (verdict(outcome))
         (facts(&headline(outcome)))
-        (section("Accuracy against cost", PICTURE, html! { (by_latency(outcome)) (by_size(outcome)) }))
+        (section("Accuracy against cost", PICTURE, html! { (by_latency(outcome)) (by_size(outcome)) (by_energy(outcome)) }))
         (section("Candidates", CANDIDATES, candidates(outcome)))
         (section("Layers", "What each layer of the package computes with.", layers(outcome)))
         (section("Steps", "", steps(outcome)))
@@ -63,6 +63,10 @@ fn headline(outcome: &Outcome) -> Vec<(&'static str, String, String)> {
             format!("was {}, {:.2} times as fast", milliseconds(was), was / is),
         ));
     }
+    if let (Some((was, is_estimate)), Some((is, _))) = (before.energy(), after.energy()) {
+        let label = if is_estimate { "energy, an estimate" } else { "energy of one answer" };
+        all.push((label, millijoules(is), format!("was {}", millijoules(was))));
+    }
     if let Some(agreement) = outcome.candidate().agreement {
         all.push(("same answers", percent(agreement), "as the float network gives".into()));
     }
@@ -71,6 +75,10 @@ fn headline(outcome: &Outcome) -> Vec<(&'static str, String, String)> {
 
 fn milliseconds(ms: f64) -> String {
     format!("{}\u{202f}ms", number(ms))
+}
+
+fn millijoules(mj: f64) -> String {
+    format!("{}\u{202f}mJ", number(mj))
 }
 
 fn bytes(bytes: u64) -> String {
@@ -97,6 +105,14 @@ fn by_size(outcome: &Outcome) -> Chart {
     let kilobytes = |bytes: u64| bytes as f64 / 1e3;
     let chart = picture(outcome, "file, KB", |figures| figures.p50_ms.map(|_| kilobytes(figures.size_bytes)));
     marked(chart, outcome.settings.budget.max_size_bytes.map(kilobytes))
+}
+
+/// Nothing where energy is not told.
+fn by_energy(outcome: &Outcome) -> Markup {
+    let Some((_, is_estimate)) = outcome.before.energy() else { return html! {} };
+    let axis = if is_estimate { "energy of one answer, mJ, an estimate" } else { "energy of one answer, mJ" };
+    let chart = picture(outcome, axis, |figures| figures.energy().map(|(mj, _)| mj));
+    html! { (marked(chart, outcome.settings.budget.max_energy_mj)) }
 }
 
 fn marked(chart: Chart, allowed: Option<f64>) -> Chart {
@@ -183,18 +199,19 @@ fn steps(outcome: &Outcome) -> Markup {
 }
 
 fn settings(outcome: &Outcome) -> Markup {
-    let Budget { max_drop, max_size_bytes, max_latency_ms } = &outcome.settings.budget;
+    let Budget { max_drop, max_size_bytes, max_latency_ms, max_energy_mj } = &outcome.settings.budget;
     let or_any = |value: Option<String>| value.unwrap_or_else(|| "any".into());
     properties(&[
         ("asked for", asked(&outcome.settings)),
         ("largest fall of the metric", max_drop.to_string()),
         ("largest file", or_any(max_size_bytes.map(bytes))),
         ("longest answer", or_any(max_latency_ms.map(milliseconds))),
+        ("most energy of an answer", or_any(max_energy_mj.map(millijoules))),
         ("instructions", outcome.isa.clone()),
         ("threads", outcome.threads.to_string()),
         ("images for calibration, at most", outcome.settings.calibration_images.to_string()),
         ("seed", outcome.settings.seed.to_string()),
-        ("energy", "not measured".to_string()),
+        ("energy", outcome.energy.clone()),
     ])
 }
 

@@ -49,6 +49,9 @@ pub(crate) struct Args {
     /// Force an instruction set: scalar; avx2, avx512 (x86-64); neon, neon-dotprod (64-bit Arm).
     #[arg(long)]
     isa: Option<String>,
+    /// What one busy core of this machine draws, for an estimate of energy by CPU seconds, beside what a meter measures.
+    #[arg(long, value_name = "W", allow_negative_numbers = true, conflicts_with = "train")]
+    watts: Option<f64>,
     /// With --train: images in a step.
     #[arg(long, default_value_t = 32)]
     batch: usize,
@@ -90,6 +93,7 @@ fn text(result: &Value) -> String {
 }
 
 fn package(args: &Args, path: &std::path::Path) -> anyhow::Result<Value> {
+    let mut energy = open::energy(args.watts)?;
     let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
     let mut pool = Pool::new(threads);
     let start = Instant::now();
@@ -122,7 +126,13 @@ fn package(args: &Args, path: &std::path::Path) -> anyhow::Result<Value> {
     }
     result["arena_bytes"] = plan.sizes().arena_bytes.into();
     result["peak_rss_bytes"] = memory::peak_rss_bytes().into();
-    result["energy_mj"] = Value::Null;
+    let [spent] = energy.per_run([&mut plan], &mut pool);
+    result["energy_mj"] = spent.measured_mj.into();
+    if energy.watts().is_some() {
+        result["energy_mj_estimate"] = spent.estimate_mj.into();
+    }
+    result["energy_meter"] = energy.meter().ok().into();
+    result["energy"] = energy.to_string().into();
     if args.per_layer {
         layers::add(&mut result, &mut plan, &mut pool, isa, args.runs.max(1));
     }

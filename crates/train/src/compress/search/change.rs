@@ -72,8 +72,9 @@ impl Search<'_> {
         let like = &self.candidates[whole].package;
         let package = Package { graph, weights, ..like.clone() };
         let plan = self.plan(&package.graph, &package.weights)?;
-        let (size_bytes, p50_ms) = (package.to_bytes()?.len() as u64, Some(self.latency_ms(plan)?));
-        let figures = Figures { size_bytes, p50_ms, ..self.candidates[0].figures.clone() };
+        let size_bytes = package.to_bytes()?.len() as u64;
+        let figures = Figures::untimed(self.candidates[0].figures.metrics.clone(), size_bytes);
+        let figures = self.timed(figures, plan)?;
         let excesses = self.excesses_of(&figures);
         let costs: Vec<&str> = excesses.iter().map(|excess| excess.reason.as_str()).collect();
         if !costs.is_empty() {

@@ -131,6 +131,8 @@ impl Search<'_> {
             settings: request.settings.clone(),
             isa: request.isa.to_string(),
             threads: request.threads,
+            energy: self.energy.to_string(),
+            energy_meter: self.energy.meter().ok().map(String::from),
             // The file that was given may hold the network unfolded.
             before: Figures { size_bytes: request.source.size_bytes, ..self.candidates[0].figures.clone() },
             chosen,

@@ -6,11 +6,14 @@ mod judge;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use anyhow::ensure;
 use espalier_graph::{Bindings, Graph, Package, Weights};
 use espalier_passes::layer::layers as weighted;
+use espalier_runtime::energy::Energy;
 use espalier_runtime::{Options, Plan, Pool, lower};
 use espalier_tasks::Metric;
 
+use super::budget::Figures;
 use super::calibration::Calibration;
 use super::candidate::{Bench, Candidate};
 use super::fine_tune::Tutor;
@@ -33,6 +36,7 @@ pub(super) struct Search<'a> {
     /// Made when something is first trained.
     tutor: Option<Tutor>,
     pool: Pool,
+    energy: Energy,
     deadline: Option<Instant>,
     notify: &'a mut dyn FnMut(Event),
     /// The float network is the first.
@@ -63,6 +67,7 @@ impl<'a> Search<'a> {
             trained,
             tutor: None,
             pool,
+            energy: Energy::here(request.watts),
             deadline,
             notify,
             candidates: Vec::new(),
@@ -240,17 +245,30 @@ impl<'a> Search<'a> {
     fn time(&mut self, at: usize) -> anyhow::Result<()> {
         let Package { graph, weights, .. } = &self.candidates[at].package;
         let plan = self.plan(graph, weights)?;
-        self.candidates[at].figures.p50_ms = Some(self.latency_ms(plan)?);
+        let figures = self.candidates[at].figures.clone();
+        self.candidates[at].figures = self.timed(figures, plan)?;
         Ok(())
     }
 
-    /// How long `made` takes, timed in turn with the float network.
-    fn latency_ms(&mut self, mut made: Plan) -> anyhow::Result<f64> {
+    /// `figures` with time and energy of `made`, which takes turns with the float network. The float network is measured anew
+    /// beside each candidate; what it took the first time is the measure of all.
+    fn timed(&mut self, mut figures: Figures, mut made: Plan) -> anyhow::Result<Figures> {
         let Package { graph, weights, .. } = &self.candidates[0].package;
         let mut float = self.plan(graph, weights)?;
-        let [float, made] = medians_ms([&mut float, &mut made], &mut self.pool);
-        // The float network is timed anew beside each candidate; what it took the first time is the measure of all.
-        Ok(made * *self.candidates[0].figures.p50_ms.get_or_insert(float) / float)
+        let times = medians_ms([&mut float, &mut made], &mut self.pool);
+        let spent = self.energy.per_run([&mut float, &mut made], &mut self.pool);
+        let is_told = spent[1].measured_mj.or(spent[1].estimate_mj).is_some();
+        let is_asked = self.request.settings.budget.max_energy_mj.is_some();
+        ensure!(is_told || !is_asked, "the budget of energy cannot be judged: {}", self.energy);
+        let first = &mut self.candidates[0].figures;
+        let scaled = |first: &mut Option<f64>, [float, made]: [Option<f64>; 2]| {
+            let (float, made) = (float?, made?);
+            Some(made * *first.get_or_insert(float) / float)
+        };
+        figures.p50_ms = scaled(&mut first.p50_ms, times.map(Some));
+        figures.energy_mj = scaled(&mut first.energy_mj, spent.map(|s| s.measured_mj));
+        figures.energy_mj_estimate = scaled(&mut first.energy_mj_estimate, spent.map(|s| s.estimate_mj));
+        Ok(figures)
     }
 
     fn plan(&self, graph: &Graph, weights: &Weights) -> anyhow::Result<Plan> {
