@@ -6,12 +6,13 @@ use std::process::Command;
 
 use common::{fresh, run};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "train",
     "compress",
     "data",
     "val",
     "predict",
+    "explain",
     "run",
     "import",
     "inspect",

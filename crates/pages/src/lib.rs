@@ -25,5 +25,5 @@ mod picture;
 pub use chart::{Axis, Chart};
 pub use heat::Heat;
 pub use page::{live_page, page};
-pub use parts::{Table, bar, callout, facts, gallery, number, percent, properties, section};
+pub use parts::{Table, bar, callout, facts, gallery, mosaic, number, pair, percent, properties, section};
 pub use picture::{Picture, PictureError};

@@ -58,6 +58,20 @@ pub fn gallery<P: Render>(pictures: &[(P, Markup)]) -> Markup {
     }
 }
 
+/// Many small pictures without captions, close together.
+pub fn mosaic<P: Render>(pictures: &[P]) -> Markup {
+    html! { div.mosaic { @for picture in pictures { (picture) } } }
+}
+
+/// A few large pictures with captions, side by side where there is room.
+pub fn pair<P: Render>(pictures: &[(P, Markup)]) -> Markup {
+    html! {
+        div.pair {
+            @for (picture, caption) in pictures { figure { (picture) figcaption { (caption) } } }
+        }
+    }
+}
+
 /// A bar that fills `share` (0 to 1) of its cell.
 pub fn bar(share: f64) -> Markup {
     let width = format!("{:.1}%", share.clamp(0.0, 1.0) * 100.0);

@@ -86,6 +86,11 @@ impl Placement {
     pub fn source(&self, point: [f64; 2]) -> [f64; 2] {
         [0, 1].map(|i| (point[i] - self.offset[i]) / self.scale[i])
     }
+
+    /// The point of the target where `point` (across, down) of the source lies.
+    pub fn target(&self, point: [f64; 2]) -> [f64; 2] {
+        [0, 1].map(|i| point[i] * self.scale[i] + self.offset[i])
+    }
 }
 
 /// Height and width of the largest picture of `source`'s aspect ratio that fits into `size`.

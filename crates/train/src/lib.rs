@@ -9,6 +9,7 @@ pub mod diagnosis;
 mod digest;
 pub mod evaluate;
 pub mod event;
+pub mod explain;
 pub mod imported;
 pub mod init;
 pub mod layers;

@@ -5,6 +5,7 @@ mod completions;
 mod compress;
 mod data;
 mod demo;
+mod explain;
 mod import;
 mod inspect;
 mod man;
@@ -21,6 +22,7 @@ pub(crate) enum Command {
     Compress(compress::Args),
     Data(data::Args),
     Predict(predict::Args),
+    Explain(explain::Args),
     Run(run::Args),
     Import(import::Args),
     Inspect(inspect::Args),
@@ -38,6 +40,7 @@ impl Command {
             Command::Compress(args) => compress::run(args),
             Command::Data(args) => data::run(args),
             Command::Predict(args) => predict::run(args),
+            Command::Explain(args) => explain::run(args),
             Command::Run(args) => run::run(args),
             Command::Import(args) => import::run(args),
             Command::Inspect(args) => inspect::run(args),
