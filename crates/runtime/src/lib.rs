@@ -1,6 +1,7 @@
 //! How a model runs: `lower` turns a graph into a plan, one block of memory holds everything, a spin pool runs it.
 //! Nothing here knows of training: a training step is a graph like any other.
 
+mod channels;
 mod fuse;
 mod integers;
 mod lower;
@@ -9,6 +10,7 @@ mod plan;
 mod pool;
 mod select;
 
+pub use channels::Origin;
 pub use espalier_kernels::{Isa, IsaError};
 pub use fuse::{Group, Work, fuse};
 pub use lower::{LowerError, MAX_VALUE_BYTES, Options, lower};
