@@ -13,6 +13,6 @@ mod select;
 pub use channels::Origin;
 pub use espalier_kernels::{Isa, IsaError};
 pub use fuse::{Group, Work, fuse};
-pub use lower::{LowerError, MAX_VALUE_BYTES, Options, lower};
+pub use lower::{LowerError, MAX_VALUE_BYTES, Options, lower, lower_for_bytes};
 pub use plan::{Plan, Sizes, StepInfo};
 pub use pool::{Barrier, Pool};
