@@ -224,8 +224,7 @@ impl Lowering<'_> {
         let values = self.content(values)?.as_s8().expect("inference checked its type");
         let weights = int8::Weights { values, scale: scale.into(), bias };
         let epilogue = int8::Epilogue { residual: residual.map(|(_, operand)| operand), result };
-        let input = int8::Input::Quads { zero: from.zero() };
-        let prepared = int8::conv(self.options.isa, &g, &input, &weights, &epilogue);
+        let prepared = int8::conv(self.options.isa, &g, from.zero(), &weights, &epilogue);
         let packed = prepared.packed;
         let packed = self.keep(packed.bytes(), Box::new(|to| packed.fill(to)));
         let mut inputs = vec![self.get(x, Layout::Blocked)?, packed];

@@ -35,7 +35,7 @@ mod table;
 mod testing;
 
 pub use channels::{Part, Pick, channels};
-pub use conv::{Epilogue, Input, Method, Operand, Output, Prepared, Weights, conv, conv_by};
+pub use conv::{Epilogue, Method, Operand, Output, Prepared, Weights, conv, conv_by};
 pub use movement::{from_quads, resize_nearest, to_quads};
 pub use packing::Packing;
 pub use pairs::{add, gate, multiply};
