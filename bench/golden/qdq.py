@@ -242,6 +242,48 @@ def movements():
     case("concat-rows", "Concat", [(1, 3, 4, 5)] * 2, rows, close="exact")
     transposed = lambda g, x: rounded(g, g.node("Transpose", rounded(g, x, **X), perm=[0, 2, 3, 1]), **X)
     case("transpose", "Transpose", picture, transposed, close="exact")
+    case("transpose-rescaled", "Table Transpose", picture, move("Transpose", y=Y, perm=[0, 3, 1, 2]), close="exact")
+    cut = lambda axis, start, end, y=X: move("Slice", *(shape(i) for i in (start, end, axis)), y=y)
+    case("slice", "Slice", picture, cut(1, 1, 6), close="exact")
+    case("slice-rescaled", "Slice Table", picture, cut(1, 4, 6, Y), close="exact")
+    case("slice-rows", "Slice", picture, cut(2, 1, 3), close="exact")
+
+    def split(g, x):
+        return [rounded(g, v, **s) for v, s in zip(g.node("Split", rounded(g, x, **X), g.constant([1, 3, 2]), axis=1, results=3), (X, Y, X))]
+
+    case("split", "Slice Table", picture, split, close="exact")
+
+
+def shuffles():
+    def unit(g, v):
+        a, b = (rounded(g, part, **Y) for part in g.node("Split", v, g.constant([6, 6]), axis=1, results=2))
+        b = rounded(g, g.node("Relu", g.node("Conv", b, weight(g, (6, 6, 1, 1)), bias(g, 6))), **Y)
+        v = rounded(g, g.node("Concat", a, b, axis=1), **Y)
+        for op, *rest in (("Reshape", g.constant([1, 2, 6, 4, 5])), ("Transpose",), ("Reshape", g.constant([1, 12, 4, 5]))):
+            v = rounded(g, g.node(op, v, *rest, **({"perm": [0, 2, 1, 3, 4]} if op == "Transpose" else {})), **Y)
+        return v
+
+    case("shuffle", "Concat QConv Reshape Slice Transpose", [(1, 12, 4, 5)], lambda g, x: unit(g, unit(g, rounded(g, x, **Y))))
+
+    def cross_stage(g, x):
+        v = rounded(g, g.node("Conv", rounded(g, x, **X), weight(g, (10, 3, 1, 1)), bias(g, 10)), **Y)
+        a, b = (rounded(g, part, **Y) for part in g.node("Split", v, g.constant([5, 5]), axis=1, results=2))
+        c = rounded(g, g.node("Add", b, rounded(g, g.node("Conv", b, weight(g, (5, 5, 3, 3)), bias(g, 5), pads=[1] * 4), **Y)), **Y)
+        return rounded(g, g.node("Conv", rounded(g, g.node("Concat", a, b, c, axis=1), **Y), weight(g, (4, 15, 1, 1)), bias(g, 4)), **Y)
+
+    case("cross-stage", "Concat QAdd QConv Slice", [(1, 3, 6, 5)], cross_stage)
+
+    def boxes(g, x):
+        v = rounded(g, g.node("Conv", rounded(g, x, **X), weight(g, (21, 3, 1, 1)), bias(g, 21)), **Y)
+        v = rounded(g, g.node("Reshape", v, g.constant([1, 3, 7, 4, 5])), **Y)
+        v = rounded(g, g.node("Sigmoid", rounded(g, g.node("Transpose", v, perm=[0, 1, 3, 4, 2]), **Y)), 1 / 255, 0)
+        one = dict(scale=1 / 255, zero=0)
+        place, size, rest = (rounded(g, p, **one) for p in g.node("Split", v, g.constant([2, 2, 3]), axis=4, results=3))
+        size = rounded(g, g.node("Mul", size, size), **one)
+        v = rounded(g, g.node("Concat", place, size, rest, axis=4), **one)
+        return rounded(g, g.node("Reshape", v, g.constant([1, 60, 7])), **one)
+
+    case("boxes", "Concat QConv Reshape Slice Table Transpose", [(1, 3, 4, 5)], boxes, step=1 / 255)
 
 
 def tables():
@@ -307,7 +349,7 @@ def blocks():
     case("series", "QConv Reshape", [(1, 4, 9)], series)
 
 
-for family in (convolutions, products, pairs, pools, movements, tables, blocks):
+for family in (convolutions, products, pairs, pools, movements, shuffles, tables, blocks):
     before = len(expected)
     family()
     print(family.__name__, len(expected) - before)

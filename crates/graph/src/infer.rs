@@ -116,7 +116,7 @@ fn infer_any(op: &Op, inputs: &[&TensorType]) -> Inferred {
         }
         Op::Concat { axis } => concat(*axis, inputs),
         Op::Slice { axis, start, end } => {
-            let [x] = floats(inputs)?;
+            let [x] = float_or_bytes(count(inputs)?)?;
             let size = known_axis(x, *axis)?;
             if start >= end || *end > size {
                 return Err(format!("slice {start}..{end} of axis {axis} with {size} elements"));
@@ -411,13 +411,14 @@ fn reshape(shape: &Shape, inputs: &[&TensorType]) -> Inferred {
 }
 
 fn transpose(perm: &[usize], inputs: &[&TensorType]) -> Inferred {
-    let [x] = floats(inputs)?;
+    let [x] = float_or_bytes(count(inputs)?)?;
     let mut sorted = perm.to_vec();
     sorted.sort_unstable();
     if sorted != (0..x.shape.rank()).collect::<Vec<_>>() {
         return Err(format!("{perm:?} is no permutation of the axes of {}", x.shape));
     }
-    one(TensorType::f32(Shape(perm.iter().map(|&p| x.shape.0[p]).collect())))
+    let shape = Shape(perm.iter().map(|&p| x.shape.0[p]).collect());
+    one(TensorType { dtype: x.dtype, shape })
 }
 
 fn concat(axis: usize, inputs: &[&TensorType]) -> Inferred {
@@ -428,9 +429,6 @@ fn concat(axis: usize, inputs: &[&TensorType]) -> Inferred {
         let size = known_axis(ty, axis)?;
         same("an input (its joined axis apart)", &with_size(ty, axis, 0), &with_size(first, axis, 0))?;
         total = total.saturating_add(size);
-    }
-    if first.dtype.quant().is_some() && axis != 1 {
-        return Err(format!("quantized values are joined along their channels, axis 1, not axis {axis}"));
     }
     one(with_size(first, axis, total))
 }

@@ -89,7 +89,6 @@ fn errors_of_quantized_types() {
     check_error(&replaced("limits=[1,255]", "limits=[9,7]"), "the limits are 9 and 7");
     check_error(&replaced("table: u8[256]", "table: u8[255]"), "the table is u8[255], it should be u8[256]");
     check_error(&replaced("Concat(sum, gated)", "Concat(sum, conv)"), "it should be q8(0.5,1)");
-    check_error(&replaced("axis=1", "axis=2"), "joined along their channels");
     check_error(&replaced("QMul(act, pool)", "QMul(pool, act)"), "b is [N,4,8,8], it should be [N,4,1,1]");
     check_error("input x: f32[3]\nq: q8(0.1,3)[3] = Quantize(x) to=q8(0.1,3)", "at least two axes");
     let wide = "input x: f32[N,7311,3,3]\nweight w: s8[1,7311,3,3]\nweight s: f32[1]\nweight b: i32[1]\n\

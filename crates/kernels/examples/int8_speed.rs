@@ -12,7 +12,7 @@ use common::{Memory, seconds};
 use espalier_graph::Window;
 use espalier_graph::random::Random;
 use espalier_kernels::conv::ConvGeometry;
-use espalier_kernels::int8::{Block, Epilogue, Input, Method, Weights, conv_by, quads_len};
+use espalier_kernels::int8::{Block, Epilogue, Method, Weights, conv_by, quads_len};
 use espalier_kernels::{Isa, Kernel, peak};
 
 /// group, input size, channels in and out, kernel, stride, pad; depthwise where the group says so.
@@ -42,8 +42,8 @@ const CASES: &[Case] = &[
     ("strided", 14, 256, 512, 3, 2, 1),
     ("strided", 56, 64, 128, 1, 2, 0),
     ("strided", 14, 256, 512, 1, 2, 0),
-    ("picture", 224, 3, 64, 7, 2, 3),
-    ("picture", 224, 3, 32, 3, 2, 1),
+    ("stem", 224, 3, 64, 7, 2, 3),
+    ("stem", 224, 3, 32, 3, 2, 1),
     ("connected", 1, 1280, 1000, 1, 1, 0),
     ("connected", 1, 512, 1000, 1, 1, 0),
     ("depthwise", 112, 32, 32, 3, 1, 1),
@@ -98,6 +98,9 @@ fn main() {
     CASES.iter().filter(|case| case.0.contains(&filter)).for_each(|case| print_case(case, isa));
 }
 
+/// Zero point of the inputs.
+const ZERO: u8 = 3;
+
 /// A kernel and its weights.
 struct Packed {
     kernel: Box<dyn Kernel>,
@@ -108,7 +111,6 @@ struct Packed {
 /// A case with its weights.
 struct Layer {
     g: ConvGeometry,
-    input: Input,
     values: Vec<i8>,
 }
 
@@ -123,13 +125,9 @@ impl Layer {
         let groups = if group == "depthwise" { channels_in } else { 1 };
         let g =
             ConvGeometry { batch: 1, channels_in, channels_out, groups, input: [size; 2], output, window };
-        let input = match group {
-            "picture" => Input::Picture { zero: vec![124, 117, 104] },
-            _ => Input::Quads { zero: 3 },
-        };
         let terms = channels_in / groups * kernel * kernel;
         let values = bytes().iter().cycle().take(channels_out * terms).map(|&b| b as i8).collect();
-        Layer { g, input, values }
+        Layer { g, values }
     }
 
     /// With so many random blocks zero; channels are multiples of a block's.
@@ -148,7 +146,7 @@ impl Layer {
                 }
             }
         }
-        Layer { g: g.clone(), input: self.input.clone(), values }
+        Layer { g: g.clone(), values }
     }
 
     fn prepare(&self, isa: Isa, method: Method) -> Packed {
@@ -156,16 +154,13 @@ impl Layer {
         let scale = vec![0.002 / (terms as f32).sqrt(); self.g.channels_out];
         let bias = vec![10_000; self.g.channels_out];
         let weights = Weights { values: &self.values, scale: (&scale[..]).into(), bias: &bias };
-        let prepared = conv_by(isa, method, &self.g, &self.input, &weights, &Epilogue::default());
+        let prepared = conv_by(isa, method, &self.g, ZERO, &weights, &Epilogue::default());
         Packed { kernel: prepared.kernel, weights: prepared.packed.to_vec(), macs: prepared.macs }
     }
 
     fn seconds(&self, prepared: &Packed, budget: f64) -> f64 {
         let g = &self.g;
-        let x = match self.input {
-            Input::Picture { .. } => g.input[0] * g.input[1] * g.channels_in,
-            Input::Quads { .. } => quads_len(1, g.channels_in, g.input[0] * g.input[1]),
-        };
+        let x = quads_len(1, g.channels_in, g.input[0] * g.input[1]);
         let mut inputs = [Memory::new(x, &bytes()), Memory::new(prepared.weights.len(), &prepared.weights)];
         let mut outputs = [Memory::new(quads_len(1, g.channels_out, g.output[0] * g.output[1]), &[0])];
         seconds(&*prepared.kernel, &mut inputs, &mut outputs, budget)
@@ -196,7 +191,7 @@ fn print_sparse(isa: Isa) {
         "{isa}\n{:9} {:>4} {:>10} {:>6} {:>9}  {:5}{head}",
         "", "size", "channels", "kernel", "dense us", ""
     );
-    let dense = |case: &&Case| !["picture", "depthwise"].contains(&case.0);
+    let dense = |case: &&Case| !["stem", "depthwise"].contains(&case.0);
     CASES.iter().filter(dense).chain(SPARSE).for_each(|case| print_sparse_case(case, isa));
 }
 

@@ -1,39 +1,62 @@
 //! Rearranging elements without computing: transpose, expand, concat, slice, pad, gather and its gradient.
 //!
-//! Elements are 4 bytes whose bits are kept, so that f32 and i32 tensors move alike.
+//! Elements are 4 bytes whose bits are kept, so that f32 and i32 tensors move alike; what bytes may do too is generic.
 
 use crate::isa::multiversion;
 use crate::lanes::{LANES, Lanes};
 use crate::reference::RefTensor;
 use crate::strided::{Axis, Rows, broadcast, row_major};
-use crate::{Io, Isa, Kernel, Output, Worker};
+use crate::{Element, Io, Isa, Kernel, Output, Worker};
 use espalier_graph::Op;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Reads through strides: `y[i] = x[sum of strides * index of i]`.
-struct Strided {
+struct Strided<T> {
     name: String,
     rows: Rows<1>,
-    tiles: unsafe fn(*const f32, *mut f32, [usize; 2], usize),
+    tiles: Tiles<T>,
 }
 
-fn strided(name: String, isa: Isa, out: &[usize], strides: &[usize]) -> Box<dyn Kernel> {
+/// `y[r][c] = x[c * stride + r]` for `[rows, columns]`.
+type Tiles<T> = unsafe fn(*const T, *mut T, [usize; 2], usize);
+
+/// Elements that kernels move.
+pub trait Moved: Element {
+    /// What transposes matrices of them.
+    #[doc(hidden)]
+    fn tiles(isa: Isa) -> Tiles<Self>;
+}
+
+impl Moved for f32 {
+    fn tiles(isa: Isa) -> Tiles<f32> {
+        pick_transpose(isa)
+    }
+}
+
+impl Moved for u8 {
+    fn tiles(_isa: Isa) -> Tiles<u8> {
+        transpose_bytes
+    }
+}
+
+fn strided<T: Moved>(name: String, isa: Isa, out: &[usize], strides: &[usize]) -> Box<dyn Kernel> {
     let rows = Rows::new(out.iter().zip(strides).map(|(&size, &stride)| Axis { size, strides: [stride] }));
-    Box::new(Strided { name, rows, tiles: pick_transpose(isa) })
+    Box::new(Strided { name, rows, tiles: T::tiles(isa) })
 }
 
 /// `x -> y`: axis `i` of the result is axis `perm[i]` of `x`.
 ///
 /// # Panics
 /// Where `perm` is no permutation of the axes.
-pub fn transpose(isa: Isa, input: &[usize], perm: &[usize]) -> Box<dyn Kernel> {
+pub fn transpose<T: Moved>(isa: Isa, input: &[usize], perm: &[usize]) -> Box<dyn Kernel> {
     let mut sorted = perm.to_vec();
     sorted.sort_unstable();
     assert!(sorted.into_iter().eq(0..input.len()), "{perm:?} does not permute the axes of {input:?}");
     let strides = row_major(input);
     let out: Vec<usize> = perm.iter().map(|&axis| input[axis]).collect();
     let permuted: Vec<usize> = perm.iter().map(|&axis| strides[axis]).collect();
-    strided(format!("transpose {isa}"), isa, &out, &permuted)
+    strided::<T>(format!("transpose {isa}"), isa, &out, &permuted)
 }
 
 /// `x -> y`: broadcast to `out`, as in NumPy.
@@ -41,15 +64,15 @@ pub fn transpose(isa: Isa, input: &[usize], perm: &[usize]) -> Box<dyn Kernel> {
 /// # Panics
 /// Where `input` does not broadcast to `out`.
 pub fn expand(isa: Isa, input: &[usize], out: &[usize]) -> Box<dyn Kernel> {
-    strided(format!("expand {isa}"), isa, out, &broadcast(input, out))
+    strided::<f32>(format!("expand {isa}"), isa, out, &broadcast(input, out))
 }
 
-impl Kernel for Strided {
+impl<T: Moved> Kernel for Strided<T> {
     fn name(&self) -> String {
         self.name.clone()
     }
     fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
-        let (x, y) = (io.input::<f32>(0), io.output::<f32>(0));
+        let (x, y) = (io.input::<T>(0), io.output::<T>(0));
         let share = worker.share(self.rows.count());
         let mut position = share.start;
         while position < share.end {
@@ -63,9 +86,9 @@ impl Kernel for Strided {
     }
 }
 
-impl Strided {
+impl<T: Moved> Strided<T> {
     /// Fills `rows * columns` elements of `y`.
-    fn copy(&self, x: &[f32], y: &mut [f32], rows: usize, columns: usize) {
+    fn copy(&self, x: &[T], y: &mut [T], rows: usize, columns: usize) {
         let (down, right) = (self.rows.row.strides[0], self.rows.column.strides[0]);
         if down == 1 && right != 0 && rows > 1 {
             assert!(x.len() > (columns - 1) * right + rows - 1);
@@ -115,6 +138,21 @@ unsafe fn transpose_body<V: Lanes>(x: *const f32, y: *mut f32, [rows, columns]: 
     }
 }
 
+/// As [`transpose_body`], byte by byte, in tiles whose lines stay in a level 1 cache.
+unsafe fn transpose_bytes(x: *const u8, y: *mut u8, [rows, columns]: [usize; 2], stride: usize) {
+    const SIDE: usize = 64;
+    for r in (0..rows).step_by(SIDE) {
+        for c in (0..columns).step_by(SIDE) {
+            for i in r..rows.min(r + SIDE) {
+                for j in c..columns.min(c + SIDE) {
+                    // SAFETY: the caller vouches for `rows` and `columns`.
+                    unsafe { *y.add(i * columns + j) = *x.add(j * stride + i) };
+                }
+            }
+        }
+    }
+}
+
 /// Calls `each(outer, segment, range, position)` for the pieces of `share`, where every outer index has segments of `lens`
 /// one after another; `range` counts within the segment, `position` from the very start.
 fn segments(lens: &[usize], share: Range<usize>, mut each: impl FnMut(usize, usize, Range<usize>, usize)) {
@@ -137,22 +175,23 @@ fn segments(lens: &[usize], share: Range<usize>, mut each: impl FnMut(usize, usi
 ///
 /// # Safety
 /// As for [`Output::slice_mut`].
-unsafe fn part<'a>(y: &Output<'a, f32>, at: usize, len: usize) -> &'a mut [f32] {
+unsafe fn part<'a, T: Element>(y: &Output<'a, T>, at: usize, len: usize) -> &'a mut [T] {
     // SAFETY: the caller's contract.
     unsafe { y.slice_mut(at..at + len) }
 }
 
-struct Concat {
+struct Concat<T> {
     outer: usize,
     parts: Vec<usize>,
+    elements: PhantomData<T>,
 }
 
 /// `x, ... -> y[outer, sum of parts]`: input `i` has `parts[i]` contiguous elements for each outer index.
-pub fn concat(_isa: Isa, outer: usize, parts: &[usize]) -> Box<dyn Kernel> {
-    Box::new(Concat { outer, parts: parts.to_vec() })
+pub fn concat<T: Moved>(_isa: Isa, outer: usize, parts: &[usize]) -> Box<dyn Kernel> {
+    Box::new(Concat::<T> { outer, parts: parts.to_vec(), elements: PhantomData })
 }
 
-impl Kernel for Concat {
+impl<T: Moved> Kernel for Concat<T> {
     fn name(&self) -> String {
         "concat".into()
     }
@@ -162,27 +201,28 @@ impl Kernel for Concat {
             let start = outer * self.parts[i];
             // SAFETY: the pieces of all shares are disjoint.
             let y = unsafe { part(&io.output(0), at, range.len()) };
-            y.copy_from_slice(&io.input(i)[start + range.start..start + range.end]);
+            y.copy_from_slice(&io.input::<T>(i)[start + range.start..start + range.end]);
         });
     }
 }
 
-struct Slice {
+struct Slice<T> {
     outer: usize,
     size: usize,
     range: Range<usize>,
+    elements: PhantomData<T>,
 }
 
 /// `x[outer, size] -> y[outer, end - start]`.
 ///
 /// # Panics
 /// Where `start..end` is not within `size`.
-pub fn slice(_isa: Isa, outer: usize, size: usize, start: usize, end: usize) -> Box<dyn Kernel> {
+pub fn slice<T: Moved>(_isa: Isa, outer: usize, size: usize, start: usize, end: usize) -> Box<dyn Kernel> {
     assert!(start <= end && end <= size, "slice {start}..{end} of {size}");
-    Box::new(Slice { outer, size, range: start..end })
+    Box::new(Slice::<T> { outer, size, range: start..end, elements: PhantomData })
 }
 
-impl Kernel for Slice {
+impl<T: Moved> Kernel for Slice<T> {
     fn name(&self) -> String {
         "slice".into()
     }
@@ -192,7 +232,7 @@ impl Kernel for Slice {
             let start = outer * self.size + self.range.start;
             // SAFETY: the pieces of all shares are disjoint.
             let y = unsafe { part(&io.output(0), at, range.len()) };
-            y.copy_from_slice(&io.input(0)[start + range.start..start + range.end]);
+            y.copy_from_slice(&io.input::<T>(0)[start + range.start..start + range.end]);
         });
     }
 }
@@ -229,7 +269,7 @@ impl Kernel for Pad {
 
 /// `x[len] -> y[len]`, for a reshape that must have its own memory.
 pub fn copy(isa: Isa, len: usize) -> Box<dyn Kernel> {
-    strided("copy".into(), isa, &[len], &[1])
+    strided::<f32>("copy".into(), isa, &[len], &[1])
 }
 
 struct Gather {
@@ -385,7 +425,7 @@ fn ravel(shape: &[usize], at: &[usize]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Input, Out, assert_close, run, values};
+    use crate::testing::{Input, Out, assert_close, run, run_bytes, values};
     use espalier_graph::Shape;
 
     fn counting(shape: &[usize]) -> RefTensor {
@@ -409,12 +449,28 @@ mod tests {
         }
     }
 
+    /// The same for bytes.
+    fn check_bytes(op: &Op, shapes: &[&[usize]], out: &[usize], make: impl Fn(Isa) -> Box<dyn Kernel>) {
+        let tensors: Vec<RefTensor> =
+            shapes.iter().map(|shape| RefTensor::from_fn(shape, |i| (i % 251) as f64)).collect();
+        let bytes = |x: &RefTensor| x.data.iter().map(|&v| v as u8).collect::<Vec<u8>>();
+        let data: Vec<Vec<u8>> = tensors.iter().map(bytes).collect();
+        let want = bytes(&reference(op, &tensors.iter().collect::<Vec<_>>(), &[out.to_vec()])[0]);
+        for isa in Isa::available() {
+            let kernel = make(isa);
+            let inputs: Vec<Input<'_>> = data.iter().map(|x| Input::U8(x)).collect();
+            let y = run_bytes(&*kernel, &inputs, &[Out::Bytes(want.len())]).remove(0);
+            assert_eq!(y, want, "{} {shapes:?} {op:?}", kernel.name());
+        }
+    }
+
     #[test]
     fn transposes() {
-        let cases: [(&[usize], &[usize]); 12] = [
+        let cases: [(&[usize], &[usize]); 13] = [
             (&[5], &[0]),
             (&[5, 37], &[1, 0]),
             (&[64, 48], &[1, 0]),
+            (&[70, 133], &[1, 0]),
             (&[33, 1], &[1, 0]),
             (&[2, 3, 5, 7], &[0, 2, 3, 1]),
             (&[2, 18, 5, 7], &[0, 3, 1, 2]),
@@ -428,7 +484,8 @@ mod tests {
         for (shape, perm) in cases {
             let out: Vec<usize> = perm.iter().map(|&axis| shape[axis]).collect();
             let op = Op::Transpose { perm: perm.to_vec() };
-            check(&op, &[shape], &out, |isa| transpose(isa, shape, perm));
+            check(&op, &[shape], &out, |isa| transpose::<f32>(isa, shape, perm));
+            check_bytes(&op, &[shape], &out, |isa| transpose::<u8>(isa, shape, perm));
         }
     }
 
@@ -454,16 +511,18 @@ mod tests {
     #[test]
     fn joins_and_cuts() {
         let join = |axis, shapes: &[&[usize]], out: &[usize], outer, parts: &[usize]| {
-            check(&Op::Concat { axis }, shapes, out, |isa| concat(isa, outer, parts));
+            let op = Op::Concat { axis };
+            check(&op, shapes, out, |isa| concat::<f32>(isa, outer, parts));
+            check_bytes(&op, shapes, out, |isa| concat::<u8>(isa, outer, parts));
         };
         join(0, &[&[2, 3], &[4, 3]], &[6, 3], 1, &[6, 12]);
         join(1, &[&[3, 5], &[3, 1], &[3, 0], &[3, 7]], &[3, 13], 3, &[5, 1, 0, 7]);
         join(1, &[&[2, 3, 2, 2]], &[2, 3, 2, 2], 2, &[12]);
         let cut = |axis, start, end, shape: &[usize], out: &[usize], outer: usize, inner: usize| {
             let op = Op::Slice { axis, start, end };
-            check(&op, &[shape], out, |isa| {
-                slice(isa, outer, shape[axis] * inner, start * inner, end * inner)
-            });
+            let [size, start, end] = [shape[axis], start, end].map(|at| at * inner);
+            check(&op, &[shape], out, |isa| slice::<f32>(isa, outer, size, start, end));
+            check_bytes(&op, &[shape], out, |isa| slice::<u8>(isa, outer, size, start, end));
         };
         cut(0, 1, 3, &[5, 4], &[2, 4], 1, 4);
         cut(1, 2, 7, &[3, 9, 2], &[3, 5, 2], 3, 2);

@@ -204,19 +204,45 @@ output y = y
 fn floats_in_between() {
     let text = "\
 input x: f32[N,4,2]
-t: f32[N,2,4] = Transpose(x) perm=[0,2,1]
+t: f32[N,4,4] = Pad(x) axis=2 before=1 after=1 value=0.5
 weight w: f32[3,4]
-y: f32[N,2,3] = MatMul(t, w) trans_a=false trans_b=true
-z: f32[N,2,3] = Softmax(y) axis=2
+y: f32[N,4,3] = MatMul(t, w) trans_a=false trans_b=true
+z: f32[N,4,3] = Softmax(y) axis=2
 output z = z
 ";
     let want = [
-        "t = Transpose(x)",
+        "t = Pad(x)",
         "t.bytes = Quantize(t)",
         "y.in = Reshape(t.bytes)",
         "y.product = QConv(y.in, w, w.scale, w.bias)",
         "y = Reshape(y.product)",
         "z = Softmax(y)",
+    ];
+    check(text, &default(), 0.01, &want);
+}
+
+/// What only moves elements moves bytes: the input is rounded, once for all that is made of it.
+#[test]
+fn movement_is_of_bytes() {
+    let text = "\
+input x: f32[N,4,6]
+t: f32[N,6,4] = Transpose(x) perm=[0,2,1]
+a: f32[N,2,4] = Slice(t) axis=1 start=0 end=2
+b: f32[N,4,4] = Slice(t) axis=1 start=2 end=6
+j: f32[N,6,4] = Concat(b, a) axis=1
+weight w: f32[3,4]
+y: f32[N,6,3] = MatMul(j, w) trans_a=false trans_b=true
+output y = y
+";
+    let want = [
+        "x.bytes = Quantize(x)",
+        "t.1 = Transpose(x.bytes)",
+        "a.1 = Slice(t.1)",
+        "b.1 = Slice(t.1)",
+        "j.1 = Concat(b.1, a.1)",
+        "y.in = Reshape(j.1)",
+        "y.product = QConv(y.in, w, w.scale, w.bias)",
+        "y = Reshape(y.product)",
     ];
     check(text, &default(), 0.01, &want);
 }

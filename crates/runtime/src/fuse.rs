@@ -5,6 +5,9 @@ use std::collections::HashMap;
 
 use espalier_graph::{BinaryFn, Graph, Node, Op, ReduceFn, UnaryFn, ValueId};
 use espalier_kernels::Activation;
+use espalier_kernels::int8::Pick;
+
+use crate::channels::{Movers, picks};
 
 /// One step's work.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,8 +29,17 @@ pub enum Work {
     MatMulBias(Op),
     /// `a, b -> y`: the Reduce of their products.
     ReduceProducts(Op),
-    /// An op of integers, and the tables that its result (QConv) or each of its inputs (Concat) goes through.
-    Tables(Op, Vec<Option<ValueId>>),
+    /// A QConv whose result goes through a table.
+    Tabled(Op, ValueId),
+    /// Channels of bytes that change their place.
+    Channels {
+        /// What the graph says, the last of it.
+        op: Op,
+        /// The table of each input.
+        tables: Vec<Option<ValueId>>,
+        /// Input and channel there of each channel of the result.
+        picks: Vec<Pick>,
+    },
 }
 
 /// A group of nodes that run as one step.
@@ -56,6 +68,7 @@ struct Fuser<'a> {
     expanded: HashMap<ValueId, ValueId>,
     /// For the result of a Table that its reader applies: the Table's input and entries.
     tabled: HashMap<ValueId, [ValueId; 2]>,
+    movers: Movers,
     groups: Vec<Option<Group>>,
 }
 
@@ -65,34 +78,38 @@ type Applies = fn(Activation) -> bool;
 const ANY: Applies = |_| true;
 const CLAMPS: Applies = |activation| activation.bounds().is_some();
 
+/// The nodes that read each value; outputs and updates count as readers beyond the last node.
+fn readers(graph: &Graph) -> Vec<Vec<usize>> {
+    let mut readers = vec![Vec::new(); graph.values().len()];
+    let beyond = graph.nodes().len();
+    for (n, node) in graph.nodes().iter().enumerate() {
+        node.inputs.iter().for_each(|id| readers[id.index()].push(n));
+    }
+    let results = graph.outputs().iter().map(|(_, id)| *id);
+    for id in results.chain(graph.states().iter().filter_map(|s| s.next)) {
+        readers[id.index()].push(beyond);
+    }
+    readers
+}
+
 impl<'a> Fuser<'a> {
     fn new(graph: &'a Graph) -> Self {
+        let readers = readers(graph);
         let mut fuser = Fuser {
             graph,
-            readers: vec![Vec::new(); graph.values().len()],
+            movers: Movers::new(graph, &readers),
+            readers,
             absorbed: vec![false; graph.nodes().len()],
             expanded: HashMap::new(),
             tabled: HashMap::new(),
             groups: vec![None; graph.nodes().len()],
         };
-        fuser.count_readers();
         fuser.forget_recomputed();
         (0..graph.nodes().len()).for_each(|n| fuser.broadcast_in_reader(n));
+        let unwritten: Vec<usize> = (0..graph.nodes().len()).filter(|&n| fuser.is_passed_on(n)).collect();
         (0..graph.nodes().len()).for_each(|n| fuser.look_up_in_reader(n));
+        unwritten.into_iter().for_each(|n| fuser.pass_on(n));
         fuser
-    }
-
-    fn count_readers(&mut self) {
-        let beyond = self.graph.nodes().len();
-        for n in 0..beyond {
-            for id in &self.graph.nodes()[n].inputs {
-                self.readers[id.index()].push(n);
-            }
-        }
-        let results = self.graph.outputs().iter().map(|(_, id)| *id);
-        for id in results.chain(self.graph.states().iter().filter_map(|s| s.next)) {
-            self.readers[id.index()].push(beyond);
-        }
     }
 
     /// A gradient that joins that of its normalisation computes the normalised value again and does not read it.
@@ -121,7 +138,21 @@ impl<'a> Fuser<'a> {
         }
     }
 
-    /// A Table whose only reader is a Concat; behind a convolution it joins that.
+    /// Whether node `n` moves channels that nothing reads but what moves them on.
+    fn is_passed_on(&self, n: usize) -> bool {
+        let readers = &self.readers[self.graph.nodes()[n].outputs[0].index()];
+        self.movers.moves(n) && !readers.is_empty() && readers.iter().all(|&r| self.movers.moves(r))
+    }
+
+    fn pass_on(&mut self, n: usize) {
+        self.absorbed[n] = true;
+        if self.movers.ends(n) {
+            let view = self.movers.view(self.graph, n, &self.tabled);
+            self.movers.pass_on(self.graph.nodes()[n].outputs[0], view);
+        }
+    }
+
+    /// A Table whose readers only move channels; behind a convolution it joins that.
     fn look_up_in_reader(&mut self, n: usize) {
         let node = &self.graph.nodes()[n];
         let (Op::Table { .. }, [x, table]) = (&node.op, &node.inputs[..]) else { return };
@@ -129,12 +160,12 @@ impl<'a> Fuser<'a> {
         if after_conv && self.only_reader(*x) == Some(n) {
             return;
         }
-        let Some(reader) = self.only_reader(node.outputs[0]) else { return };
-        if let Op::Concat { .. } = self.op(reader) {
+        let readers = self.readers[node.outputs[0].index()].clone();
+        if !readers.is_empty() && readers.iter().all(|&r| self.movers.moves(r)) {
             self.absorbed[n] = true;
             self.tabled.insert(node.outputs[0], [*x, *table]);
             self.readers[x.index()].retain(|&r| r != n);
-            self.readers[x.index()].push(reader);
+            self.readers[x.index()].extend(readers);
         }
     }
 
@@ -170,11 +201,7 @@ impl<'a> Fuser<'a> {
             Op::Binary { f } => self.binary(n, f),
             Op::UnaryGrad { f } => self.norm_grad(n, f),
             op @ Op::QConv { .. } => self.looked_up(n, op),
-            op @ Op::Concat { .. }
-                if self.graph.nodes()[n].inputs.iter().any(|id| self.tabled.contains_key(id)) =>
-            {
-                (self.concat_tables(n, op), n)
-            }
+            op if self.movers.ends(n) => (self.channels(n, op), n),
             op => (self.alone(n, op), n),
         }
     }
@@ -204,19 +231,16 @@ impl<'a> Fuser<'a> {
         let node = &self.graph.nodes()[reader];
         let Op::Table { .. } = node.op else { return (group, n) };
         self.absorbed[reader] = true;
-        group.work = Work::Tables(op, vec![Some(node.inputs[1])]);
+        group.work = Work::Tabled(op, node.inputs[1]);
         group.outputs = node.outputs.clone();
         (group, reader)
     }
 
-    fn concat_tables(&self, n: usize, op: Op) -> Group {
-        let inputs = &self.graph.nodes()[n].inputs;
-        let found = |id: &ValueId| self.tabled.get(id).copied();
-        Group {
-            work: Work::Tables(op, inputs.iter().map(|id| found(id).map(|[_, table]| table)).collect()),
-            inputs: inputs.iter().map(|id| found(id).map_or(*id, |[x, _]| x)).collect(),
-            outputs: self.graph.nodes()[n].outputs.clone(),
-        }
+    fn channels(&self, n: usize, op: Op) -> Group {
+        let (origins, picks) = picks(&self.movers.view(self.graph, n, &self.tabled));
+        let (inputs, tables) = origins.into_iter().unzip();
+        let outputs = self.graph.nodes()[n].outputs.clone();
+        Group { work: Work::Channels { op, tables, picks }, inputs, outputs }
     }
 
     /// The activation that alone reads the result joins.

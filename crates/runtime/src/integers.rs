@@ -1,15 +1,15 @@
 //! The rules of [`select`](crate::select) for ops of integers.
 
 use espalier_graph::{DType, Op, Quant, ValueId, Window};
-use espalier_kernels::{Layout, int8};
+use espalier_kernels::{Layout, int8, movement};
 
 use crate::fuse::Group;
 use crate::lower::{LowerError, Lowering};
 use crate::select::{Boxed, Emitted};
 
 impl Lowering<'_> {
-    /// Appends the step of `op`. `tables` are those of its result (QConv) or of each input (Concat) that it applies too.
-    pub(crate) fn integers(&mut self, group: &Group, op: &Op, tables: &[Option<ValueId>]) -> Emitted {
+    /// Appends the step of `op`, with the table of its result that it applies too (QConv).
+    pub(crate) fn integers(&mut self, group: &Group, op: &Op, table: Option<ValueId>) -> Emitted {
         let (isa, y) = (self.options.isa, group.outputs[0]);
         let first = group.inputs[0];
         match op {
@@ -18,23 +18,28 @@ impl Lowering<'_> {
                 let kernel = int8::quantize(isa, layout, self.flat(first), to.scale(), to.zero());
                 self.each(group, op, &[first], layout, Layout::Blocked, kernel)
             }
+            Op::Dequantize if self.stay_plain(&[first])? && self.float_layout(y) == Layout::Plain => {
+                self.dequantize_plain(group, op)
+            }
             Op::Dequantize => {
                 let (from, layout) = (self.quant(first), self.float_layout(y));
                 let kernel = int8::dequantize(isa, layout, self.flat(first), from.scale(), from.zero());
                 self.each(group, op, &[first], Layout::Blocked, layout, kernel)
             }
             Op::QConv { window, groups, to, limits } => {
-                self.qconv(group, op, (*window, *groups), (*to, *limits), tables[0])
+                self.qconv(group, op, (*window, *groups), (*to, *limits), table)
             }
             Op::QAdd { to, limits } => {
-                let len = self.bytes(y, Layout::Blocked);
+                let layout = self.bytes_layout(&group.inputs)?;
                 let operands = [0, 1].map(|i| self.operand_of(group.inputs[i], *to));
-                let kernel = int8::add(isa, len, operands, to.zero(), *limits);
-                self.in_quads(group, op, &group.inputs, kernel)
+                let kernel = int8::add(isa, self.bytes(y, layout), operands, to.zero(), *limits);
+                self.each(group, op, &group.inputs, layout, layout, kernel)
             }
             Op::QMul { to, limits } => {
-                let kernel = self.qmul(group, *to, *limits);
-                self.in_quads(group, op, &group.inputs, kernel)
+                let is_gate = self.dims(first) != self.dims(group.inputs[1]);
+                let layout = if is_gate { Layout::Blocked } else { self.bytes_layout(&group.inputs)? };
+                let kernel = self.qmul(group, layout, *to, *limits);
+                self.each(group, op, &group.inputs, layout, layout, kernel)
             }
             Op::QAvgPool { window, count_pad, to } => {
                 let from = self.quant(first);
@@ -58,23 +63,76 @@ impl Lowering<'_> {
                 let kernel = int8::resize_nearest(isa, planes, [x[2], x[3]], [y[2], y[3]]);
                 self.in_quads(group, op, &[first], kernel)
             }
-            Op::Concat { .. } => {
-                let inputs = group.inputs.iter().zip(tables);
-                let part = |(&x, table): (&ValueId, &Option<ValueId>)| {
-                    let table = table.map(|id| self.table(id)).transpose()?;
-                    Ok(int8::Part { channels: self.dims(x)[1], table })
-                };
-                let parts = inputs.map(part).collect::<Result<Vec<_>, LowerError>>()?;
-                let [n, _, spatial] = self.flat(y);
-                self.in_quads(group, op, &group.inputs, int8::concat(isa, n, spatial, &parts))
+            Op::Concat { axis } => {
+                let layout = self.bytes_layout(&group.inputs)?;
+                let outer = self.physical(y, layout)[..*axis].iter().product();
+                let part = |&x: &ValueId| self.physical(x, layout)[*axis..].iter().product();
+                let parts: Vec<usize> = group.inputs.iter().map(part).collect();
+                let kernel = movement::concat::<u8>(isa, outer, &parts);
+                self.each(group, op, &group.inputs, layout, layout, kernel)
+            }
+            Op::Slice { axis, start, end } => {
+                let layout = self.bytes_layout(&[first])?;
+                let physical = self.physical(first, layout);
+                let (outer, inner) =
+                    (physical[..*axis].iter().product(), physical[*axis + 1..].iter().product::<usize>());
+                let [size, start, end] = [physical[*axis], *start, *end].map(|at| at * inner);
+                let kernel = movement::slice::<u8>(isa, outer, size, start, end);
+                self.each(group, op, &[first], layout, layout, kernel)
+            }
+            Op::Transpose { perm } => {
+                let kernel = movement::transpose::<u8>(isa, &self.dims(first), perm);
+                self.each(group, op, &[first], Layout::Plain, Layout::Plain, kernel)
             }
             Op::Table { .. } => {
-                let table = self.table(group.inputs[1])?;
-                let kernel = int8::table(isa, table, self.bytes(y, Layout::Blocked));
-                self.in_quads(group, op, &[first], kernel)
+                let (table, layout) = (self.table(group.inputs[1])?, self.bytes_layout(&[first])?);
+                let kernel = int8::table(isa, table, self.bytes(y, layout));
+                self.each(group, op, &[first], layout, layout, kernel)
             }
             _ => unreachable!("{} is not of integers", op.name()),
         }
+    }
+
+    /// Appends the step that takes channels from where they are.
+    pub(crate) fn channels(
+        &mut self,
+        group: &Group,
+        op: &Op,
+        tables: &[Option<ValueId>],
+        picks: &[int8::Pick],
+    ) -> Emitted {
+        let part = |(&x, table): (&ValueId, &Option<ValueId>)| {
+            let table = table.map(|id| self.table(id)).transpose()?;
+            Ok(int8::Part { channels: self.dims(x)[1], table })
+        };
+        let parts = group.inputs.iter().zip(tables).map(part).collect::<Result<Vec<_>, LowerError>>()?;
+        let layout = self.bytes_layout(&group.inputs)?;
+        let [n, _, spatial] = self.flat(group.outputs[0]);
+        let kernel = int8::channels(self.options.isa, layout, n, spatial, &parts, picks.to_vec());
+        self.each(group, op, &group.inputs, layout, layout, kernel)
+    }
+
+    /// Without spatial axes bytes lie in one order as in the other.
+    fn dequantize_plain(&mut self, group: &Group, op: &Op) -> Emitted {
+        let (x, y) = (group.inputs[0], group.outputs[0]);
+        let (from, len) = (self.quant(x), self.elements(x));
+        let kernel =
+            int8::dequantize(self.options.isa, Layout::Blocked, [1, len, 1], from.scale(), from.zero());
+        let (storage, _) = self.get(x, Layout::Plain)?;
+        let input = (storage, int8::quads_len(1, len, 1));
+        let output = self.place_vector(y);
+        self.step(group, op, kernel, vec![input], vec![output], 0);
+        Ok(())
+    }
+
+    /// Whether all of these lie in the logical order.
+    fn stay_plain(&mut self, ids: &[ValueId]) -> Result<bool, LowerError> {
+        ids.iter().try_fold(true, |plain, &id| Ok(plain && self.locate(id)?.layout == Layout::Plain))
+    }
+
+    /// The layout for work that is the same in any.
+    fn bytes_layout(&mut self, ids: &[ValueId]) -> Result<Layout, LowerError> {
+        Ok(if self.stay_plain(ids)? { Layout::Plain } else { Layout::Blocked })
     }
 
     fn quant(&self, id: ValueId) -> Quant {
@@ -128,12 +186,12 @@ impl Lowering<'_> {
         int8::PoolGeometry { batch: x[0], channels: x[1], input: [x[2], x[3]], output: [y[2], y[3]], window }
     }
 
-    fn qmul(&self, group: &Group, to: Quant, limits: [u8; 2]) -> Boxed {
+    fn qmul(&self, group: &Group, layout: Layout, to: Quant, limits: [u8; 2]) -> Boxed {
         let (isa, [a, b]) = (self.options.isa, [0, 1].map(|i| group.inputs[i]));
         let (zeros, bias) = ([a, b].map(|id| self.quant(id).zero()), f32::from(to.zero()));
         let scale = to.steps(&[a, b].map(|id| self.quant(id).scale()));
         match self.dims(a) == self.dims(b) {
-            true => int8::multiply(isa, self.bytes(a, Layout::Blocked), zeros, scale, bias, limits),
+            true => int8::multiply(isa, self.bytes(a, layout), zeros, scale, bias, limits),
             false => int8::gate(isa, self.flat(a), zeros, scale, bias, limits),
         }
     }
@@ -166,8 +224,7 @@ impl Lowering<'_> {
         let values = self.content(values)?.as_s8().expect("inference checked its type");
         let weights = int8::Weights { values, scale: scale.into(), bias };
         let epilogue = int8::Epilogue { residual: residual.map(|(_, operand)| operand), result };
-        let input = int8::Input::Quads { zero: from.zero() };
-        let prepared = int8::conv(self.options.isa, &g, &input, &weights, &epilogue);
+        let prepared = int8::conv(self.options.isa, &g, from.zero(), &weights, &epilogue);
         let packed = prepared.packed;
         let packed = self.keep(packed.bytes(), Box::new(|to| packed.fill(to)));
         let mut inputs = vec![self.get(x, Layout::Blocked)?, packed];

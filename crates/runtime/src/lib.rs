@@ -1,6 +1,7 @@
 //! How a model runs: `lower` turns a graph into a plan, one block of memory holds everything, a spin pool runs it.
 //! Nothing here knows of training: a training step is a graph like any other.
 
+mod channels;
 pub mod energy;
 mod fuse;
 mod integers;
@@ -10,8 +11,9 @@ mod plan;
 mod pool;
 mod select;
 
+pub use channels::Origin;
 pub use espalier_kernels::{Isa, IsaError};
 pub use fuse::{Group, Work, fuse};
-pub use lower::{LowerError, MAX_VALUE_BYTES, Options, lower};
+pub use lower::{LowerError, MAX_VALUE_BYTES, Options, lower, lower_for_bytes};
 pub use plan::{Plan, Sizes, StepInfo};
 pub use pool::{Barrier, Pool};

@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use espalier_graph::{Bindings, DType, Graph, Source, Tensor, ValueId, Weights, Window};
+use espalier_graph::{Bindings, DType, Graph, Op, Source, Tensor, ValueId, Weights, Window};
 use espalier_kernels::{Buffer, Io, Isa, Kernel, LANES, Layout, Worker, int8, layout, movement};
 
-use crate::fuse::fuse;
+use crate::fuse::{Group, fuse};
 use crate::memory::{Block, Interval, aligned, plan_arena};
-use crate::plan::{Place, Plan, Step};
+use crate::plan::{Input, Place, Plan, Step};
 
 /// What a plan is made for.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +118,8 @@ pub(crate) struct Lowering<'a> {
     /// What regions outside of the arena begin with.
     fills: Vec<(Storage, Fill<'a>)>,
     native: HashMap<ValueId, Located>,
+    /// For inputs that are given as bytes: the value that rounds them.
+    byte_inputs: HashMap<ValueId, ValueId>,
     /// By storage, layout, and batch, channels and pixels.
     converted: HashMap<(Storage, Layout, [usize; 3]), Storage>,
     packed: HashMap<(ValueId, Form), Storage>,
@@ -133,32 +135,61 @@ pub(crate) struct Lowering<'a> {
 /// # Errors
 /// A value of bytes or of more than [`MAX_VALUE_BYTES`]; a state that is missing in `weights` or has another type.
 pub fn lower(graph: &Graph, weights: &Weights, options: Options) -> Result<Plan, LowerError> {
-    let groups = fuse(graph);
-    let mut lowering = Lowering {
-        graph,
-        weights,
-        options,
-        regions: Vec::new(),
-        fills: Vec::new(),
-        native: HashMap::new(),
-        converted: HashMap::new(),
-        packed: HashMap::new(),
-        states: HashMap::new(),
-        updated: Vec::new(),
-        results: Vec::new(),
-        steps: Vec::new(),
-    };
-    lowering.check_values()?;
-    lowering.place_inputs();
-    for group in &groups {
-        lowering.emit(group)?;
-    }
-    lowering.update_states()?;
-    lowering.place_outputs()?;
-    lowering.finish()
+    Lowering::new(graph, weights, options).lower(&fuse(graph))
+}
+
+/// As [`lower`], for callers that round the inputs themselves: an input that one Quantize alone reads is given as the bytes
+/// that it would make ([`Plan::input_bytes`]).
+///
+/// # Errors
+/// As [`lower`].
+pub fn lower_for_bytes(graph: &Graph, weights: &Weights, options: Options) -> Result<Plan, LowerError> {
+    let mut lowering = Lowering::new(graph, weights, options);
+    lowering.byte_inputs = rounded_inputs(graph);
+    lowering.lower(&fuse(graph))
+}
+
+/// The inputs that nothing reads but one Quantize, and what that makes.
+fn rounded_inputs(graph: &Graph) -> HashMap<ValueId, ValueId> {
+    let uses = graph.uses();
+    let rounded = graph.nodes().iter().filter(|node| matches!(node.op, Op::Quantize { .. }));
+    let pairs = rounded.map(|node| (node.inputs[0], node.outputs[0]));
+    pairs.filter(|(x, _)| graph.inputs().contains(x) && uses[x.index()] == 1).collect()
 }
 
 impl<'a> Lowering<'a> {
+    fn new(graph: &'a Graph, weights: &'a Weights, options: Options) -> Self {
+        Lowering {
+            graph,
+            weights,
+            options,
+            regions: Vec::new(),
+            fills: Vec::new(),
+            native: HashMap::new(),
+            byte_inputs: HashMap::new(),
+            converted: HashMap::new(),
+            packed: HashMap::new(),
+            states: HashMap::new(),
+            updated: Vec::new(),
+            results: Vec::new(),
+            steps: Vec::new(),
+        }
+    }
+
+    fn lower(mut self, groups: &[Group]) -> Result<Plan, LowerError> {
+        self.check_values()?;
+        self.place_inputs();
+        for group in groups {
+            // What is given already is not made.
+            if !group.outputs.iter().any(|id| self.native.contains_key(id)) {
+                self.emit(group)?;
+            }
+        }
+        self.update_states()?;
+        self.place_outputs()?;
+        self.finish()
+    }
+
     /// The sizes of `id` in the logical order.
     pub(crate) fn dims(&self, id: ValueId) -> Vec<usize> {
         self.graph.ty(id).shape.bind(self.options.bindings)
@@ -226,8 +257,16 @@ impl<'a> Lowering<'a> {
 
     fn place_inputs(&mut self) {
         for &id in self.graph.inputs() {
-            self.place(id, Layout::Plain);
+            match self.byte_inputs.get(&id) {
+                Some(&bytes) => self.place(bytes, Layout::Blocked),
+                None => self.place(id, Layout::Plain),
+            };
         }
+    }
+
+    /// The value that is given for an input.
+    fn given(&self, input: ValueId) -> ValueId {
+        *self.byte_inputs.get(&input).unwrap_or(&input)
     }
 
     /// Appends a step; its storages live at least as long.
@@ -461,12 +500,13 @@ impl<'a> Lowering<'a> {
         fill(fills.into_iter().map(|(storage, fill)| (whole(storage), fill)).collect(), &memory, threads);
         let name = |id: ValueId| self.graph.value(id).name.clone();
         let bytes = |id: ValueId| self.bytes(id, Layout::Plain);
-        let inputs = self
-            .graph
-            .inputs()
-            .iter()
-            .map(|&id| (name(id), place(self.native[&id].storage, bytes(id))))
-            .collect();
+        let input = |&id: &ValueId| {
+            let given = self.given(id);
+            let Located { storage, layout } = self.native[&given];
+            let place = place(storage, self.bytes(given, layout));
+            Input { name: name(id), place, dtype: self.graph.ty(given).dtype }
+        };
+        let inputs = self.graph.inputs().iter().map(input).collect();
         let results = self.graph.outputs().iter().zip(&self.results);
         let outputs =
             results.map(|((name, id), &storage)| (name.clone(), place(storage, bytes(*id)))).collect();
@@ -481,7 +521,6 @@ impl<'a> Lowering<'a> {
             ))
         });
         let states = states.collect();
-        let types = self.graph.inputs().iter().map(|&id| self.graph.ty(id).dtype).collect::<Vec<DType>>();
         let is_bytes =
             |name: &str| self.graph.find(name).is_some_and(|id| self.graph.ty(id).dtype.quant().is_some());
         let step = |draft: Draft| {
@@ -493,7 +532,6 @@ impl<'a> Lowering<'a> {
             memory,
             steps,
             inputs,
-            types,
             outputs,
             states,
             crate::plan::Sizes {

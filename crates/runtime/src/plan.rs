@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use espalier_graph::{DType, Data, Tensor, TensorType, Weights};
+use espalier_graph::{DType, Data, Quant, Tensor, TensorType, Weights};
 use espalier_kernels::{Buffer, Io, Kernel};
 
 use crate::lower::{Draft, Storage};
@@ -14,6 +14,14 @@ use crate::pool::Pool;
 pub(crate) struct Place {
     pub(crate) offset: usize,
     pub(crate) bytes: usize,
+}
+
+/// Where an input is written before every run.
+pub(crate) struct Input {
+    pub(crate) name: String,
+    pub(crate) place: Place,
+    /// As it is given.
+    pub(crate) dtype: DType,
 }
 
 /// One kernel call.
@@ -88,8 +96,7 @@ pub struct Sizes {
 pub struct Plan {
     memory: Block,
     steps: Vec<Step>,
-    inputs: Vec<(String, Place)>,
-    input_types: Vec<DType>,
+    inputs: Vec<Input>,
     outputs: Vec<(String, Place)>,
     /// Name, place, type, and whether runs change it.
     states: Vec<(String, Place, TensorType, bool)>,
@@ -100,13 +107,12 @@ impl Plan {
     pub(crate) fn new(
         memory: Block,
         steps: Vec<Step>,
-        inputs: Vec<(String, Place)>,
-        input_types: Vec<DType>,
+        inputs: Vec<Input>,
         outputs: Vec<(String, Place)>,
         states: Vec<(String, Place, TensorType, bool)>,
         sizes: Sizes,
     ) -> Self {
-        let plan = Plan { memory, steps, inputs, input_types, outputs, states, sizes };
+        let plan = Plan { memory, steps, inputs, outputs, states, sizes };
         plan.assert_no_step_overlaps_itself();
         plan
     }
@@ -140,16 +146,19 @@ impl Plan {
         self.steps.iter().map(|s| &s.info)
     }
 
+    fn given(&self, name: &str) -> Option<&Input> {
+        self.inputs.iter().find(|input| input.name == name)
+    }
+
     fn input_place(&self, name: &str, dtype: DType) -> Place {
-        let at =
-            self.inputs.iter().position(|(n, _)| n == name).unwrap_or_else(|| panic!("no input `{name}`"));
-        assert_eq!(self.input_types[at], dtype, "element type of input `{name}`");
-        self.inputs[at].1
+        let input = self.given(name).unwrap_or_else(|| panic!("no input `{name}`"));
+        assert_eq!(input.dtype, dtype, "element type of input `{name}`");
+        input.place
     }
 
     /// Whether the graph has an input called `name`.
     pub fn has_input(&self, name: &str) -> bool {
-        self.inputs.iter().any(|(n, _)| n == name)
+        self.given(name).is_some()
     }
 
     /// The f32 input `name`, to be written before every run: runs may reuse its memory. Panics where there is none.
@@ -164,6 +173,15 @@ impl Plan {
         let place = self.input_place(name, DType::I32);
         // SAFETY: as in `input`.
         unsafe { std::slice::from_raw_parts_mut(self.memory.at(place.offset).cast(), place.bytes / 4) }
+    }
+
+    /// The input `name`, as [`Plan::input`], where it is given as bytes, with their quantization: `[N][ceil(C/4)][H][W][4]`, four
+    /// channels of a pixel side by side; those past the last channel may be anything.
+    pub fn input_bytes(&mut self, name: &str) -> Option<(Quant, &mut [u8])> {
+        let Input { place, dtype, .. } = self.given(name)?;
+        let quant = dtype.quant()?;
+        // SAFETY: as in `input`.
+        Some((quant, unsafe { std::slice::from_raw_parts_mut(self.memory.at(place.offset), place.bytes) }))
     }
 
     /// The output `name` after a run, in the logical order. Panics where there is none.

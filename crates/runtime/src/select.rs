@@ -25,7 +25,8 @@ impl Lowering<'_> {
             Work::MatMulBias(op) => self.matmul(group, op, true),
             Work::ReduceProducts(op) => self.op(group, op, Activation::Identity),
             Work::Op(op, activation) => self.op(group, op, *activation),
-            Work::Tables(op, tables) => self.integers(group, op, tables),
+            Work::Tabled(op, table) => self.integers(group, op, Some(*table)),
+            Work::Channels { op, tables, picks } => self.channels(group, op, tables, picks),
         }
     }
 
@@ -38,10 +39,14 @@ impl Lowering<'_> {
             Op::ConvInputGrad { window, groups, .. } => self.conv_input_grad(group, op, *window, *groups),
             Op::ConvWeightGrad { window, groups } => self.conv_weight_grad(group, op, *window, *groups),
             Op::MatMul { .. } => self.matmul(group, op, false),
-            Op::MaxPool { .. } | Op::Resize { .. } | Op::Concat { .. }
+            Op::MaxPool { .. }
+            | Op::Resize { .. }
+            | Op::Concat { .. }
+            | Op::Slice { .. }
+            | Op::Transpose { .. }
                 if self.graph.ty(y).dtype.quant().is_some() =>
             {
-                self.integers(group, op, &vec![None; group.inputs.len()])
+                self.integers(group, op, None)
             }
             Op::Quantize { .. }
             | Op::Dequantize
@@ -49,7 +54,7 @@ impl Lowering<'_> {
             | Op::QAdd { .. }
             | Op::QMul { .. }
             | Op::QAvgPool { .. }
-            | Op::Table { .. } => self.integers(group, op, &[None]),
+            | Op::Table { .. } => self.integers(group, op, None),
             Op::MaxPool { window } => self.pool(group, op, *window, first(), y, pool::max_pool),
             Op::MaxPoolGrad { window } => {
                 self.pool(group, op, *window, y, group.inputs[1], pool::max_pool_grad)
@@ -110,14 +115,15 @@ impl Lowering<'_> {
             }
             Op::Reshape { .. } => self.reshape(first(), y),
             Op::Transpose { perm } => {
-                let kernel = movement::transpose(isa, &self.dims(first()), perm);
+                let kernel = movement::transpose::<f32>(isa, &self.dims(first()), perm);
                 self.plain(group, op, kernel)
             }
             Op::Expand { .. } => self.expand(group, op),
             Op::Concat { axis } => self.concat(group, op, *axis),
             Op::Slice { axis, start, end } => {
                 let (outer, size, inner) = self.around(first(), *axis);
-                self.plain(group, op, movement::slice(isa, outer, size * inner, start * inner, end * inner))
+                let kernel = movement::slice::<f32>(isa, outer, size * inner, start * inner, end * inner);
+                self.plain(group, op, kernel)
             }
             Op::Pad { axis, before, after, value } => {
                 let (outer, size, inner) = self.around(first(), *axis);
@@ -153,7 +159,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn elements(&self, id: ValueId) -> usize {
+    pub(crate) fn elements(&self, id: ValueId) -> usize {
         self.dims(id).iter().product()
     }
 
@@ -450,7 +456,7 @@ impl Lowering<'_> {
     }
 
     /// A vector of channels that a blocked kernel writes: whole blocks are written, the channels come first.
-    fn place_vector(&mut self, id: ValueId) -> Place {
+    pub(crate) fn place_vector(&mut self, id: ValueId) -> Place {
         let bytes = self.elements(id).next_multiple_of(LANES) * size_of::<f32>();
         let storage = self.temporary(bytes);
         self.alias(id, Located { storage, layout: Layout::Plain });
@@ -507,7 +513,14 @@ impl Lowering<'_> {
             group.inputs.iter().map(|&id| self.physical(id, layout)[axis..].iter().product()).collect();
         let inputs = self.gets(&group.inputs, layout)?;
         let output = self.place(group.outputs[0], layout);
-        self.step(group, op, movement::concat(self.options.isa, outer, &parts), inputs, vec![output], 0);
+        self.step(
+            group,
+            op,
+            movement::concat::<f32>(self.options.isa, outer, &parts),
+            inputs,
+            vec![output],
+            0,
+        );
         Ok(())
     }
 

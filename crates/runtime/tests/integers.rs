@@ -52,7 +52,7 @@ impl Growing {
     fn node(&mut self, x: ValueId) -> Made {
         let is_picture = self.graph.ty(x).shape.rank() == 4;
         let to = self.quant();
-        match self.random.below(14) {
+        match self.random.below(18) {
             0..=4 if is_picture => self.conv(x),
             5 | 6 => self.table(x),
             7 => {
@@ -85,6 +85,10 @@ impl Growing {
                 self.add(Op::Resize { mode: ResizeMode::Nearest, size }, &[x])
             }
             12 => self.concat(x),
+            14 => self.slice(x),
+            15 => self.shuffle(x),
+            16 => self.halves(x),
+            17 => self.turn(x),
             13 => self.flatten(x),
             _ => self.table(x),
         }
@@ -148,6 +152,49 @@ impl Growing {
         });
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         self.add(Op::Concat { axis: 1 }, &inputs)
+    }
+
+    /// Part of any axis but that of the batch, most often of the channels.
+    fn slice(&mut self, x: ValueId) -> Made {
+        let sizes = self.sizes(x);
+        let axis = if self.coin() { 0 } else { self.random.below(sizes.len()) };
+        let start = self.random.below(sizes[axis]);
+        let end = start + 1 + self.random.below(sizes[axis] - start);
+        self.add(Op::Slice { axis: axis + 1, start, end }, &[x])
+    }
+
+    /// ShuffleNet's: the channels of some groups in turn.
+    fn shuffle(&mut self, x: ValueId) -> Made {
+        let sizes = self.sizes(x);
+        let groups: Vec<usize> = (1..=sizes[0]).filter(|g| sizes[0].is_multiple_of(*g)).collect();
+        let groups = self.pick(&groups);
+        let split = [&[groups, sizes[0] / groups], &sizes[1..]].concat();
+        let split = self.add(Op::Reshape { shape: Shape::batched(&split) }, &[x])?;
+        let perm = [0, 2, 1].into_iter().chain(3..sizes.len() + 2).collect();
+        let turned = self.add(Op::Transpose { perm }, &[split])?;
+        self.add(Op::Reshape { shape: Shape::batched(&sizes) }, &[turned])
+    }
+
+    /// Cut in two, of which one goes through a table, and joined the other way round.
+    fn halves(&mut self, x: ValueId) -> Made {
+        let (channels, at) = (self.sizes(x)[0], self.sizes(x)[0].div_ceil(2));
+        let first = self.add(Op::Slice { axis: 1, start: 0, end: at }, &[x])?;
+        let last = self.add(Op::Slice { axis: 1, start: at, end: channels }, &[x])?;
+        let to = self.graph.ty(x).dtype.quant().unwrap();
+        let entries = self.state("entries", DType::U8, &[256]);
+        let first = self.add(Op::Table { to }, &[first, entries])?;
+        let joined = self.add(Op::Concat { axis: 1 }, &[last, first])?;
+        if self.coin() { self.shuffle(joined) } else { Ok(joined) }
+    }
+
+    /// Axes in another order, and two of that along any axis.
+    fn turn(&mut self, x: ValueId) -> Made {
+        let mut perm: Vec<usize> = (0..=self.sizes(x).len()).collect();
+        let (a, b) = (1 + self.random.below(perm.len() - 1), 1 + self.random.below(perm.len() - 1));
+        perm.swap(a, b);
+        let turned = self.add(Op::Transpose { perm }, &[x])?;
+        let axis = 1 + self.random.below(self.sizes(turned).len());
+        if self.coin() { self.add(Op::Concat { axis }, &[turned, turned]) } else { Ok(turned) }
     }
 
     fn flatten(&mut self, x: ValueId) -> Made {

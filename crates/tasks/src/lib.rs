@@ -15,6 +15,7 @@ mod metrics;
 pub mod model;
 pub mod picture_input;
 pub mod resize;
+mod slot;
 
 use std::collections::BTreeSet;
 
@@ -29,6 +30,7 @@ pub use metrics::{ClassScores, Metrics};
 pub use model::{Model, ModelError};
 pub use picture_input::PictureInput;
 pub use resize::Fit;
+pub use slot::Slot;
 
 /// A task and its settings, as the package's manifest holds them: `{"kind": "classify-image", ...}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -165,12 +167,17 @@ impl Task {
         }
     }
 
+    /// How its pictures become input.
+    pub fn picture_input(&self) -> &PictureInput {
+        match self {
+            Task::ClassifyImage(task) => &task.input,
+            Task::Detect(task) => &task.input,
+        }
+    }
+
     /// The shape of one input tensor, without the batch.
     pub fn input_shape(&self) -> Vec<usize> {
-        match self {
-            Task::ClassifyImage(task) => task.input.shape().to_vec(),
-            Task::Detect(task) => task.input.shape().to_vec(),
-        }
+        self.picture_input().shape().to_vec()
     }
 
     /// Whether the task reads outputs of these shapes, for a batch of one; where not, what it reads.

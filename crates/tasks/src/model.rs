@@ -2,9 +2,10 @@
 //! Training validates with it, the command line predicts with it, devices run it.
 
 use espalier_graph::{Bindings, Data, Dim, Golden, Graph, Tensor, Weights};
-use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, lower};
+use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, lower_for_bytes};
 
 use crate::golden::compare;
+use crate::slot::{Form, Slot};
 use crate::{Answer, Image, ImageError, Input, Task, TaskError};
 
 /// Why a model could not be made or asked.
@@ -62,7 +63,14 @@ pub struct Model {
     weights: Weights,
     isa: Isa,
     pool: Pool,
-    plans: Vec<(usize, Plan)>,
+    plans: Vec<Planned>,
+}
+
+/// A plan, and how it takes its inputs.
+struct Planned {
+    batch: usize,
+    plan: Plan,
+    form: Form,
 }
 
 /// Plans of this many batch sizes are kept.
@@ -105,18 +113,9 @@ impl Model {
         self.graph.ty(self.graph.inputs()[0]).shape.0.first().is_some_and(|dim| *dim == Dim::N)
     }
 
-    /// The plan for `batch` inputs, made at its first use.
-    ///
-    /// # Errors
-    /// The graph cannot be lowered.
-    pub fn plan(&mut self, batch: usize) -> Result<&mut Plan, ModelError> {
-        let at = self.planned(batch)?;
-        Ok(&mut self.plans[at].1)
-    }
-
     /// Where the plan for `batch` inputs is.
     fn planned(&mut self, batch: usize) -> Result<usize, ModelError> {
-        if let Some(at) = self.plans.iter().position(|(b, _)| *b == batch) {
+        if let Some(at) = self.plans.iter().position(|planned| planned.batch == batch) {
             return Ok(at);
         }
         let options =
@@ -124,11 +123,16 @@ impl Model {
         if self.plans.len() == PLANS_MAX {
             self.plans.remove(0);
         }
-        self.plans.push((batch, lower(&self.graph, &self.weights, options)?));
+        let mut plan = lower_for_bytes(&self.graph, &self.weights, options)?;
+        let form = match plan.input_bytes(input_name(&self.graph)) {
+            Some((quant, _)) => Form::Bytes(Box::new(self.task.picture_input().byte_tables(quant))),
+            None => Form::Floats,
+        };
+        self.plans.push(Planned { batch, plan, form });
         Ok(self.plans.len() - 1)
     }
 
-    /// Runs `batch` inputs that `fill` writes as tensors, row after row; `read` gets what that returned, and each output's
+    /// Runs `batch` inputs that `fill` writes into their places; `read` gets what that returned, and each output's
     /// elements.
     ///
     /// # Errors
@@ -136,13 +140,13 @@ impl Model {
     pub fn run<T, R>(
         &mut self,
         batch: usize,
-        fill: impl FnOnce(&Task, &mut [f32]) -> Result<T, TaskError>,
+        fill: impl FnOnce(&Task, Vec<Slot<'_>>) -> Result<T, TaskError>,
         read: impl FnOnce(&Task, T, &[&[f32]]) -> Result<R, TaskError>,
     ) -> Result<R, ModelError> {
         let at = self.planned(batch)?;
         let Model { task, graph, plans, pool, .. } = self;
-        let plan = &mut plans[at].1;
-        let filled = fill(task, plan.input(&graph.value(graph.inputs()[0]).name))?;
+        let Planned { plan, form, .. } = &mut plans[at];
+        let filled = fill(task, form.slots(plan, input_name(graph), batch))?;
         plan.run(pool);
         let outputs: Vec<&[f32]> = graph.outputs().iter().map(|(name, _)| plan.output(name)).collect();
         Ok(read(task, filled, &outputs)?)
@@ -153,9 +157,10 @@ impl Model {
     /// # Errors
     /// The graph cannot be lowered. Panics where the length does not fit the batch.
     pub fn infer(&mut self, inputs: &[f32], batch: usize) -> Result<Vec<Vec<f32>>, ModelError> {
-        let fill = |_: &Task, x: &mut [f32]| {
-            x.copy_from_slice(inputs);
-            Ok(())
+        let len = self.input_len();
+        assert_eq!(inputs.len(), batch * len, "elements of {batch} inputs");
+        let fill = |_: &Task, slots: Vec<Slot<'_>>| {
+            slots.into_iter().zip(inputs.chunks_exact(len)).try_for_each(|(mut slot, x)| slot.fill_with(x))
         };
         self.run(batch, fill, |_, (), outputs| Ok(outputs.iter().map(|output| output.to_vec()).collect()))
     }
@@ -165,8 +170,9 @@ impl Model {
     /// # Errors
     /// As [`Model::run`].
     pub fn outputs(&mut self, image: &Image) -> Result<Vec<Vec<f32>>, ModelError> {
-        let fill = |task: &Task, x: &mut [f32]| task.preprocess(Input::Image(image), x);
-        self.run(1, fill, |_, (), outputs| Ok(outputs.iter().map(|output| output.to_vec()).collect()))
+        self.run(1, filled_with(Input::Image(image)), |_, (), outputs| {
+            Ok(outputs.iter().map(|output| output.to_vec()).collect())
+        })
     }
 
     /// The answer for one picture.
@@ -175,11 +181,7 @@ impl Model {
     /// As [`Model::run`].
     pub fn answer(&mut self, image: &Image) -> Result<Answer, ModelError> {
         let input = Input::Image(image);
-        self.run(
-            1,
-            |task, x| task.preprocess(input, x),
-            |task, (), outputs| task.postprocess(input.origin(), outputs),
-        )
+        self.run(1, filled_with(input), |task, (), outputs| task.postprocess(input.origin(), outputs))
     }
 
     /// A golden sample of `image`: its pixels and what this machine answers.
@@ -205,6 +207,15 @@ impl Model {
         });
         compare(golden, &answers.collect::<Result<Vec<_>, _>>()?)
     }
+}
+
+fn input_name(graph: &Graph) -> &str {
+    &graph.value(graph.inputs()[0]).name
+}
+
+/// Writes `input` into every place.
+fn filled_with<'a>(input: Input<'a>) -> impl FnOnce(&Task, Vec<Slot<'_>>) -> Result<(), TaskError> + 'a {
+    move |task, slots| slots.into_iter().try_for_each(|mut slot| slot.fill(task, input))
 }
 
 fn picture(tensor: &Tensor) -> Result<Image, ImageError> {

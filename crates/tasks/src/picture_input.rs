@@ -1,5 +1,6 @@
 //! How a picture becomes the input tensor of a network, for every task that looks at pictures.
 
+use espalier_graph::Quant;
 use serde::{Deserialize, Serialize};
 
 use crate::image::Image;
@@ -26,6 +27,41 @@ pub struct PictureInput {
     /// How an image of another size is brought to `size`.
     #[serde(default)]
     pub fit: Fit,
+}
+
+/// For each plane of the input, where a pixel has its byte, and what that becomes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ByteTables(Vec<(usize, [u8; 256])>);
+
+impl ByteTables {
+    /// Planes.
+    pub fn channels(&self) -> usize {
+        self.0.len()
+    }
+
+    /// From pixels as [`PictureInput::fit`] leaves them (HWC) to quads: four bytes a pixel, of which those past the last
+    /// plane are 0.
+    ///
+    /// # Errors
+    /// There are not as many pixels as quads.
+    pub fn apply(&self, pixels: &[u8], quads: &mut [u8]) -> Result<(), TaskError> {
+        check_length("the pixels", pixels.len(), self.channels() * quads.len() / 4)?;
+        let quads = quads.as_chunks_mut::<4>().0;
+        match &self.0[..] {
+            [(at, table)] => {
+                let pixels = pixels.as_chunks::<1>().0;
+                quads.iter_mut().zip(pixels).for_each(|(q, p)| *q = [table[usize::from(p[*at])], 0, 0, 0]);
+            }
+            [(a, first), (b, second), (c, third)] => {
+                for (q, p) in quads.iter_mut().zip(pixels.as_chunks::<3>().0) {
+                    let [x, y, z] = [p[*a], p[*b], p[*c]].map(usize::from);
+                    *q = [first[x], second[y], third[z], 0];
+                }
+            }
+            planes => unreachable!("{} planes: validation admits 1 and 3", planes.len()),
+        }
+        Ok(())
+    }
 }
 
 impl PictureInput {
@@ -67,12 +103,27 @@ impl PictureInput {
         check_length("the pixels", pixels.len(), elements)?;
         check_length("the input tensor", out.len(), elements)?;
         for (channel, plane) in out.chunks_exact_mut(self.size[0] * self.size[1]).enumerate() {
-            let scale = 1.0 / (255.0 * self.std[channel]);
-            let bias = -self.mean[channel] / self.std[channel];
+            let value = self.value(channel);
             let pixels = pixels.iter().skip(self.place(channel)).step_by(self.channels);
-            plane.iter_mut().zip(pixels).for_each(|(out, &v)| *out = f32::from(v) * scale + bias);
+            plane.iter_mut().zip(pixels).for_each(|(out, &v)| *out = value(v));
         }
         Ok(())
+    }
+
+    /// What a byte of plane `channel` becomes.
+    fn value(&self, channel: usize) -> impl Fn(u8) -> f32 {
+        let scale = 1.0 / (255.0 * self.std[channel]);
+        let bias = -self.mean[channel] / self.std[channel];
+        move |v| f32::from(v) * scale + bias
+    }
+
+    /// [`normalize`](Self::normalize) and then rounding to `quant`, which together are a function of one byte for each plane.
+    pub fn byte_tables(&self, quant: Quant) -> ByteTables {
+        let table = |channel: usize| {
+            let value = self.value(channel);
+            (self.place(channel), std::array::from_fn(|v| quant.quantize(value(v as u8))))
+        };
+        ByteTables((0..self.channels).map(table).collect())
     }
 
     /// Where a pixel has the value of plane `channel`.

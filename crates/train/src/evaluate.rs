@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use espalier_tasks::classification::Metrics;
-use espalier_tasks::{self as tasks, Input, Limits, Model, ModelError, Origin, Task, TaskError, Truth};
+use espalier_tasks::{self as tasks, Input, Limits, Model, ModelError, Origin, Slot, Task, TaskError, Truth};
 
 use crate::data::{Batches, DataError, Example, Examples, Images, Skipped, parallel};
 
@@ -63,7 +63,7 @@ pub fn measure_each(
     for batch in examples.list.chunks(batch) {
         model.run(
             batch.len(),
-            |task, inputs| Ok(load(task, batch, inputs, threads)),
+            |task, slots| Ok(load(task, batch, slots, threads)),
             |_, loaded, outputs| {
                 for (at, (example, loaded)) in batch.iter().zip(loaded).enumerate() {
                     let row = |output: &&'_ [f32]| output.len() / batch.len();
@@ -90,23 +90,22 @@ pub fn measure_each(
     Ok(Measured { metrics, skipped })
 }
 
-/// Reads a batch into the rows of `inputs`; the row of an example that cannot be read is zero.
+/// Reads a batch into `slots`; that of an example that cannot be read is cleared.
 fn load(
     task: &Task,
     batch: &[Example],
-    inputs: &mut [f32],
+    slots: Vec<Slot<'_>>,
     threads: usize,
 ) -> Vec<Result<(Origin, Truth), DataError>> {
     let mut loaded: Vec<Option<Result<(Origin, Truth), DataError>>> = batch.iter().map(|_| None).collect();
-    let rows = inputs.chunks_exact_mut(inputs.len() / batch.len());
-    parallel::for_each(threads, batch.iter().zip(rows).zip(&mut loaded), |((example, row), loaded)| {
+    parallel::for_each(threads, batch.iter().zip(slots).zip(&mut loaded), |((example, mut slot), loaded)| {
         let read = example.load(&Limits::default()).and_then(|(image, truth)| {
             let input = Input::Image(&image);
-            task.preprocess(input, row)?;
+            slot.fill(task, input)?;
             Ok((input.origin(), truth))
         });
         if read.is_err() {
-            row.fill(0.0);
+            slot.clear();
         }
         *loaded = Some(read);
     });

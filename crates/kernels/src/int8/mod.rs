@@ -15,6 +15,7 @@
 //! Every result is the exact integer sum, rounded as each function says: by fused multiply-adds in f32, each one
 //! rounding, and to the nearest integer, ties to even. So all instruction sets and numbers of workers give the same bits.
 
+mod channels;
 pub mod conv;
 pub mod depthwise;
 pub(crate) mod dots;
@@ -33,8 +34,9 @@ mod table;
 #[cfg(test)]
 mod testing;
 
-pub use conv::{Epilogue, Input, Method, Operand, Output, Prepared, Weights, conv, conv_by};
-pub use movement::{Part, concat, from_quads, resize_nearest, to_quads};
+pub use channels::{Part, Pick, channels};
+pub use conv::{Epilogue, Method, Operand, Output, Prepared, Weights, conv, conv_by};
+pub use movement::{from_quads, resize_nearest, to_quads};
 pub use packing::Packing;
 pub use pairs::{add, gate, multiply};
 pub use pool::{Average, PoolGeometry, avg_pool, max_pool};

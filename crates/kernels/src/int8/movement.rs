@@ -1,103 +1,9 @@
-//! Bytes that change their place: joining channels, resizing, plain order to quads and back.
+//! Bytes that change their place: resizing, plain order to quads and back.
 
 use super::form::Form;
+use super::quads;
 use super::share::Share;
-use super::table::{Lookup, Table, lookup_of};
-use super::{quads, quads_len};
 use crate::{Io, Isa, Kernel, Worker};
-
-/// A tensor that is joined to others: its channels, and how its bytes become bytes of the result (a change of scale,
-/// say).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Part {
-    /// Its channels.
-    pub channels: usize,
-    /// Applied to each byte.
-    pub table: Option<Table>,
-}
-
-/// Kernel: quads of `[n, channels of the part, spatial]` for each part `->` quads with the channels of all in turn. Parts
-/// that begin at a multiple of four channels are copied plane by plane.
-pub fn concat(isa: Isa, n: usize, spatial: usize, parts: &[Part]) -> Box<dyn Kernel> {
-    concat_with(Form::of(isa), n, spatial, parts)
-}
-
-fn concat_with(form: Form, n: usize, spatial: usize, parts: &[Part]) -> Box<dyn Kernel> {
-    let channels: Vec<(usize, usize)> = (0..parts.len())
-        .flat_map(|part| (0..parts[part].channels).map(move |channel| (part, channel)))
-        .collect();
-    Box::new(Concat {
-        name: format!("concat int8 {form}"),
-        n,
-        spatial,
-        channels,
-        parts: parts.iter().map(|p| p.channels).collect(),
-        tables: parts.iter().map(|p| lookup_of(form, p.table.as_ref())).collect(),
-    })
-}
-
-struct Concat {
-    name: String,
-    n: usize,
-    spatial: usize,
-    /// Part and channel there of each channel of the result.
-    channels: Vec<(usize, usize)>,
-    /// Channels of each part.
-    parts: Vec<usize>,
-    tables: Vec<Option<Lookup>>,
-}
-
-impl Concat {
-    /// The plane of quads that holds `channel` of `part`.
-    fn plane<'a>(&self, io: &Io<'a>, part: usize, channel: usize, image: usize) -> &'a [u8] {
-        let plane = image * quads(self.parts[part]) + channel / 4;
-        &io.input::<u8>(part)[plane * 4 * self.spatial..(plane + 1) * 4 * self.spatial]
-    }
-
-    fn join(&self, io: &Io<'_>, image: usize, channels: &[(usize, usize)], y: &mut [u8]) {
-        let (part, first) = channels[0];
-        let follow = channels.iter().enumerate().all(|(i, &c)| c == (part, first + i));
-        if first.is_multiple_of(4) && follow {
-            let x = self.plane(io, part, first, image);
-            match &self.tables[part] {
-                Some(table) => table.copy(x, y),
-                None => y.copy_from_slice(x),
-            }
-            return;
-        }
-        y.fill(0);
-        for (lane, &(part, channel)) in channels.iter().enumerate() {
-            let x = self.plane(io, part, channel, image);
-            let table = self.tables[part].as_ref();
-            for (y, x) in y.chunks_exact_mut(4).zip(x.chunks_exact(4)) {
-                let byte = x[channel % 4];
-                y[lane] = table.map_or(byte, |table| table.get(byte));
-            }
-        }
-    }
-}
-
-impl Kernel for Concat {
-    fn name(&self) -> String {
-        self.name.clone()
-    }
-
-    fn run(&self, io: &Io<'_>, worker: Worker, _scratch: &mut [f32]) {
-        let y = io.output::<u8>(0);
-        for (part, &channels) in self.parts.iter().enumerate() {
-            let len = quads_len(self.n, channels, self.spatial);
-            assert_eq!(io.input::<u8>(part).len(), len, "{}: input {part}", self.name);
-        }
-        let (planes, plane) = (quads(self.channels.len()), 4 * self.spatial);
-        assert_eq!(y.len(), self.n * planes * plane, "{}: output", self.name);
-        for p in worker.share(self.n * planes) {
-            let first = 4 * (p % planes);
-            let channels = &self.channels[first..self.channels.len().min(first + 4)];
-            // SAFETY: planes are disjoint.
-            self.join(io, p / planes, channels, unsafe { y.slice_mut(p * plane..(p + 1) * plane) });
-        }
-    }
-}
 
 /// Kernel: quads of `planes` planes `-> ` the same in another size, by the nearest pixel: row `o` is input row
 /// `o * input / output`, as in [`resize`](crate::resize::resize).
@@ -222,44 +128,8 @@ fn separate(quads: &[u8], plain: &mut [u8], spatial: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::int8::quads_len;
     use crate::int8::testing::{self, bytes, run};
-
-    #[test]
-    fn channels_are_joined_in_turn() {
-        for (n, spatial) in [(1, 1), (2, 35), (1, 64), (1, 0)] {
-            for channels in [vec![4, 8], vec![1, 2, 3, 17], vec![5], vec![16, 3, 4], vec![4, 0, 4]] {
-                let table = |i: usize| (i % 2 == 1).then(|| Table::new(|x| x / 2 + 11));
-                let parts: Vec<Part> = channels
-                    .iter()
-                    .enumerate()
-                    .map(|(i, &channels)| Part { channels, table: table(i) })
-                    .collect();
-                let logical: Vec<Vec<u8>> =
-                    (0..channels.len()).map(|i| bytes(i as u64, n * channels[i] * spatial)).collect();
-                let mut want = Vec::new();
-                for image in 0..n {
-                    for (part, x) in parts.iter().zip(&logical) {
-                        let len = part.channels * spatial;
-                        let value = |&x: &u8| part.table.as_ref().map_or(x, |table| table.get(x));
-                        want.extend(x[image * len..(image + 1) * len].iter().map(value));
-                    }
-                }
-                let all: usize = channels.iter().sum();
-                let x: Vec<Vec<u8>> =
-                    channels.iter().zip(&logical).map(|(&c, x)| testing::to_quads(x, c, spatial)).collect();
-                let x: Vec<&[u8]> = x.iter().map(|x| &x[..]).collect();
-                for form in Form::available() {
-                    let kernel = concat_with(form, n, spatial, &parts);
-                    let y = run(&*kernel, &x, quads_len(n, all, spatial));
-                    assert_eq!(
-                        testing::from_quads(&y, n, all, spatial),
-                        want,
-                        "{form} {channels:?} {spatial}"
-                    );
-                }
-            }
-        }
-    }
 
     #[test]
     fn the_nearest_pixel_is_taken() {

@@ -5,7 +5,8 @@
 //! rounded to bytes (Quantize). No rounding is added or removed but that of biases, which become integers in units of the
 //! sums that they are added to. Four observations do the work:
 //!
-//! * Moving elements (Reshape, MaxPool, Resize to the nearest, Concat of one quantization) does the same to the bytes.
+//! * Moving elements (Reshape, Transpose, Slice, Concat of one quantization, MaxPool, Resize to the nearest) does the same
+//!   to the bytes.
 //! * Rounding commutes with moving, and with clamping: a clamp before Quantize becomes limits of the byte.
 //! * What depends on one byte alone is a table of 256 entries, whatever stands between, inner roundings included.
 //! * Convolutions, linear layers, sums, products and averages of bytes have ops of their own.
@@ -273,7 +274,9 @@ pub(crate) fn moves(op: &Op) -> bool {
         Op::Reshape { .. }
             | Op::MaxPool { .. }
             | Op::Resize { mode: ResizeMode::Nearest, .. }
-            | Op::Concat { axis: 1 }
+            | Op::Concat { .. }
+            | Op::Slice { .. }
+            | Op::Transpose { .. }
     )
 }
 

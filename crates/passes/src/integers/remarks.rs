@@ -76,7 +76,9 @@ fn form(op: &Op) -> Form {
         | Op::AvgPool { .. }
         | Op::Reduce { f: ReduceFn::Mean, .. }
         | Op::Resize { mode: ResizeMode::Nearest, .. }
-        | Op::Concat { .. } => Form::Any,
+        | Op::Concat { .. }
+        | Op::Slice { .. }
+        | Op::Transpose { .. } => Form::Any,
         _ => Form::None,
     }
 }

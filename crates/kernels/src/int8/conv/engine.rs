@@ -184,11 +184,11 @@ impl Engine {
         let at = (item.image * y_planes + if self.float { block } else { first }) * y_plane + pixel * unit;
         let (r_plane, planes) = (4 * height * width, quads(self.g.channels_out));
         let r_at = (item.image * planes + first) * r_plane + 4 * pixel;
-        let x = self.arrangement.starts[block] * source.quad + run * source.row_step + start * source.step;
+        let x = self.arrangement.starts[block] * source.plane + run * source.row_step + start * source.step;
         Call {
             x: item.x.wrapping_add(x),
             step: source.step,
-            quad: source.quad,
+            quad: source.plane,
             taps: &source.taps,
             quads: self.arrangement.quads,
             w: item.tensors.w[block * self.arrangement.block()..].as_ptr(),

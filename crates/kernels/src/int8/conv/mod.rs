@@ -8,16 +8,6 @@
 //! Two register tiles (`tile`) read the same packed weights (`pack`) from the input itself or from padded rows in scratch
 //! (`source`); `engine` walks them over the output. Depthwise convolution has kernels of its own
 //! ([`depthwise`](mod@crate::int8::depthwise)).
-//!
-//! # Pictures
-//!
-//! [`Input::Picture`] reads rows of interleaved bytes (HWC, RGB from a camera or decoder), where the kernel columns of a
-//! pixel are neighbours in memory and fill the quads: no conversion comes before. What the caller makes of the byte `p`,
-//! say `(p / 255 - mean) / std`, goes into weights, scales and biases: `w * a * (p - b)` for `a = 1 / (255 std)` and
-//! `b = 255 mean` for each channel. Padding is then the byte nearest to `b`, the zero point of the channel; where `b` is no
-//! integer, the border is off by the rounding of `b` (at most half a step of the 256), the rest is exact. Where a graph
-//! quantizes the normalised picture itself, `q = clamp(round(..(p)..))`, three tables ([`table`](fn@crate::int8::table)
-//! for one) give its bytes exactly, border and all, and their zero point is the padding.
 
 mod engine;
 pub(super) mod pack;
@@ -42,31 +32,6 @@ use pack::Arrangement;
 use source::Source;
 use std::borrow::Cow;
 use tile::Tiles;
-
-/// Order and zero point of a convolution's input.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// Quads with one zero point.
-    Quads {
-        /// The byte that stands for 0.
-        zero: u8,
-    },
-    /// `[N][H][W][C]` bytes; for convolutions without groups.
-    Picture {
-        /// The byte that stands for 0 in each channel.
-        zero: Vec<u8>,
-    },
-}
-
-impl Input {
-    /// The zero point of `channel`.
-    fn zero(&self, channel: usize) -> u8 {
-        match self {
-            Input::Quads { zero } => *zero,
-            Input::Picture { zero } => zero[channel],
-        }
-    }
-}
 
 /// Weights, and what makes results of sums; one scale and bias for each output channel.
 #[derive(Clone, Debug)]
@@ -141,62 +106,55 @@ pub enum Method {
     Sparse(Block),
 }
 
-/// Prepares the convolution `x`, packed weights, residual in quads if there is one `-> y`, by the method that is faster
-/// for these weights.
+/// Prepares the convolution `x` in quads whose zero point is `zero`, packed weights, residual in quads if there is one
+/// `-> y`, by the method that is faster for these weights.
 ///
 /// Panics where shapes do not fit, where a scale is not finite, or where the sum over channels and taps could
 /// leave i32 (more than 65,793 terms).
-pub fn conv<'a>(
-    isa: Isa,
-    g: &ConvGeometry,
-    input: &Input,
-    weights: &Weights<'a>,
-    e: &Epilogue,
-) -> Prepared<'a> {
+pub fn conv<'a>(isa: Isa, g: &ConvGeometry, zero: u8, weights: &Weights<'a>, e: &Epilogue) -> Prepared<'a> {
     let form = Form::of(isa);
-    check(g, input, weights, e);
-    with_form(form, sparse::choose(form, g, input, weights, e), g, input, weights, e)
+    check(g, weights, e);
+    with_form(form, sparse::choose(form, g, weights, e), g, zero, weights, e)
 }
 
-/// [`conv`] by the given method. Panics where it is sparse and there are groups, a picture or results in f32.
+/// [`conv`] by the given method. Panics where it is sparse and there are groups or results in f32.
 pub fn conv_by<'a>(
     isa: Isa,
     method: Method,
     g: &ConvGeometry,
-    input: &Input,
+    zero: u8,
     weights: &Weights<'a>,
     e: &Epilogue,
 ) -> Prepared<'a> {
-    check(g, input, weights, e);
-    with_form(Form::of(isa), method, g, input, weights, e)
+    check(g, weights, e);
+    with_form(Form::of(isa), method, g, zero, weights, e)
 }
 
 pub(super) fn with_form<'a>(
     form: Form,
     method: Method,
     g: &ConvGeometry,
-    input: &Input,
+    zero: u8,
     weights: &Weights<'a>,
     e: &Epilogue,
 ) -> Prepared<'a> {
     if let Method::Sparse(block) = method {
-        return sparse::prepare(form, block, g, input, weights, e);
+        return sparse::prepare(form, block, g, zero, weights, e);
     }
-    if let (true, Input::Quads { zero }, Output::Quads { .. }) = (g.is_depthwise(), input, &e.result) {
-        return depthwise::prepare(form, g, *zero, weights, e);
+    if g.is_depthwise() && matches!(e.result, Output::Quads { .. }) {
+        return depthwise::prepare(form, g, zero, weights, e);
     }
-    let arrangement = Arrangement::new(g, input);
-    let source = Source::new(g, input, &arrangement);
+    let arrangement = Arrangement::new(g);
+    let source = Source::new(g, zero, &arrangement);
     let tiles = Tiles::new(form);
     let pixels = prefers_pixels(g, &source, &arrangement, e);
     let [kh, kw] = g.window.kernel;
     let what = if g.groups > 1 { " grouped" } else { "" };
-    let from = if matches!(input, Input::Picture { .. }) { " of picture" } else { "" };
     let lanes = if pixels { "pixels" } else { "channels" };
     Prepared {
-        packed: pack::packing(g, input, weights, &arrangement, form.offset()),
+        packed: pack::packing(g, zero, weights, &arrangement, form.offset()),
         kernel: Box::new(Engine {
-            name: format!("conv {kh}x{kw}{what} int8{from}, {lanes} in lanes, {form}"),
+            name: format!("conv {kh}x{kw}{what} int8, {lanes} in lanes, {form}"),
             g: g.clone(),
             arrangement,
             source,
@@ -232,7 +190,7 @@ fn prefers_pixels(g: &ConvGeometry, source: &Source, a: &Arrangement, e: &Epilog
     pixels >= 28 * 28 || (pixels >= 2 * LANES && by_pixels as f64 * 1.07 < by_channels as f64)
 }
 
-fn check(g: &ConvGeometry, input: &Input, weights: &Weights<'_>, e: &Epilogue) {
+fn check(g: &ConvGeometry, weights: &Weights<'_>, e: &Epilogue) {
     g.check();
     let terms = g.channels_in / g.groups * g.window.kernel[0] * g.window.kernel[1];
     assert_eq!(weights.values.len(), g.channels_out * terms, "weights of {g:?}");
@@ -241,10 +199,6 @@ fn check(g: &ConvGeometry, input: &Input, weights: &Weights<'_>, e: &Epilogue) {
     let residual = e.residual.map_or(0.0, |r| r.scale);
     let finite = weights.scale.iter().chain([&residual]).all(|v| v.is_finite());
     assert!(finite, "scales must be finite: {g:?}");
-    if let Input::Picture { zero } = input {
-        assert_eq!(zero.len(), g.channels_in, "zero points of a picture: {g:?}");
-        assert_eq!(g.groups, 1, "a picture is convolved without groups: {g:?}");
-    }
     if let Output::Quads { lo, hi, .. } = e.result {
         assert!(lo <= hi, "limits {lo} and {hi}");
     }

@@ -4,7 +4,7 @@
 //! its own first one on: all of them, or with groups those of the groups that the block touches, with zeros between.
 //! Channels past the last one have zeros everywhere, so they come out as 0.
 
-use super::{Input, Weights};
+use super::Weights;
 use crate::conv::ConvGeometry;
 use crate::int8::packing::Packing;
 use crate::lanes::LANES;
@@ -24,26 +24,13 @@ pub(in crate::int8) struct Arrangement {
 }
 
 impl Arrangement {
-    pub(in crate::int8) fn new(g: &ConvGeometry, input: &Input) -> Arrangement {
-        let blocks = g.channels_out.div_ceil(LANES);
-        let [kh, kw] = g.window.kernel;
-        match input {
-            Input::Picture { .. } if g.window.dilation[1] == 1 => {
-                let quads = (kw * g.channels_in).div_ceil(4);
-                Arrangement { taps: kh, quads, starts: vec![0; blocks] }
-            }
-            Input::Picture { .. } => {
-                let quads = g.channels_in.div_ceil(4);
-                Arrangement { taps: kh * kw, quads, starts: vec![0; blocks] }
-            }
-            Input::Quads { .. } => {
-                let spans: Vec<[usize; 2]> = (0..blocks).map(|block| span(g, block)).collect();
-                let quads = spans.iter().map(|[first, end]| end - first).max().unwrap_or(0);
-                let all = g.channels_in.div_ceil(4);
-                let starts = spans.iter().map(|[first, _]| (*first).min(all - quads)).collect();
-                Arrangement { taps: kh * kw, quads, starts }
-            }
-        }
+    pub(in crate::int8) fn new(g: &ConvGeometry) -> Arrangement {
+        let spans: Vec<[usize; 2]> =
+            (0..g.channels_out.div_ceil(LANES)).map(|block| span(g, block)).collect();
+        let quads = spans.iter().map(|[first, end]| end - first).max().unwrap_or(0);
+        let all = g.channels_in.div_ceil(4);
+        let starts = spans.iter().map(|[first, _]| (*first).min(all - quads)).collect();
+        Arrangement { taps: g.window.kernel[0] * g.window.kernel[1], quads, starts }
     }
 
     /// Bytes of one block.
@@ -63,31 +50,31 @@ fn span(g: &ConvGeometry, block: usize) -> [usize; 2] {
 /// All blocks, for sums of bytes from which `offset` is taken.
 pub(super) fn packing<'a>(
     g: &ConvGeometry,
-    input: &Input,
+    zero: u8,
     weights: &Weights<'a>,
     a: &Arrangement,
     offset: u8,
 ) -> Packing<'a> {
-    let (g, input, weights, a) = (g.clone(), input.clone(), weights.clone(), a.clone());
-    Packing::new(a.starts.len() * a.block(), move |to| pack(&g, &input, &weights, &a, offset, to))
+    let (g, weights, a) = (g.clone(), weights.clone(), a.clone());
+    Packing::new(a.starts.len() * a.block(), move |to| pack(&g, zero, &weights, &a, offset, to))
 }
 
-fn pack(g: &ConvGeometry, input: &Input, weights: &Weights<'_>, a: &Arrangement, offset: u8, to: &mut [u8]) {
+fn pack(g: &ConvGeometry, zero: u8, weights: &Weights<'_>, a: &Arrangement, offset: u8, to: &mut [u8]) {
     for (index, block) in to.chunks_exact_mut(a.block()).enumerate() {
         let (header, quads) = block.split_at_mut(HEADER);
         let outputs = index * LANES..g.channels_out.min((index + 1) * LANES);
         for (lane, output) in outputs.clone().enumerate() {
             let lane_of = |field: usize| (field * LANES + lane) * 4..(field * LANES + lane + 1) * 4;
-            header[lane_of(0)].copy_from_slice(&start(g, input, weights, output, offset).to_le_bytes());
+            header[lane_of(0)].copy_from_slice(&start(g, zero, weights, output, offset).to_le_bytes());
             header[lane_of(1)].copy_from_slice(&weights.scale[output].to_le_bytes());
         }
-        if matches!(input, Input::Quads { .. }) && g.groups == 1 {
+        if g.groups == 1 {
             let row = g.channels_in * a.taps;
             let rows = &weights.values[outputs.start * row..outputs.end * row];
             pack_quads(rows, g.channels_in, a.taps, quads);
         } else {
             for (lane, output) in outputs.enumerate() {
-                pack_lane(g, input, weights, a, index, output, &mut quads[4 * lane..]);
+                pack_lane(g, weights, a, index, output, &mut quads[4 * lane..]);
             }
         }
     }
@@ -101,29 +88,21 @@ fn of_output<'a>(g: &ConvGeometry, weights: &Weights<'a>, output: usize) -> &'a 
 /// Where the sum of an output starts: at its bias, from which is taken what the zero points will add. Sums wrap.
 pub(in crate::int8) fn start(
     g: &ConvGeometry,
-    input: &Input,
+    zero: u8,
     weights: &Weights<'_>,
     output: usize,
     offset: u8,
 ) -> i32 {
     let w = of_output(g, weights, output);
-    let taps = (g.window.kernel[0] * g.window.kernel[1]).max(1);
     // Sums of weights are within i32, as `check` made sure.
-    let sum = |w: &[i8]| i64::from(w.iter().map(|&w| i32::from(w)).sum::<i32>());
-    let above = |zero: u8| i64::from(zero) - i64::from(offset);
-    let zeros = match input {
-        Input::Quads { zero } => sum(w) * above(*zero),
-        Input::Picture { zero } => {
-            w.chunks_exact(taps).zip(zero).map(|(w, &zero)| sum(w) * above(zero)).sum()
-        }
-    };
+    let sum = i64::from(w.iter().map(|&w| i32::from(w)).sum::<i32>());
+    let zeros = sum * (i64::from(zero) - i64::from(offset));
     (i64::from(weights.bias[output]) - zeros) as i32
 }
 
 /// Writes the quads of one output, which are `QUADS` bytes apart.
 fn pack_lane(
     g: &ConvGeometry,
-    input: &Input,
     weights: &Weights<'_>,
     a: &Arrangement,
     block: usize,
@@ -137,11 +116,7 @@ fn pack_lane(
     for channel in first..first + inputs {
         for row in 0..kh {
             for column in 0..kw {
-                let (tap, byte) = match input {
-                    Input::Quads { .. } => (row * kw + column, channel - 4 * a.starts[block]),
-                    Input::Picture { .. } if a.taps == kh => (row, column * g.channels_in + channel),
-                    Input::Picture { .. } => (row * kw + column, channel),
-                };
+                let (tap, byte) = (row * kw + column, channel - 4 * a.starts[block]);
                 let value = w.next().expect("as many weights as the geometry says");
                 to[(tap * a.quads + byte / 4) * QUADS + byte % 4] = *value as u8;
             }

@@ -6,9 +6,9 @@
 //! would have to write it, each consumer could want another width, and a 1x1 convolution with pixels in lanes would
 //! compute it.
 
-use super::Input;
 use super::pack::Arrangement;
 use crate::conv::ConvGeometry;
+use crate::int8::QUAD;
 use std::ops::Range;
 
 /// Bytes that may be gathered at once; weights have room beside them in a level 2 cache.
@@ -18,6 +18,9 @@ pub(in crate::int8) const ALIAS: usize = 4096;
 /// More planes than that evict each other then.
 pub(in crate::int8) const WAYS: usize = 8;
 
+/// Bytes of a pixel in a plane.
+const UNIT: usize = QUAD;
+
 /// How tiles read the input; lengths are in bytes.
 pub(in crate::int8) struct Source {
     /// Whether rows are copied to scratch.
@@ -26,14 +29,12 @@ pub(in crate::int8) struct Source {
     pub(in crate::int8) rows: usize,
     /// From row to row and from plane to plane, as read.
     row: usize,
-    plane: usize,
-    /// Where each tap begins, from quad to quad of a tap, and from output pixel to pixel and row to row.
+    pub(in crate::int8) plane: usize,
+    /// Where each tap begins, and from output pixel to pixel and row to row.
     pub(in crate::int8) taps: Vec<usize>,
-    pub(in crate::int8) quad: usize,
     pub(in crate::int8) step: usize,
     pub(in crate::int8) row_step: usize,
-    /// The input in memory: bytes of a pixel, planes, size.
-    unit: usize,
+    /// The input in memory: planes, size.
     planes: usize,
     size: [usize; 2],
     /// Vertical and horizontal stride, and padding before.
@@ -46,45 +47,33 @@ pub(in crate::int8) struct Source {
 }
 
 impl Source {
-    pub(in crate::int8) fn new(g: &ConvGeometry, input: &Input, a: &Arrangement) -> Source {
+    pub(in crate::int8) fn new(g: &ConvGeometry, zero: u8, a: &Arrangement) -> Source {
         let w = &g.window;
-        let (picture, unit, planes) = match input {
-            Input::Picture { .. } => (true, g.channels_in, 1),
-            Input::Quads { .. } => (false, 4, g.channels_in.div_ceil(4)),
-        };
-        let (in_row, in_plane) = (g.input[1] * unit, g.input[0] * g.input[1] * unit);
+        let planes = g.channels_in.div_ceil(4);
+        let (in_row, in_plane) = (g.input[1] * UNIT, g.input[0] * g.input[1] * UNIT);
         let aliased = in_plane.is_multiple_of(ALIAS) && a.quads > WAYS;
-        // The last quad of a picture's tap may reach beyond the row.
-        let gathered = picture || aliased || w.pad != [0; 4];
+        let gathered = aliased || w.pad != [0; 4];
         let extent = |axis: usize| (w.kernel[axis] - 1) * w.dilation[axis] + 1;
         let columns = (g.output[1].max(1) - 1) * w.stride[1] + extent(1);
-        let row = if gathered { columns * unit + if picture { 3 } else { 0 } } else { in_row };
+        let row = if gathered { columns * UNIT } else { in_row };
         let per_row = if gathered { planes * row * w.stride[0] } else { planes * in_row * w.stride[0] };
         let rows = (GATHERED / per_row.max(1)).clamp(1, g.output[0].max(1));
         let plane = if gathered { unaliased(((rows - 1) * w.stride[0] + extent(0)) * row) } else { in_plane };
-        let columns_apart = a.taps == w.kernel[0] * w.kernel[1];
-        let taps = match picture && !columns_apart {
-            true => (0..w.kernel[0]).map(|y| y * w.dilation[0] * row).collect(),
-            false => {
-                positions(w.kernel).map(|[y, x]| y * w.dilation[0] * row + x * w.dilation[1] * unit).collect()
-            }
-        };
+        let tap = |[y, x]: [usize; 2]| y * w.dilation[0] * row + x * w.dilation[1] * UNIT;
         Source {
             gathered,
             rows,
             row,
             plane,
-            taps,
-            quad: if picture { 4 } else { plane },
-            step: w.stride[1] * unit,
+            taps: positions(w.kernel).map(tap).collect(),
+            step: w.stride[1] * UNIT,
             row_step: w.stride[0] * row,
-            unit,
             planes,
             size: g.input,
             stride: w.stride[0],
             before: [w.pad[0], w.pad[1]],
             extent: extent(0),
-            blank: (0..row).map(|i| input.zero(i % unit)).collect(),
+            blank: vec![zero; row],
         }
     }
 
@@ -95,7 +84,7 @@ impl Source {
 
     /// Bytes of one image of the input.
     pub(in crate::int8) fn image(&self) -> usize {
-        self.planes * self.size[0] * self.size[1] * self.unit
+        self.planes * self.size[0] * self.size[1] * UNIT
     }
 
     /// The address of plane 0 for the first pixel of output `rows` of an image, of which only `planes` are wanted.
@@ -113,7 +102,7 @@ impl Source {
         }
         assert!(rows.len() <= self.rows, "an item's rows fit the scratch");
         for plane in planes.start..planes.end.min(self.planes) {
-            let from = &image[plane * self.size[0] * self.size[1] * self.unit..];
+            let from = &image[plane * self.size[0] * self.size[1] * UNIT..];
             let to = &mut scratch[plane * self.plane..(plane + 1) * self.plane];
             self.gather(from, rows, to);
         }
@@ -123,8 +112,8 @@ impl Source {
     fn gather(&self, from: &[u8], rows: &Range<usize>, to: &mut [u8]) {
         let [height, width] = self.size;
         let [top, left] = self.before;
-        let left = (left * self.unit).min(self.row);
-        let inside = (width * self.unit).min(self.row - left);
+        let left = (left * UNIT).min(self.row);
+        let inside = (width * UNIT).min(self.row - left);
         let needed = (rows.len() - 1) * self.stride + self.extent;
         for (i, to) in to.chunks_exact_mut(self.row).take(needed).enumerate() {
             let at = rows.start * self.stride + i;
@@ -132,7 +121,7 @@ impl Source {
                 to.copy_from_slice(&self.blank);
                 continue;
             }
-            let from = &from[(at - top) * width * self.unit..][..inside];
+            let from = &from[(at - top) * width * UNIT..][..inside];
             to[..left].copy_from_slice(&self.blank[..left]);
             to[left..left + inside].copy_from_slice(from);
             to[left + inside..].copy_from_slice(&self.blank[left + inside..]);

@@ -12,8 +12,8 @@ use espalier_graph::random::Random;
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
     pub(crate) g: ConvGeometry,
-    pub(crate) input: Input,
-    /// Logical NCHW, or NHWC of a picture.
+    pub(crate) zero: u8,
+    /// Logical NCHW.
     pub(crate) x: Vec<u8>,
     pub(crate) w: Vec<i8>,
     pub(crate) scale: Vec<f32>,
@@ -36,14 +36,14 @@ impl Problem {
             residual: bytes(3 * seed + 2, g.batch * g.channels_out * pixels),
             scale: (0..g.channels_out).map(|_| spread * random.range(-1.0, 2.0)).collect(),
             bias: (0..g.channels_out).map(|_| (random.range(-20.0, 160.0) / spread) as i32).collect(),
-            input: Input::Quads { zero: 128 },
+            zero: 128,
             e: Epilogue::default(),
             g,
         }
     }
 
     pub(crate) fn zero(self, zero: u8) -> Problem {
-        Problem { input: Input::Quads { zero }, ..self }
+        Problem { zero, ..self }
     }
 
     pub(crate) fn residual(self, zero: u8, scale: f32) -> Problem {
@@ -66,11 +66,8 @@ impl Problem {
                 return 0;
             }
             let (row, column) = (row as usize, column as usize);
-            let at = match &self.input {
-                Input::Quads { .. } => ((image * g.channels_in + channel) * ih + row) * iw + column,
-                Input::Picture { .. } => ((image * ih + row) * iw + column) * g.channels_in + channel,
-            };
-            i64::from(self.x[at]) - i64::from(self.input.zero(channel))
+            let at = ((image * g.channels_in + channel) * ih + row) * iw + column;
+            i64::from(self.x[at]) - i64::from(self.zero)
         };
         let value = |i: usize| {
             let (image, output, row, column) =
@@ -104,7 +101,7 @@ impl Problem {
     }
 
     pub(crate) fn prepare(&self, form: Form, method: Method) -> Prepared<'_> {
-        with_form(form, method, &self.g, &self.input, &self.weights(), &self.e)
+        with_form(form, method, &self.g, self.zero, &self.weights(), &self.e)
     }
 
     pub(crate) fn check(&self) {
@@ -115,16 +112,13 @@ impl Problem {
     pub(crate) fn check_by(&self, method: Method) {
         let g = &self.g;
         let (n, c, pixels) = (g.batch, g.channels_out, g.output[0] * g.output[1]);
-        let x = match self.input {
-            Input::Quads { .. } => to_quads(&self.x, g.channels_in, g.input[0] * g.input[1]),
-            Input::Picture { .. } => self.x.clone(),
-        };
+        let x = to_quads(&self.x, g.channels_in, g.input[0] * g.input[1]);
         let residual = to_quads(&self.residual, c, pixels);
         let values = self.values();
         let mut packed: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
         for form in Form::available() {
             let prepared = self.prepare(form, method);
-            let what = format!("{} {g:?} {:?} {:?}", prepared.kernel.name(), self.input, self.e);
+            let what = format!("{} {g:?} {:?} {:?}", prepared.kernel.name(), self.zero, self.e);
             let weights = prepared.packed.to_vec();
             let before = packed.entry(form.offset()).or_insert_with(|| weights.clone());
             assert!(*before == weights, "{what}: packed weights differ");

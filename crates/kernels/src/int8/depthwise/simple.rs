@@ -2,7 +2,7 @@
 
 use super::{HEADER, Part, TAPS, Way};
 use crate::conv::ConvGeometry;
-use crate::int8::conv::{Input, pack::Arrangement, source::Source};
+use crate::int8::conv::{pack::Arrangement, source::Source};
 use crate::int8::dots::Dots;
 use crate::int8::form::{Form, per_form};
 use crate::int8::sums::Sums;
@@ -22,10 +22,9 @@ pub(super) struct Simple {
 impl Simple {
     pub(super) fn new(form: Form, g: &ConvGeometry, zero: u8) -> Simple {
         let plane = ConvGeometry { channels_in: 4, channels_out: 4, groups: 1, ..g.clone() };
-        let input = Input::Quads { zero };
-        let arrangement = Arrangement::new(&plane, &input);
+        let arrangement = Arrangement::new(&plane);
         Simple {
-            source: Source::new(&plane, &input, &arrangement),
+            source: Source::new(&plane, zero, &arrangement),
             kernel: g.window.kernel,
             width: g.output[1],
             body: pick_body(form),

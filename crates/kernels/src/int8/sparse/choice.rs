@@ -8,7 +8,7 @@
 
 use super::stream::{Block, Blocks};
 use crate::conv::ConvGeometry;
-use crate::int8::conv::{Epilogue, Input, Method, Weights};
+use crate::int8::conv::{Epilogue, Method, Weights};
 use crate::int8::form::{Form, Step};
 
 /// Least pixels of an output map; cost of a block in units of its dense weights: for 1x1 kernels, blocks of 1x4 and 2x4,
@@ -44,13 +44,7 @@ const MARGIN: f64 = 0.95;
 const ZEROS: f64 = 0.1;
 
 /// The fastest method for these weights.
-pub(in crate::int8) fn choose(
-    form: Form,
-    g: &ConvGeometry,
-    input: &Input,
-    weights: &Weights<'_>,
-    e: &Epilogue,
-) -> Method {
+pub(in crate::int8) fn choose(form: Form, g: &ConvGeometry, weights: &Weights<'_>, e: &Epilogue) -> Method {
     let table = match form.step() {
         Step::Scalar => PLAIN,
         #[cfg(target_arch = "x86_64")]
@@ -62,7 +56,7 @@ pub(in crate::int8) fn choose(
         Step::Neon | Step::Dotprod => PLAIN,
     };
     let row = table.iter().find(|(least, ..)| g.output[0] * g.output[1] >= *least);
-    let (Some((_, single, larger)), true) = (row, super::is_possible(g, input, e)) else {
+    let (Some((_, single, larger)), true) = (row, super::is_possible(g, e)) else {
         return Method::Dense;
     };
     // A byte counts up to 255 of them, sixty-four at a time.

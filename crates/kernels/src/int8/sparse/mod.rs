@@ -19,7 +19,7 @@ mod tile;
 
 pub use stream::Block;
 
-use super::conv::{Epilogue, Input, Output, Prepared, Weights, finish, lookup};
+use super::conv::{Epilogue, Output, Prepared, Weights, finish, lookup};
 use super::form::Form;
 use super::packing::Packing;
 use crate::conv::ConvGeometry;
@@ -30,10 +30,9 @@ use stream::{Blocks, Stream};
 pub(super) use choice::choose;
 
 /// Whether a convolution can be computed sparsely: without groups, from quads to quads.
-pub(super) fn is_possible(g: &ConvGeometry, input: &Input, e: &Epilogue) -> bool {
+pub(super) fn is_possible(g: &ConvGeometry, e: &Epilogue) -> bool {
     let addressable = super::quads_len(1, g.channels_in, g.input[0] * g.input[1]) <= u32::MAX as usize;
-    let quads = matches!((input, &e.result), (Input::Quads { .. }, Output::Quads { .. }));
-    g.groups == 1 && quads && addressable
+    g.groups == 1 && matches!(e.result, Output::Quads { .. }) && addressable
 }
 
 /// Prepares `x`, packed weights, residual if there is one `-> y`, all in quads.
@@ -41,12 +40,11 @@ pub(super) fn prepare<'a>(
     form: Form,
     block: Block,
     g: &ConvGeometry,
-    input: &Input,
+    zero: u8,
     weights: &Weights<'a>,
     e: &Epilogue,
 ) -> Prepared<'a> {
-    let Input::Quads { zero } = *input else { panic!("a picture is convolved densely: {g:?}") };
-    assert!(is_possible(g, input, e), "groups and results in f32 are computed densely: {g:?}");
+    assert!(is_possible(g, e), "groups and results in f32 are computed densely: {g:?}");
     let field = Field::new(g, zero);
     let stream = Stream::new(g, zero, form.offset(), weights, block, &field);
     let (kept, all) = (stream.offsets.len(), Blocks::new(g, weights.values, block).all());

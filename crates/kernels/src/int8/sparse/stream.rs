@@ -12,7 +12,7 @@
 
 use super::field::Field;
 use crate::conv::ConvGeometry;
-use crate::int8::conv::{Input, Weights, pack};
+use crate::int8::conv::{Weights, pack};
 use crate::int8::quads;
 use std::fmt;
 
@@ -136,7 +136,7 @@ fn headers(g: &ConvGeometry, zero: u8, offset: u8, weights: &Weights<'_>) -> Vec
     let mut headers = vec![0; quads(g.channels_out) * HEADER];
     for output in 0..g.channels_out {
         let header = &mut headers[output / 4 * HEADER..][..HEADER];
-        let start = pack::start(g, &Input::Quads { zero }, weights, output, offset);
+        let start = pack::start(g, zero, weights, output, offset);
         let fields = [start.to_le_bytes(), weights.scale[output].to_le_bytes()];
         for (field, bytes) in fields.iter().enumerate() {
             header[16 * field + 4 * (output % 4)..][..4].copy_from_slice(bytes);

@@ -148,14 +148,14 @@ fn only_blocks_that_are_not_zero_are_packed_and_counted() {
 #[test]
 fn choices_follow_the_zeros() {
     let g = geometry(&(1, 64, 64, 1, [28, 28], [3, 3], [1, 1], [1; 4], [1, 1])).unwrap();
-    let chosen = |p: &Problem| choose(Form::of(Isa::best()), &p.g, &p.input, &p.weights(), &p.e);
+    let chosen = |p: &Problem| choose(Form::of(Isa::best()), &p.g, &p.weights(), &p.e);
     let dense = Problem::new(g, 1);
     assert_eq!(chosen(&dense), Method::Dense);
     for block in Block::ALL {
         let p = sparser(dense.clone(), 0.9, block, 1);
         assert_eq!(chosen(&p), Method::Sparse(block));
         // The kernel of conv itself is that one.
-        let kernel = crate::int8::conv(Isa::best(), &p.g, &p.input, &p.weights(), &p.e).kernel;
+        let kernel = crate::int8::conv(Isa::best(), &p.g, p.zero, &p.weights(), &p.e).kernel;
         assert!(kernel.name().contains("sparse"), "{}", kernel.name());
         assert_eq!(chosen(&p.result(Output::Float)), Method::Dense);
     }
@@ -167,18 +167,16 @@ fn choices_follow_the_zeros() {
 #[test]
 fn what_is_never_sparse_is_refused() {
     let weights = [0; 64];
-    let refused = |groups: usize, input: &Input, e: &Epilogue| {
+    let refused = |groups: usize, e: &Epilogue| {
         let case = (1, 8, 8, groups, [4, 4], [1, 1], [1, 1], [0; 4], [1, 1]);
         let g = geometry(&case).unwrap();
         let weights = Weights { values: &weights[..64 / groups], scale: vec![1.0; 8].into(), bias: &[0; 8] };
-        std::panic::catch_unwind(|| conv_by(Isa::SCALAR, Method::Sparse(Block::Two), &g, input, &weights, e))
+        std::panic::catch_unwind(|| conv_by(Isa::SCALAR, Method::Sparse(Block::Two), &g, 0, &weights, e))
             .is_err()
     };
-    let (quads, picture) = (Input::Quads { zero: 0 }, Input::Picture { zero: vec![0; 8] });
     let float = Epilogue { result: Output::Float, ..Epilogue::default() };
-    assert!(!refused(1, &quads, &Epilogue::default()));
-    assert!(refused(2, &quads, &Epilogue::default()) && refused(1, &picture, &Epilogue::default()));
-    assert!(refused(1, &quads, &float));
+    assert!(!refused(1, &Epilogue::default()));
+    assert!(refused(2, &Epilogue::default()) && refused(1, &float));
 }
 
 proptest! {
