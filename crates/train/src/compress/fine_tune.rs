@@ -36,6 +36,9 @@ pub(super) struct Tutor {
     pool: Pool,
 }
 
+/// Of the loss for each weight, by the weight's name.
+pub(super) type Gradients = BTreeMap<String, Vec<f32>>;
+
 /// One fine-tuning.
 pub(super) struct Lesson<'l> {
     /// What it is called on the screen.
@@ -182,7 +185,7 @@ impl Tutor {
         network: &Graph,
         weights: &Weights,
         batches: usize,
-        each: &mut dyn FnMut(&BTreeMap<String, Vec<f32>>),
+        each: &mut dyn FnMut(&Gradients),
     ) -> anyhow::Result<()> {
         let graph = gradient_step(&named(network)?)?;
         let mut plan = lower(&graph, weights, plan_options(&self.settings))?;

@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn heat_by_hand() {
         let map = Map { size: [1, 2], values: vec![1.0, 2.0, 3.0, 0.0] };
-        let gradient = |a, b| Map { size: [1, 2], values: vec![a, a, 2.0 * b, 0.0] };
+        let gradient = |a: f32, b: f32| Map { size: [1, 2], values: vec![a, a, 2.0 * b, 0.0] };
         // 2 * [1, 2] - 1 * [3, 0] = [-1, 4].
         assert_eq!(heat("map", &map, &gradient(2.0, -1.0)).values, [0.0, 1.0]);
         // 1 * [1, 2] + 1 * [3, 0] = [4, 2].
