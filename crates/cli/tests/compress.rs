@@ -136,7 +136,7 @@ fn an_impossible_budget_writes_no_package() {
 #[test]
 fn a_budget_of_energy_is_judged_by_something() {
     let line = |watts| {
-        let budget = "--int8 --max-energy 1uJ --threads 1 --json";
+        let budget = "--int8 --max-energy 1uJ --threads 1 --max-time 1s --json";
         format!(
             "compress {{}}/run/best.espalier DATA {budget} {watts} --out {{}}/e.espalier --report {{}}/energy"
         )
