@@ -344,7 +344,7 @@ mod tests {
             let x = graph.add("pool", Op::MaxPool { window: Window::square(2, 2, 0) }, &[x]).unwrap();
             let x = graph.conv2d("two", x, 4, Window::square(3, 1, 1), 1, true).unwrap();
             let x = graph.unary("two.relu", UnaryFn::Relu, x).unwrap();
-            let x = graph.add("pool2", Op::MaxPool { window: Window::square(2, 2, 0) }, &[x]).unwrap();
+            let x = graph.add("pool2", Op::MaxPool { window: Window::square(2, 2, 1) }, &[x]).unwrap();
             let x = graph.global_avg_pool("mean", x).unwrap();
             let logits = graph.linear("head", x, 2).unwrap();
             graph.add_output("logits", logits).unwrap();
