@@ -5,6 +5,7 @@ mod completions;
 mod compress;
 mod data;
 mod demo;
+mod export;
 mod import;
 mod inspect;
 mod man;
@@ -23,6 +24,7 @@ pub(crate) enum Command {
     Predict(predict::Args),
     Run(run::Args),
     Import(import::Args),
+    Export(export::Args),
     Inspect(inspect::Args),
     Benchmark(benchmark::Args),
     Demo(demo::Args),
@@ -40,6 +42,7 @@ impl Command {
             Command::Predict(args) => predict::run(args),
             Command::Run(args) => run::run(args),
             Command::Import(args) => import::run(args),
+            Command::Export(args) => export::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Benchmark(args) => benchmark::run(args),
             Command::Demo(args) => demo::run(args),
