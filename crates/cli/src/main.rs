@@ -4,6 +4,7 @@ mod commands;
 mod config;
 mod exit;
 mod foreign;
+mod made_up;
 mod memory;
 mod open;
 mod print;

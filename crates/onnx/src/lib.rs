@@ -1,11 +1,13 @@
-//! The door to others: ONNX files become graphs that can be trained, compressed and run.
+//! The door to others: ONNX files become graphs that can be trained, compressed and run, and graphs become ONNX files.
 //!
 //! A file is read (`model`), its operators become ops of our vocabulary one by one (`ops` holds one rule for each),
 //! and whatever depends on shapes and constants alone is computed on the way (`fold`). Every limit is checked before
 //! memory is taken; what cannot be imported is an error that names all of it at once. `docs/onnx.md` lists what is read.
+//! `export` is the way out.
 
 mod bytes;
 mod constant;
+mod export;
 mod external;
 mod fault;
 mod fold;
@@ -21,6 +23,7 @@ mod tensor;
 
 use std::ops::RangeInclusive;
 
+pub use export::{About, ExportError, Exported, OPSET, export};
 pub use fault::ImportError;
 pub use import::{Batch, Imported, Options, from_bytes, from_file};
 pub use metadata::Metadata;

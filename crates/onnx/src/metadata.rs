@@ -2,6 +2,7 @@
 //! way of writing lists and dictionaries) and as plain lists.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 /// What `metadata_props` say about the task. What they do not say, or not readably, is `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,6 +19,18 @@ pub struct Metadata {
     pub mean: Option<Vec<f32>>,
     /// Each channel is divided by it, of values scaled to 0..1.
     pub std: Option<Vec<f32>>,
+    /// Whether the channels are blue, green, red.
+    pub bgr: Option<bool>,
+    /// How pictures of another shape are brought to the input's, by the name of the flag's value.
+    pub fit: Option<String>,
+    /// The form of a detector's outputs, by the name of the flag's value.
+    pub head: Option<String>,
+    /// A detector's answers hold boxes from this confidence on.
+    pub confidence: Option<f32>,
+    /// Of a detector's boxes of one class that overlap more, the surest stays.
+    pub iou: Option<f32>,
+    /// Most boxes that a detector gives for one picture.
+    pub boxes_max: Option<usize>,
 }
 
 /// Most class names that are read.
@@ -33,9 +46,15 @@ impl Metadata {
             task: find(&["task"]).map(|task| task.trim().to_string()),
             labels: find(&["names", "labels", "classes"]).and_then(labels),
             size: find(&["imgsz", "input_size"]).and_then(size),
-            stride: find(&["stride"]).and_then(|text| text.trim().parse().ok()),
+            stride: parsed(find(&["stride"])),
             mean: numbers(&["mean"]),
             std: numbers(&["std"]),
+            bgr: parsed(find(&["bgr"])),
+            fit: find(&["fit"]).map(|fit| fit.trim().to_string()),
+            head: find(&["head"]).map(|head| head.trim().to_string()),
+            confidence: parsed(find(&["confidence"])),
+            iou: parsed(find(&["iou"])),
+            boxes_max: parsed(find(&["boxes_max"])),
         };
         // Ultralytics feeds values in 0..1 as they are.
         if metadata.mean.is_none() && metadata.std.is_none() && is_ultralytics(properties) {
@@ -43,6 +62,37 @@ impl Metadata {
         }
         metadata
     }
+
+    /// The properties that [`Metadata::read`] reads as this.
+    pub fn write(&self) -> BTreeMap<String, String> {
+        let quoted = |label: &String| format!("'{}'", label.replace('\\', "\\\\").replace('\'', "\\'"));
+        let dictionary = |labels: &Vec<String>| {
+            let entries = labels.iter().enumerate().map(|(at, label)| format!("{at}: {}", quoted(label)));
+            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+        };
+        let list = |values: &Vec<f32>| {
+            format!("[{}]", values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+        };
+        let all = [
+            ("task", self.task.clone()),
+            ("names", self.labels.as_ref().map(dictionary)),
+            ("imgsz", self.size.map(|size| format!("{size:?}"))),
+            ("stride", self.stride.map(|v| v.to_string())),
+            ("mean", self.mean.as_ref().map(list)),
+            ("std", self.std.as_ref().map(list)),
+            ("bgr", self.bgr.map(|v| v.to_string())),
+            ("fit", self.fit.clone()),
+            ("head", self.head.clone()),
+            ("confidence", self.confidence.map(|v| v.to_string())),
+            ("iou", self.iou.map(|v| v.to_string())),
+            ("boxes_max", self.boxes_max.map(|v| v.to_string())),
+        ];
+        all.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))).collect()
+    }
+}
+
+fn parsed<T: FromStr>(text: Option<&str>) -> Option<T> {
+    text?.trim().parse().ok()
 }
 
 fn is_ultralytics(properties: &BTreeMap<String, String>) -> bool {
@@ -171,6 +221,28 @@ mod tests {
                 check_labels(wrong, &[]);
             }
         }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let texts = |list: &[&str]| Some(list.iter().map(ToString::to_string).collect());
+        let full = Metadata {
+            task: Some("detect".into()),
+            labels: texts(&["it's", "a, b: {c}", "back\\slash", "\"q\"", " x "]),
+            size: Some([96, 64]),
+            stride: Some(32),
+            mean: Some(vec![0.485, 1.0 / 3.0, -1e-9]),
+            std: Some(vec![0.229, 1e9, 1.0]),
+            bgr: Some(true),
+            fit: Some("letterbox".into()),
+            head: Some("yolov8".into()),
+            confidence: Some(0.65),
+            iou: Some(0.1),
+            boxes_max: Some(300),
+        };
+        assert_eq!(Metadata::read(&full.write()), full);
+        let none = Metadata::default();
+        assert_eq!((none.write().len(), Metadata::read(&none.write())), (0, none));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The messages of onnx.proto, as far as they are read (field numbers are those of ONNX IR version 10).
+//! The messages of onnx.proto, as far as they are read and written (field numbers are those of ONNX IR version 10).
 //!
 //! A message is decoded one level at a time: what may occur often is kept as bytes, which share the file's memory, until
 //! its number was checked. An empty node takes two bytes in a file and hundreds once decoded.
@@ -63,6 +63,12 @@ const TRUNCATED: &str = "a field is longer than what is left";
 pub(crate) struct ModelProto {
     #[prost(int64, tag = "1")]
     pub(crate) ir_version: i64,
+    #[prost(string, tag = "2")]
+    pub(crate) producer_name: String,
+    #[prost(string, tag = "3")]
+    pub(crate) producer_version: String,
+    #[prost(string, tag = "6")]
+    pub(crate) doc_string: String,
     #[prost(bytes = "bytes", optional, tag = "7")]
     pub(crate) graph: Option<Bytes>,
     #[prost(message, repeated, tag = "8")]
@@ -91,6 +97,8 @@ pub(crate) struct StringStringEntryProto {
 pub(crate) struct GraphProto {
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub(crate) node: Vec<Bytes>,
+    #[prost(string, tag = "2")]
+    pub(crate) name: String,
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub(crate) initializer: Vec<Bytes>,
     #[prost(bytes = "bytes", repeated, tag = "11")]

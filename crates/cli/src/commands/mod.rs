@@ -6,6 +6,7 @@ mod compress;
 mod data;
 mod demo;
 mod explain;
+mod export;
 mod import;
 mod inspect;
 mod man;
@@ -25,6 +26,7 @@ pub(crate) enum Command {
     Explain(explain::Args),
     Run(run::Args),
     Import(import::Args),
+    Export(export::Args),
     Inspect(inspect::Args),
     Benchmark(benchmark::Args),
     Demo(demo::Args),
@@ -43,6 +45,7 @@ impl Command {
             Command::Explain(args) => explain::run(args),
             Command::Run(args) => run::run(args),
             Command::Import(args) => import::run(args),
+            Command::Export(args) => export::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Benchmark(args) => benchmark::run(args),
             Command::Demo(args) => demo::run(args),

@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
-use espalier_graph::{Graph, Node, Op, Quant, Source, ValueId};
+use espalier_graph::{DType, Graph, Node, Op, Quant, Source, ValueId};
 
 use super::{Pass, Rounding};
+use crate::layer::is_constant;
 
 /// A function of one byte.
 #[derive(Clone)]
@@ -29,6 +30,22 @@ impl Function {
     fn then(&self, f: impl Fn(usize, f64) -> f64) -> Self {
         let values = std::array::from_fn(|q| f(q, f64::from(self.values[q])) as f32);
         Function { root: self.root, values: Rc::new(values) }
+    }
+
+    /// Its values as another type; `None` where f32 could not hold them.
+    fn cast(&self, to: DType) -> Option<Self> {
+        const EXACT: f32 = (1 << f32::MANTISSA_DIGITS) as f32;
+        match to {
+            DType::F32 => Some(self.clone()),
+            DType::I32 if self.values.iter().all(|v| v.abs() <= EXACT) => Some(self.then(|_, x| x.trunc())),
+            _ => None,
+        }
+    }
+
+    /// Its values as indices of `list`; `None` where one lies outside.
+    fn picked(&self, list: &[f32]) -> Option<Self> {
+        let inside = |&v: &f32| (0.0..list.len() as f32).contains(&v);
+        self.values.iter().all(inside).then(|| self.then(|_, at| f64::from(list[at as usize])))
     }
 
     /// The function rounded to bytes.
@@ -71,8 +88,18 @@ impl Pass<'_> {
                 let alike = functions == 1 || graph.ty(node.inputs[0]) == graph.ty(node.inputs[1]);
                 (whole && alike).then(|| function.then(|q, _| f.value(a.at(q), b.at(q))))
             }
+            Op::Cast { to } => self.functions.get(&node.inputs[0])?.cast(*to),
+            Op::Gather { axis: 0 } => {
+                self.functions.get(&node.inputs[1])?.picked(self.list(graph, node.inputs[0])?)
+            }
             _ => None,
         }
+    }
+
+    /// The floats of a constant list.
+    fn list(&self, graph: &Graph, id: ValueId) -> Option<&[f32]> {
+        let tensor = self.weights.get(&graph.value(id).name).filter(|_| is_constant(graph, id))?;
+        tensor.as_f32().filter(|_| tensor.shape.len() == 1)
     }
 
     fn operand(&self, graph: &Graph, id: ValueId) -> Option<Operand> {

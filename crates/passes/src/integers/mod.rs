@@ -152,7 +152,14 @@ impl<'a> Pass<'a> {
         for &id in &node.inputs {
             self.float(r, id)?;
         }
-        r.copy(Item::Node(node))
+        r.copy(Item::Node(node))?;
+        if let Op::Table { to } = node.op
+            && let Some(entries) = self.weights.get(r.name(node.inputs[1])).and_then(|table| table.as_u8())
+            && let Ok(entries) = entries.try_into()
+        {
+            self.tables.insert(r.at(y)?, Function::of_bytes(r.at(node.inputs[0])?, entries, to));
+        }
+        Ok(())
     }
 
     /// Says that the old float `y` is what the new bytes `x` stand for.

@@ -7,7 +7,7 @@ use espalier_passes::prune_unused;
 use espalier_tasks::{ClassifyImage, Task};
 
 use super::Args;
-use super::task::{labels, outputs, per_channel, picture, without_outputs};
+use super::task::{fit, labels, outputs, per_channel, picture, without_outputs};
 use crate::exit::usage;
 
 /// The task, and the graph brought to its form: one output, a row of logits.
@@ -28,8 +28,8 @@ pub(super) fn task(args: &Args, metadata: &Metadata, graph: &mut Graph) -> anyho
     let (mean, std) = (mean.ok_or_else(needed("--mean"))?, std.ok_or_else(needed("--std"))?);
     *graph = logits(graph, labels.len())?;
     let mut task = ClassifyImage::new(size, mean, std, labels);
-    task.input.bgr = args.bgr;
-    task.input.fit = args.fit.map_or(task.input.fit, Into::into);
+    task.input.bgr = args.bgr || (channels == 3 && metadata.bgr == Some(true));
+    task.input.fit = fit(args, metadata).unwrap_or(task.input.fit);
     Ok(Task::ClassifyImage(task))
 }
 

@@ -9,7 +9,7 @@ use espalier_tasks::detect::Priors;
 use espalier_tasks::{Detect, Fit, Head, Task};
 
 use super::Args;
-use super::task::{labels, outputs, per_channel, picture, without_outputs};
+use super::task::{fit, labels, outputs, per_channel, picture, without_outputs};
 use crate::exit::usage;
 
 /// The heads by name.
@@ -51,7 +51,8 @@ pub(super) fn task(
         Some(labels) => (labels, true),
         None => (vec![FACE.to_owned()], false),
     };
-    let (arg, read) = head(args, graph, size, labels.len(), given)?;
+    let stored = || metadata.head.as_deref().and_then(|name| HeadArg::from_str(name, false).ok());
+    let (arg, read) = head(args.head.or_else(stored), graph, size, labels.len(), given)?;
     let head = match arg {
         HeadArg::Ultraface => with_priors(graph, read[1], size)?,
         other => other.head(),
@@ -64,11 +65,12 @@ pub(super) fn task(
         normalisation.map(|(flag, given, stored)| per_channel(flag, given.as_deref(), stored, channels));
     let first = |usual: &[f32]| usual[..channels].to_vec();
     (input.mean, input.std) = (mean?.unwrap_or(first(&input.mean)), std?.unwrap_or(first(&input.std)));
-    input.bgr = channels == 3 && (input.bgr || args.bgr);
+    input.bgr = channels == 3 && (args.bgr || metadata.bgr.unwrap_or(input.bgr));
     input.channels = channels;
-    input.fit = args.fit.map_or(input.fit, Into::into);
-    task.confidence = args.confidence.unwrap_or(task.confidence);
-    task.iou = args.iou.unwrap_or(task.iou);
+    input.fit = fit(args, metadata).unwrap_or(input.fit);
+    task.confidence = args.confidence.or(metadata.confidence).unwrap_or(task.confidence);
+    task.iou = args.iou.or(metadata.iou).unwrap_or(task.iou);
+    task.boxes_max = metadata.boxes_max.unwrap_or(task.boxes_max);
     notes.push(said(&task));
     Ok(Task::Detect(task))
 }
@@ -98,15 +100,15 @@ fn said(task: &Detect) -> String {
     )
 }
 
-/// The head that the outputs have, and those outputs. `given` says whether the number of classes is sure.
+/// The head that the outputs have, or that was `named`, and its outputs. `given` says whether the number of classes is sure.
 fn head(
-    args: &Args,
+    named: Option<HeadArg>,
     graph: &Graph,
     size: [usize; 2],
     classes: usize,
     given: bool,
 ) -> anyhow::Result<(HeadArg, Vec<ValueId>)> {
-    let possible: &[HeadArg] = match &args.head {
+    let possible: &[HeadArg] = match &named {
         Some(head) => std::slice::from_ref(head),
         None => HeadArg::value_variants(),
     };

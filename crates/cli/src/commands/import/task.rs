@@ -6,9 +6,9 @@ use clap::ValueEnum;
 use espalier_graph::{Bindings, Graph};
 use espalier_onnx::Metadata;
 use espalier_passes::rewrite::{Item, rewrite};
-use espalier_tasks::Task;
+use espalier_tasks::{Fit, Task};
 
-use super::{Args, classifier, detector};
+use super::{Args, FitArg, classifier, detector};
 use crate::exit::usage;
 
 /// What a network is for.
@@ -137,6 +137,12 @@ pub(super) fn per_channel(
         Some(values) if values.len() == channels => Ok(Some(values.to_vec())),
         _ => Err(usage(format!("{flag}: it should be one number or {channels} with commas"))),
     }
+}
+
+/// How pictures are brought to the input's shape: as the flag says, or else the file.
+pub(super) fn fit(args: &Args, metadata: &Metadata) -> Option<Fit> {
+    let stored = || metadata.fit.as_deref().and_then(|name| FitArg::from_str(name, false).ok());
+    args.fit.or_else(stored).map(Into::into)
 }
 
 /// The outputs with their types, for messages.
