@@ -249,7 +249,13 @@ fn wrong_uses_are_refused() {
         ("FLOAT DATA --out {}/o.espalier --watts -6", 2, "--watts"),
         ("FLOAT DATA --out {}/o.espalier --watts 0", 2, "--watts 0: it should be what one busy core draws"),
         ("FLOAT DATA --out {}/o.espalier --isa abacus", 2, "--isa"),
-        ("FLOAT DATA --out {}/o.espalier --prune 0.5", 2, "unexpected argument '--prune'"),
+        (
+            "FLOAT DATA --out {}/o.espalier --prune 1.5",
+            2,
+            "--prune 1.5: it should be a share from 0.01 to 0.95",
+        ),
+        ("FLOAT DATA --out {}/o.espalier --sparsity 0.75", 2, "so it goes with --int8"),
+        ("FLOAT DATA --out {}/o.espalier --resume", 2, "--report"),
         ("FLOAT DATA", 2, "--out"),
     ] {
         check_refused(&line.replace("FLOAT", float), status, want);

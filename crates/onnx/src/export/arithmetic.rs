@@ -28,6 +28,7 @@ impl Exporter<'_> {
             UnaryFn::Abs => "Abs",
             UnaryFn::Neg => "Neg",
             UnaryFn::Reciprocal => "Reciprocal",
+            UnaryFn::Round => "Round",
             UnaryFn::Clip { lo, hi } => return self.clip(x, [lo, hi], y),
             UnaryFn::Silu => {
                 let sigmoid = self.draft.step(y, "sigmoid", "Sigmoid", &[x], &[]);

@@ -7,15 +7,16 @@ use espalier_graph::{Graph, Package, Weights};
 
 use super::Search;
 use crate::compress::budget::Figures;
-use crate::compress::channels::{draft, pruned};
 use crate::compress::fine_tune::Tutor;
 use crate::compress::latency::layer_seconds;
 use crate::compress::policy::Verdict;
 use crate::compress::qat::Rounded;
 use crate::compress::recipe::Recipe;
-use crate::compress::sparsity::sparse;
 use crate::compress::variant::{Structure, Variant, folded};
+use crate::compress::{channels, sparsity};
 
+/// Output channels of the blocks that become zero.
+const BLOCK_OUTPUTS: usize = 2;
 /// Images that a lesson looks at, all epochs together, and the most epochs.
 const IMAGES_SEEN: f64 = 40_000.0;
 const MOST_EPOCHS: f64 = 30.0;
@@ -57,42 +58,65 @@ impl Search<'_> {
         self.calibrate(structure, network, weights)
     }
 
-    /// Whether a pruned network would be too large or too slow, however well it learned: a draft of it tells.
+    /// Whether a changed network would be too large or too slow, however well it learned: a draft of it tells.
     pub(super) fn is_hopeless(&mut self, structure: Structure) -> anyhow::Result<bool> {
-        let (Some(share), Some(whole)) = (structure.prune, self.nearest(0)) else { return Ok(false) };
-        let (start, recipe) = (Instant::now(), self.recipe(whole).clone());
-        let network = self.variants[0].network.clone();
-        let weights = self.variants[0].weights.clone();
-        let seconds = self.layer_seconds((&network, &weights))?;
-        let (network, weights) = draft((&network, &weights), share, &seconds)?;
+        let Some(whole) = self.nearest(0) else { return Ok(false) };
+        let start = Instant::now();
+        let why = match self.drafted(structure) {
+            Ok((network, weights)) => self.costs(whole, structure, network, weights)?,
+            Err(error) => error.to_string(),
+        };
+        if !why.is_empty() {
+            self.ended(&format!("{}, a draft", structure.name()), why.clone(), start);
+        }
+        Ok(!why.is_empty())
+    }
+
+    /// A network as small and as fast as the changed one, and not trained.
+    fn drafted(&mut self, structure: Structure) -> anyhow::Result<(Graph, Weights)> {
+        let Variant { network, weights, .. } = &self.variants[0];
+        let (mut network, mut weights) = (network.clone(), weights.clone());
+        if let Some(share) = structure.prune {
+            let seconds = self.layer_seconds((&network, &weights))?;
+            (network, weights) = channels::draft((&network, &weights), share, &seconds)?;
+        }
+        if let Some(share) = structure.sparsity {
+            weights = sparsity::draft((&network, &weights), (share, BLOCK_OUTPUTS));
+        }
+        Ok((network, weights))
+    }
+
+    /// Which parts of the budget integers of this network do not keep, in words; whatever it answers.
+    fn costs(
+        &mut self,
+        whole: usize,
+        structure: Structure,
+        network: Graph,
+        weights: Weights,
+    ) -> anyhow::Result<String> {
         let engine = (self.request.isa, &mut self.pool);
         let drafted = Variant::new(structure, network, weights, &self.calibration, engine, &mut |_| {})?;
-        let recipe = Recipe { equalise: false, float: BTreeSet::new(), ..recipe };
+        let recipe = Recipe { equalise: false, float: BTreeSet::new(), ..self.recipe(whole).clone() };
         let (graph, weights) = recipe.make(&drafted.graph, drafted.source(&recipe))?;
-        let like = &self.candidates[whole].package;
-        let package = Package { graph, weights, ..like.clone() };
+        let package = Package { graph, weights, ..self.candidates[whole].package.clone() };
         let plan = self.plan(&package.graph, &package.weights)?;
         let size_bytes = package.to_bytes()?.len() as u64;
         let figures = Figures::untimed(self.candidates[0].figures.metrics.clone(), size_bytes);
         let figures = self.timed(figures, plan)?;
-        let excesses = self.excesses_of(&figures);
-        let costs: Vec<&str> = excesses.iter().map(|excess| excess.reason.as_str()).collect();
-        if !costs.is_empty() {
-            self.ended(&format!("{}, a draft", structure.name()), costs.join("; "), start);
-        }
-        Ok(!costs.is_empty())
+        let reasons = self.excesses_of(&figures).into_iter().map(|excess| excess.reason);
+        Ok(reasons.collect::<Vec<_>>().join("; "))
     }
 
     fn pruned(&mut self, from: (&Graph, &Weights), share: f64) -> anyhow::Result<(Graph, Weights)> {
         let (seconds, length) = (self.layer_seconds(from)?, self.lesson());
         let tutor = self.tutor.as_mut().expect("made before");
-        pruned(from, share, &seconds, tutor, length, self.notify)
+        channels::pruned(from, share, &seconds, tutor, length, self.notify)
     }
 
     fn sparse(&mut self, from: (&Graph, &Weights), share: f64) -> anyhow::Result<Weights> {
         let (seconds, length) = (self.layer_seconds(from)?, self.lesson());
         let tutor = self.tutor.as_mut().expect("made before");
-        sparse(from, (share, 2), &seconds, tutor, length, self.notify)
+        sparsity::sparse(from, (share, BLOCK_OUTPUTS), &seconds, tutor, length, self.notify)
     }
 
     /// How long each layer takes, by the name of its weight.
