@@ -21,14 +21,17 @@ use crate::{open, print, quantity};
 /// Make a package smaller and faster, and prove on labelled data that it is still right.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Weights and activations become int8, by post-training quantization; docs/compress.md explains the recipes. Every candidate \
-is answered with the plan that a device runs, on val, and timed in turn with the float network on this machine; train is for \
-calibration. Layers that harm most stay float where the accuracy asks for it. Where nothing keeps the budget, the exit \
-status is 3 and no package is written.
+First weights and activations become int8, which takes seconds. Where that does not keep the budget, layers that harm most stay \
+float, the network is trained with its roundings, channels are pruned, and blocks of weights become zero, from cheap to dear; \
+with --max-time the search goes on to what is faster still. docs/compress.md explains all of it. Every candidate is answered \
+with the plan that a device runs, on val, and timed in turn with the float network on this machine; train is for calibration \
+and fine-tuning. Where nothing keeps the budget, the exit status is 3 and no package is written.
 
 Examples:
   espalier compress runs/train/best.espalier photos --out small.espalier
   espalier compress runs/train/best.espalier photos --int8 --max-drop 0.005 --max-size 200KB --out small.espalier
+  espalier compress runs/train/best.espalier photos --sparsity 0.75 --int8 --out small.espalier
+  espalier compress runs/train/best.espalier photos --max-latency 1ms --max-time 20m --out small.espalier --report runs/c
   espalier compress resnet18.espalier photos --max-latency 2ms --isa avx2 --threads 1 --out small.espalier --json")]
 pub(crate) struct Args {
     /// The float package: one that was trained here, or imported with a task.
