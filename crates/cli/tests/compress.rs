@@ -255,9 +255,73 @@ fn wrong_uses_are_refused() {
             "--prune 1.5: it should be a share from 0.01 to 0.95",
         ),
         ("FLOAT DATA --out {}/o.espalier --sparsity 0.75", 2, "so it goes with --int8"),
-        ("FLOAT DATA --out {}/o.espalier --resume", 2, "--report"),
         ("FLOAT DATA", 2, "--out"),
     ] {
         check_refused(&line.replace("FLOAT", float), status, want);
     }
+}
+
+/// The JSON of `compress` on the fixture with `flags`, which is to keep its budget; written to `name`.espalier.
+fn made(name: &str, flags: &str) -> Value {
+    let line = format!(
+        "compress {{}}/run/best.espalier DATA {flags} --max-drop 0.2 --threads 1 --out {{}}/{name}.espalier \
+         --report {{}}/{name} --json"
+    );
+    let said = at(fixture(), &line);
+    assert_eq!(said.status, Some(0), "{flags}: {}", said.err);
+    last_line(&said.out)
+}
+
+/// How long the step called `step` took, in seconds.
+fn seconds(result: &Value, step: &str) -> f64 {
+    let steps = result["steps"].as_array().unwrap();
+    number(&steps.iter().find(|found| found["step"] == step).expect(step)["seconds"])
+}
+
+#[test]
+fn pruned_networks_are_smaller_and_resume_trains_nothing_again() {
+    let result = made("pruned", "--prune 0.5 --max-time 30s");
+    let (before, after) = (&result["before"], &result["after"]);
+    assert!(number(&after["size_bytes"]) < 0.7 * number(&before["size_bytes"]), "{result}");
+    assert!(number(&after["p50_ms"]) < number(&before["p50_ms"]), "{result}");
+    let layers = result["layers"].as_array().unwrap();
+    let fewer = |layer: &&Value| number(&layer["outputs"][0]) < number(&layer["outputs"][1]);
+    assert!(
+        layers.iter().filter(|layer| layer["outputs"].is_array()).filter(fewer).count() >= 3,
+        "{layers:?}"
+    );
+    let file = fs::read(fixture().join("pruned.espalier")).unwrap();
+    let resumed = made("pruned", "--prune 0.5 --max-time 30s --resume");
+    assert!(seconds(&resumed, "train") < 0.2 * seconds(&result, "train"), "{resumed}");
+    assert!(
+        file == fs::read(fixture().join("pruned.espalier")).unwrap(),
+        "what was resumed is something else"
+    );
+}
+
+#[test]
+fn sparse_networks_have_the_zeros_that_were_asked_for() {
+    let result = made("sparse", "--sparsity 0.75 --int8 --max-time 30s");
+    let layers = result["layers"].as_array().unwrap();
+    let zeros: Vec<f64> = layers.iter().filter_map(|layer| layer["zeros"].as_f64()).collect();
+    assert!(zeros.len() >= 4 && zeros.iter().all(|share| (0.6..=0.9).contains(share)), "{layers:?}");
+    let package = Package::read(fixture().join("sparse.espalier")).unwrap();
+    let (mut zero, mut all) = (0, 0);
+    for id in espalier_passes::sparsify::sparse_layers(&package.graph) {
+        let Data::S8(values) = &package.weights[&package.graph.value(id).name].data else { continue };
+        zero += values.iter().filter(|&&w| w == 0).count();
+        all += values.len();
+    }
+    assert!((0.74..=0.85).contains(&(zero as f64 / all as f64)), "{zero} of {all} weights are zero");
+}
+
+#[test]
+fn a_network_is_trained_with_its_roundings() {
+    let result = made("qat", "--qat --per-tensor --int8 --max-time 30s");
+    let last = result["candidates"].as_array().unwrap().last().unwrap();
+    assert_eq!(result["after"]["name"], last["name"]);
+    assert_eq!((&last["recipe"]["trained"], &last["recipe"]["per_tensor"]), (&true.into(), &true.into()));
+    let drop =
+        number(&result["before"]["metrics"]["accuracy"]) - number(&result["after"]["metrics"]["accuracy"]);
+    assert!(drop <= 0.01, "accuracy fell by {drop}");
 }

@@ -6,13 +6,14 @@ use std::process::Command;
 
 use common::{fresh, run};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "train",
     "compress",
     "data",
     "val",
     "predict",
     "explain",
+    "export",
     "run",
     "import",
     "inspect",
