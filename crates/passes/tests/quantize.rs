@@ -6,11 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::{BATCH, parse, sizes, values};
 use espalier_graph::random::Random;
-use espalier_graph::{Graph, Tensor, Weights};
+use espalier_graph::{Graph, Op, Tensor, Weights};
 use espalier_kernels::reference::RefTensor;
+use espalier_passes::fake_quant::fake_quant;
 use espalier_passes::integers::remarks;
 use espalier_passes::layer::layers;
-use espalier_passes::quantize::{Quantized, Ranges, Settings, observed, quant_of, quantize, round_symmetric};
+use espalier_passes::quantize::{
+    Quantized, Ranges, Settings, observed, quant_of, quantize, quants_by_name, round_symmetric,
+};
 use espalier_passes::{Extents, correct_biases, equalise, integers};
 
 fn random_weights(graph: &Graph) -> Weights {
@@ -73,6 +76,73 @@ fn check(text: &str, settings: &Settings, steps: f64, want: &[&str]) {
         for (want, got) in want.data.iter().zip(&got.data) {
             assert!((want - got).abs() <= allowed, "{name}: {got}, not {want}, by\n{made}");
         }
+    }
+}
+
+/// Roundings that can be trained give, before they were, what the others give: every value within one step.
+fn check_fake(text: &str, settings: &Settings) {
+    let (q, graph) = (quantized(text, settings), parse(text));
+    let weights = random_weights(&graph);
+    let fake = fake_quant(&q, &weights, settings).unwrap();
+    assert!(!fake.graph.nodes().iter().any(|node| matches!(node.op, Op::Quantize { .. } | Op::Dequantize)));
+    let (want, got) = (values(&q.graph, &simulated(&q)), values(&fake.graph, &fake.weights));
+    let mut compared = 0;
+    for node in q.graph.nodes().iter().filter(|node| node.op == Op::Dequantize) {
+        let name = &q.graph.value(node.outputs[0]).name;
+        let quant = q.graph.ty(node.inputs[0]).dtype.quant().unwrap();
+        for (want, got) in want[name].data.iter().zip(&got[name].data) {
+            assert!((want - got).abs() <= 1.001 * f64::from(quant.scale()), "{name}: {got}, not {want}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 0, "nothing is rounded in\n{}", q.graph);
+    // What was learned leads back to where it came from while nothing was.
+    let ranges = ranges(&graph, &weights);
+    let learned = fake.ranges(&graph, &ranges, settings, &fake.weights).unwrap();
+    let quants = |ranges| quants_by_name(&graph, ranges, settings).unwrap();
+    for ((name, before), after) in quants(&ranges).into_iter().zip(quants(&learned).into_values()) {
+        let same = before.zero() == after.zero() && (before.scale() / after.scale() - 1.0).abs() < 1e-6;
+        assert!(same, "{name}: {before} became {after}");
+    }
+}
+
+#[test]
+fn roundings_that_can_be_trained_stand_where_bytes_are() {
+    let per_tensor = Settings { per_tensor: true, ..Settings::default() };
+    let float = Settings { float: BTreeSet::from(["c2".into()]), ..Settings::default() };
+    for settings in [Settings::default(), per_tensor] {
+        check_fake(BLOCK, &settings);
+        check_fake(CHAIN, &settings);
+    }
+    check_fake(BLOCK, &float);
+}
+
+/// A scale that was learned is the scale of the bytes.
+#[test]
+fn learned_scales_become_those_of_bytes() {
+    let (q, graph) = (quantized(BLOCK, &default()), parse(BLOCK));
+    let weights = random_weights(&graph);
+    let fake = fake_quant(&q, &weights, &default()).unwrap();
+    let mut trained = fake.weights.clone();
+    let scales: Vec<String> = trained.keys().filter(|name| name.ends_with(".scale")).cloned().collect();
+    assert_eq!(scales.len(), 4, "x, r1, r2 and p have a scale: {scales:?}");
+    scales.iter().for_each(|name| drop(trained.insert(name.clone(), Tensor::f32(&[], vec![0.01]))));
+    let before = ranges(&graph, &weights);
+    let learned = fake.ranges(&graph, &before, &default(), &trained).unwrap();
+    let made = quantize(&graph, &weights, &learned, &default()).unwrap();
+    let scale = |q: &Quantized, name: &str| {
+        let node = q.graph.producer(q.graph.find(name).unwrap()).unwrap();
+        q.graph.ty(node.inputs[0]).dtype.quant().unwrap().scale()
+    };
+    let moved = values(&fake.graph, &trained);
+    for name in ["x.rounded", "r1.rounded", "r2.rounded", "p.rounded"] {
+        let used = moved[&format!("{name}.scale.used")].data[0] as f32;
+        assert!(used > scale(&q, name), "{name}: the scale did not move");
+        assert!(
+            (scale(&made, name) / used - 1.0).abs() < 1e-5,
+            "{name}: {} is not {used}",
+            scale(&made, name)
+        );
     }
 }
 
