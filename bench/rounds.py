@@ -12,11 +12,16 @@ import subprocess
 
 def espalier(binary, *arguments):
     """The JSON object that `espalier ARGUMENTS --json` ends with."""
+    return espalier_lines(binary, *arguments)[-1]
+
+
+def espalier_lines(binary, *arguments):
+    """All JSON objects that `espalier ARGUMENTS --json` prints."""
     command = [binary, *map(str, arguments), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         raise SystemExit(f"status {done.returncode}: {' '.join(command)}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def measure(rounds, candidates):

@@ -101,6 +101,8 @@ impl Exporter<'_> {
         let (x, y) = (self.at(node.inputs[0]), self.result(node));
         let keep = int("keepdims", keep.into());
         match f {
+            // Without axes, ONNX reduces over all of them.
+            _ if axes.is_empty() => self.draft.node("Identity", &[&x], &[], &y),
             ReduceFn::Sum => {
                 let list: Vec<i64> = axes.iter().map(|&a| a as i64).collect();
                 let list = self.draft.list(&format!("{y}.axes"), &list);

@@ -188,7 +188,8 @@ impl<'a> Exporter<'a> {
             Op::MaxPool { window } => self.moved(node, |e, x, y| e.max_pool(window, x, y)),
             Op::AvgPool { window, count_pad } => {
                 let (x, y) = (self.at(node.inputs[0]), self.result(node));
-                self.avg_pool(window, *count_pad, &x, &y)
+                self.avg_pool(window, *count_pad, &x, &y);
+                Ok(())
             }
             Op::Resize { mode, size } => {
                 let dims = self.dims(node.inputs[0]);

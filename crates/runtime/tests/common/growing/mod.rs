@@ -1,4 +1,8 @@
-//! Graphs that grow by random nodes; each test says which.
+//! Graphs that grow by random nodes: of floats, or of bytes.
+#![allow(dead_code)] // Each test uses a part of it.
+
+pub(crate) mod bytes;
+pub(crate) mod floats;
 
 use espalier_graph::random::Random;
 use espalier_graph::{Dim, Graph, GraphError, Op, Shape, TensorType, ValueId};
