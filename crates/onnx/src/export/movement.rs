@@ -141,7 +141,12 @@ impl Exporter<'_> {
             attributes.push(text("nearest_mode", "floor"));
         }
         let factor = |axis: usize| size[axis] as f32 / input[axis] as f32;
-        let exact = |axis: usize| (input[axis] as f32 * factor(axis)).floor() as usize == size[axis];
+        // Some multiply as f32, others as f64.
+        let exact = |axis: usize| {
+            let (have, factor) = (input[axis], factor(axis));
+            let products = [f64::from(have as f32 * factor), have as f64 * f64::from(factor)];
+            products.iter().all(|product| product.floor() as usize == size[axis])
+        };
         if exact(0) && exact(1) {
             let scales = Tensor::f32(&[4], vec![1.0, 1.0, factor(0), factor(1)]);
             let scales = self.draft.constant(&format!("{y}.scales"), &scales);
