@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use espalier_graph::{Bindings, Graph, Op, Quant};
+use espalier_graph::{Bindings, Data, Graph, Op, Quant, Tensor};
 
 /// A tensor of the reference: logical order, f64 (integers are exact up to 2^53).
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +36,18 @@ impl RefTensor {
     /// All zeros.
     pub fn zeros(shape: &[usize]) -> Self {
         RefTensor::from_fn(shape, |_| 0.0)
+    }
+}
+
+impl From<&Tensor> for RefTensor {
+    fn from(tensor: &Tensor) -> Self {
+        let data = match &tensor.data {
+            Data::F32(v) => v.iter().map(|&v| v.into()).collect(),
+            Data::I32(v) => v.iter().map(|&v| v.into()).collect(),
+            Data::U8(v) => v.iter().map(|&v| v.into()).collect(),
+            Data::S8(v) => v.iter().map(|&v| v.into()).collect(),
+        };
+        RefTensor::new(&tensor.shape, data)
     }
 }
 

@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Case, batch, cases, run};
-use espalier_graph::{Data, Tensor};
+use espalier_graph::Tensor;
 use espalier_kernels::reference::{RefTensor, interpret};
 use espalier_onnx::{Imported, Options, from_bytes};
 use espalier_runtime::Isa;
@@ -19,20 +19,14 @@ fn bits(tensor: &Tensor) -> Vec<u32> {
     tensor.as_f32().unwrap().iter().map(|value| value.to_bits()).collect()
 }
 
-fn widened(tensor: &Tensor) -> RefTensor {
-    let data = match &tensor.data {
-        Data::F32(v) => v.iter().map(|&x| f64::from(x)).collect(),
-        Data::I32(v) => v.iter().map(|&x| f64::from(x)).collect(),
-        Data::U8(v) => v.iter().map(|&x| f64::from(x)).collect(),
-        Data::S8(v) => v.iter().map(|&x| f64::from(x)).collect(),
-    };
-    RefTensor::new(&tensor.shape, data)
-}
-
 /// What the graph means, op by op, in f64.
 fn reference(imported: &Imported, case: &Case) -> Vec<u32> {
-    let given: BTreeMap<String, RefTensor> =
-        imported.weights.iter().chain(&case.inputs).map(|(name, t)| (name.clone(), widened(t))).collect();
+    let given: BTreeMap<String, RefTensor> = imported
+        .weights
+        .iter()
+        .chain(&case.inputs)
+        .map(|(name, t)| (name.clone(), RefTensor::from(t)))
+        .collect();
     let values = interpret(&imported.graph, batch(case), &given);
     let (_, y) = imported.graph.outputs()[0];
     values[&imported.graph.value(y).name].data.iter().map(|&value| (value as f32).to_bits()).collect()

@@ -1,4 +1,4 @@
-//! `espalier compress`: a float package becomes one of integers that keeps a budget.
+//! `espalier compress`: a float package becomes a smaller and faster one that keeps a budget.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -32,6 +32,7 @@ pub(super) fn plain(im: &mut Importer<'_>, node: &Node) -> Made {
         "Neg" => UnaryFn::Neg,
         "Reciprocal" => UnaryFn::Reciprocal,
         "Erf" => UnaryFn::Erf,
+        "Round" => UnaryFn::Round,
         other => unreachable!("the table sends no {other} here"),
     };
     unary(im, node, f)

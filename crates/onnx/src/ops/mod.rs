@@ -49,7 +49,7 @@ pub(crate) fn rule(domain: &str, op: &str) -> Option<Rule> {
         "Gelu" => activation::gelu,
         "Softplus" => activation::softplus,
         "Mish" => activation::mish,
-        "Sigmoid" | "Tanh" | "Exp" | "Log" | "Sqrt" | "Abs" | "Neg" | "Reciprocal" | "Erf" => {
+        "Sigmoid" | "Tanh" | "Exp" | "Log" | "Sqrt" | "Abs" | "Neg" | "Reciprocal" | "Erf" | "Round" => {
             activation::plain
         }
         "Softmax" => activation::softmax,
@@ -87,7 +87,7 @@ pub(crate) fn rule(domain: &str, op: &str) -> Option<Rule> {
         "DequantizeLinear" => quantize::dequantize,
 
         "Constant" | "Range" | "Where" | "Not" | "Equal" | "Less" | "Greater" | "LessOrEqual"
-        | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Mod" | "Floor" | "Ceil" | "Round" | "Sin" | "Cos"
+        | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Mod" | "Floor" | "Ceil" | "Sin" | "Cos"
         | "ReduceProd" | "CastLike" => of_data,
         _ => return None,
     })

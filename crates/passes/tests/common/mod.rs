@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use espalier_graph::random::Random;
-use espalier_graph::{Bindings, Data, Graph, Tensor, Weights};
+use espalier_graph::{Bindings, Graph, Weights};
 use espalier_kernels::reference::{RefTensor, interpret};
 
 pub(crate) const BATCH: usize = 2;
@@ -18,20 +18,10 @@ pub(crate) fn sizes(graph: &Graph, name: &str) -> Vec<usize> {
     graph.ty(id).shape.bind(Bindings::batch(BATCH))
 }
 
-fn reference(tensor: &Tensor) -> RefTensor {
-    let data = match &tensor.data {
-        Data::F32(v) => v.iter().map(|&v| v.into()).collect(),
-        Data::I32(v) => v.iter().map(|&v| v.into()).collect(),
-        Data::U8(v) => v.iter().map(|&v| v.into()).collect(),
-        Data::S8(v) => v.iter().map(|&v| v.into()).collect(),
-    };
-    RefTensor::new(&tensor.shape, data)
-}
-
 /// All values of a run on random input between -2 and 2.
 pub(crate) fn values(graph: &Graph, weights: &Weights) -> BTreeMap<String, RefTensor> {
     let mut given: BTreeMap<String, RefTensor> =
-        weights.iter().map(|(name, tensor)| (name.clone(), reference(tensor))).collect();
+        weights.iter().map(|(name, tensor)| (name.clone(), tensor.into())).collect();
     for (&id, stream) in graph.inputs().iter().zip(100..) {
         let (name, mut random) = (graph.value(id).name.clone(), Random::new(2, stream));
         let x = RefTensor::from_fn(&sizes(graph, &name), |_| f64::from(random.uniform() * 4.0 - 2.0));

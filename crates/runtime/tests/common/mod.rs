@@ -67,13 +67,7 @@ fn bound(value: &Value, shape: &[usize]) -> f32 {
 
 /// The same tensors for the reference.
 pub(crate) fn reference(tensors: &Weights) -> BTreeMap<String, RefTensor> {
-    let widen = |data: &Data| match data {
-        Data::F32(v) => v.iter().map(|&x| f64::from(x)).collect(),
-        Data::I32(v) => v.iter().map(|&x| f64::from(x)).collect(),
-        Data::U8(v) => v.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>(),
-        Data::S8(v) => v.iter().map(|&x| f64::from(x)).collect(),
-    };
-    tensors.iter().map(|(name, t)| (name.clone(), RefTensor::new(&t.shape, widen(&t.data)))).collect()
+    tensors.iter().map(|(name, tensor)| (name.clone(), tensor.into())).collect()
 }
 
 /// Writes all inputs of `graph`.

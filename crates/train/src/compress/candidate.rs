@@ -125,7 +125,7 @@ impl<'a> Bench<'a> {
 }
 
 /// In words.
-fn name(structure: Structure, recipe: Option<&Recipe>) -> String {
+pub(super) fn name(structure: Structure, recipe: Option<&Recipe>) -> String {
     let arithmetic = recipe.map_or_else(|| "float".into(), Recipe::name);
     match structure.is_whole() {
         true => arithmetic,

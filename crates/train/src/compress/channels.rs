@@ -17,7 +17,7 @@ const ROUNDS: usize = 4;
 const LAST: f64 = 0.6;
 /// Batches that gradients are measured on.
 const GRADIENT_BATCHES: usize = 24;
-/// Of the channels that lie side by side, at least this share stays.
+/// Of the channels that lie side by side, at least this share stays, all rounds together.
 const LEAST: f64 = 0.125;
 /// The highest learning rate, in units of training's.
 const RATE: f32 = 0.5;
@@ -48,7 +48,8 @@ pub(super) fn pruned(
         let channels = Channels::of(&network);
         let scores = by_loss(&channels, &network, &weights, tutor)?;
         let scores = over_time(&channels, &network, scores, seconds);
-        let gone = choose(&channels, &network, &scores, all * left)?;
+        let least = LEAST.powf(1.0 / ROUNDS as f64);
+        let gone = choose(&channels, &network, &scores, all * left, least)?;
         weights = channels.remove_weights(&network, &weights, &gone)?;
         network = channels.remove(&network, &gone)?;
         let part = if round < ROUNDS { (1.0 - LAST) / (ROUNDS - 1) as f64 } else { LAST };
@@ -78,7 +79,7 @@ pub(super) fn draft(
 ) -> anyhow::Result<(Graph, Weights)> {
     let channels = Channels::of(network);
     let scores = over_time(&channels, network, by_norm(&channels, network, weights), seconds);
-    let gone = choose(&channels, network, &scores, cost(network).macs as f64 * (1.0 - share))?;
+    let gone = choose(&channels, network, &scores, cost(network).macs as f64 * (1.0 - share), LEAST)?;
     Ok((channels.remove(network, &gone)?, channels.remove_weights(network, weights, &gone)?))
 }
 
@@ -98,7 +99,7 @@ fn by_loss(
                 let (Some(gradient), Some(tensor)) = (gradients.get(name), weights.get(name)) else {
                     return 0.0;
                 };
-                let values = tensor.as_f32().unwrap_or(&[]);
+                let values = tensor.as_f32().expect("what has a gradient is a float");
                 let parts = slice.elements(&tensor.shape);
                 parts.map(|at| f64::from(values[at]) * f64::from(gradient[at])).sum::<f64>()
             };
@@ -111,10 +112,9 @@ fn by_loss(
 /// The mean square of the weights that make each unit, as a share of its group's.
 fn by_norm(channels: &Channels, network: &Graph, weights: &Weights) -> Scores {
     let square = |slice: &Slice| {
-        let tensor = weights.get(&network.value(slice.state).name);
-        let Some(values) = tensor.and_then(|tensor| tensor.as_f32()) else { return 0.0 };
-        let sizes: Vec<usize> = network.ty(slice.state).shape.0.iter().map(|dim| dim.factor).collect();
-        slice.elements(&sizes).map(|at| f64::from(values[at]).powi(2)).sum::<f64>()
+        let tensor = &weights[&network.value(slice.state).name];
+        let values = tensor.as_f32().expect("a float network");
+        slice.elements(&tensor.shape).map(|at| f64::from(values[at]).powi(2)).sum::<f64>()
     };
     let squares = channels.units.iter().map(|unit| unit.makers.iter().map(square).sum::<f64>());
     let mut scores: Scores = squares.collect();
@@ -147,34 +147,36 @@ fn over_time(
     scores
 }
 
-/// The units to remove, those with the least scores, so that at most `macs` multiply-adds are left.
+/// The units to remove, those with the least scores, so that at most `macs` multiply-adds are left, and at least the share
+/// `least` of the channels that lie side by side.
 fn choose(
     channels: &Channels,
     network: &Graph,
     scores: &Scores,
     macs: f64,
+    least: f64,
 ) -> anyhow::Result<BTreeSet<usize>> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(a.cmp(&b)));
     let left = |count: usize| -> anyhow::Result<f64> {
-        let gone = rounded(channels, &order[..count]);
+        let gone = rounded(channels, &order[..count], least);
         Ok(cost(&channels.remove(network, &gone)?).macs as f64)
     };
-    let least = left(order.len())?;
+    let fewest = left(order.len())?;
     ensure!(
-        least <= macs,
-        "pruning can leave {least:.3e} multiply-adds at the least, asked for are {macs:.3e}: too few of its channels can go"
+        fewest <= macs,
+        "pruning can leave {fewest:.3e} multiply-adds at the least, asked for are {macs:.3e}: too few of its channels can go"
     );
     let (mut too_few, mut enough) = (0, order.len());
     while enough - too_few > 1 {
         let middle = (enough + too_few) / 2;
         *(if left(middle)? <= macs { &mut enough } else { &mut too_few }) = middle;
     }
-    Ok(rounded(channels, &order[..enough]))
+    Ok(rounded(channels, &order[..enough], least))
 }
 
 /// Of `wanted`, the first of each group that leave a number of channels which kernels like: they compute whole blocks.
-fn rounded(channels: &Channels, wanted: &[usize]) -> BTreeSet<usize> {
+fn rounded(channels: &Channels, wanted: &[usize], least: f64) -> BTreeSet<usize> {
     let mut group_of = vec![0; channels.units.len()];
     for (number, group) in channels.groups.iter().enumerate() {
         group.iter().for_each(|&unit| group_of[unit] = number);
@@ -183,20 +185,20 @@ fn rounded(channels: &Channels, wanted: &[usize]) -> BTreeSet<usize> {
     wanted.iter().for_each(|&unit| members[group_of[unit]].push(unit));
     let mut gone = BTreeSet::new();
     for (group, members) in channels.groups.iter().zip(members) {
-        let keep = kept(group.len(), members.len());
+        let keep = kept(group.len(), members.len(), least);
         gone.extend(&members[..group.len() - keep]);
     }
     gone
 }
 
-/// How many of `all` channels stay where `wanted` could go: a whole number of blocks.
-fn kept(all: usize, wanted: usize) -> usize {
+/// How many of `all` channels stay where `wanted` could go: a whole number of blocks, and at least the share `least`.
+fn kept(all: usize, wanted: usize, least: f64) -> usize {
     let block = match all {
         64.. => 16,
         32.. => 8,
         _ => 4,
     };
-    let least = ((all as f64 * LEAST).ceil() as usize).max(1);
+    let least = ((all as f64 * least).ceil() as usize).max(1);
     (all - wanted).max(least).next_multiple_of(block).min(all)
 }
 
@@ -218,7 +220,7 @@ mod tests {
             (3, 2, 3),
             (40, 20, 24),
         ] {
-            assert_eq!(kept(all, wanted), want, "{wanted} of {all}");
+            assert_eq!(kept(all, wanted, LEAST), want, "{wanted} of {all}");
         }
     }
 

@@ -151,9 +151,6 @@ impl Tutor {
 
     fn step(&mut self, plan: &mut Plan, batch: &Batch, what: &str) -> anyhow::Result<()> {
         self.present(plan, batch);
-        if plan.has_input("rng") {
-            plan.input_i32("rng").copy_from_slice(&[self.settings.seed as i32, batch.number as i32]);
-        }
         plan.run(&mut self.pool);
         let loss = plan.output("loss")[0];
         if !loss.is_finite() {

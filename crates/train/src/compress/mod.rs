@@ -1,9 +1,9 @@
-//! Compression: a trained network becomes a package of integers that keeps a budget, and the proof that it does.
+//! Compression: a trained network becomes a package that keeps a budget, smaller and faster, and the proof that it does.
 //!
 //! What decides is measured, not derived: every candidate is answered by the plan that a device would run, on val, and timed
-//! in turn with the float network. Calibration and the choice of layers use images of train. The search goes from fast to
-//! accurate: all layers in int8, by several recipes; where the one nearest to float loses too much, the layers that harm
-//! most return to float, 1, 2, 4, ... of them.
+//! in turn with the float network. Calibration, the choice of layers and fine-tuning use images of train. `policy` says what is
+//! tried: all layers in int8, by several recipes; the layers that harm most in float; training with roundings; pruning of
+//! channels, then of blocks.
 
 mod budget;
 mod calibration;

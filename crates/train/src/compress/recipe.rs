@@ -50,6 +50,11 @@ impl Recipe {
         }
     }
 
+    /// The same for another network that is only rounded: which layers harm, and training, are of one network.
+    pub(super) fn rounding(&self) -> Recipe {
+        Recipe { trained: false, float: BTreeSet::new(), ..self.clone() }
+    }
+
     /// In words.
     pub fn name(&self) -> String {
         let mut name = format!("int8, ranges by {}", self.ranges.name());

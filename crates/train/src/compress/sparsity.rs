@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::ensure;
 use espalier_graph::{Graph, Tensor, Weights};
 use espalier_passes::sparsify::{Blocks, sparse_layers};
 use espalier_runtime::Plan;
@@ -43,7 +44,7 @@ struct Layer {
 /// curvature), and by the time that they take.
 ///
 /// # Errors
-/// As [`Tutor::teach`].
+/// The network has no inner layer; as [`Tutor::teach`].
 pub(super) fn sparse(
     (network, weights): (&Graph, &Weights),
     (share, height): (f64, usize),
@@ -52,7 +53,7 @@ pub(super) fn sparse(
     (epochs, max_time): (f64, Option<Duration>),
     notify: &mut dyn FnMut(Event),
 ) -> anyhow::Result<Weights> {
-    let mut layers = Layer::all(network, height);
+    let mut layers = Layer::all(network, height)?;
     let squares = mean_squares(&layers, network, weights, tutor)?;
     let shares = shares(&layers, weights, &squares, seconds, share);
     layers.iter_mut().zip(shares).for_each(|(layer, share)| layer.share = share);
@@ -85,9 +86,15 @@ pub(super) fn sparse(
 }
 
 /// The weights with the smallest blocks of every inner layer zero, not trained: as fast as the sparse ones.
-pub(super) fn draft((network, weights): (&Graph, &Weights), (share, height): (f64, usize)) -> Weights {
+///
+/// # Errors
+/// The network has no inner layer.
+pub(super) fn draft(
+    (network, weights): (&Graph, &Weights),
+    (share, height): (f64, usize),
+) -> anyhow::Result<Weights> {
     let mut sparse = weights.clone();
-    for mut layer in Layer::all(network, height) {
+    for mut layer in Layer::all(network, height)? {
         layer.share = share;
         let tensor = sparse.get_mut(&layer.name).expect("a float network has its weights");
         let mut values = tensor.as_f32().expect("a float network").to_vec();
@@ -95,17 +102,23 @@ pub(super) fn draft((network, weights): (&Graph, &Weights), (share, height): (f6
         layer.blocks.zero(&mut values, &layer.zeros);
         *tensor = Tensor::f32(&tensor.shape, values);
     }
-    sparse
+    Ok(sparse)
 }
 
 impl Layer {
-    fn all(network: &Graph, height: usize) -> Vec<Layer> {
+    fn all(network: &Graph, height: usize) -> anyhow::Result<Vec<Layer>> {
         let layer = |id| {
             let sizes: Vec<usize> = network.ty(id).shape.0.iter().map(|dim| dim.factor).collect();
             let name = network.value(id).name.clone();
             Layer { name, blocks: Blocks::new(&sizes, height), share: 0.0, zeros: Vec::new() }
         };
-        sparse_layers(network).into_iter().map(layer).collect()
+        let layers: Vec<Layer> = sparse_layers(network).into_iter().map(layer).collect();
+        ensure!(
+            !layers.is_empty(),
+            "no layer of this network can have blocks of zeros: it should have a convolution without groups between its first \
+             and its last layer"
+        );
+        Ok(layers)
     }
 
     /// The smallest blocks of `values`, `rise` of those that shall be zero in the end. Zeros are the smallest, so they stay.
@@ -171,6 +184,7 @@ fn shares(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::networks::{NetworkOptions, build};
 
     /// Layers of `counts` blocks with these magnitudes, gradients and times.
     fn check(layers: &[(usize, f32, f64, f64)], share: f64, holds: impl Fn(&[f64]) -> bool) {
@@ -204,6 +218,15 @@ mod tests {
         check(&[(100, 1.0, 1.0, 1.0), (100, 1.0, 1.0, 9.0)], 0.5, second);
         check(&[(10, 1.0, 1.0, 1.0), (1000, 2.0, 1.0, 0.0)], 0.95, |_| true);
         check(&[(100, 1.0, 1.0, 1.0)], 0.0, |got| got == [0.0]);
+    }
+
+    #[test]
+    fn a_network_without_inner_layers_is_told() {
+        let options = NetworkOptions { classes: 3, channels: 3, size: [32; 2], width: 0.25 };
+        let inner = build("plain6", &options).unwrap();
+        assert_eq!(Layer::all(&inner, 2).unwrap().len(), 5);
+        let error = Layer::all(&Graph::new(), 2).err().unwrap().to_string();
+        assert!(error.contains("no layer of this network"), "{error}");
     }
 
     #[test]

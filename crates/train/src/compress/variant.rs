@@ -36,9 +36,6 @@ impl Structure {
 /// A float network with what flows through it.
 pub(super) struct Variant {
     pub(super) structure: Structure,
-    /// As it is trained.
-    pub(super) network: Graph,
-    pub(super) weights: Weights,
     /// As it is run: batch normalisation folded.
     pub(super) graph: Graph,
     pub(super) plain: Calibrated,
@@ -55,17 +52,16 @@ impl Variant {
     /// A network that cannot be folded or lowered; values that are not finite.
     pub(super) fn new(
         structure: Structure,
-        network: Graph,
-        weights: Weights,
+        (network, weights): (&Graph, &Weights),
         calibration: &Calibration,
         (isa, pool): (Isa, &mut Pool),
         done: &mut dyn FnMut(usize),
     ) -> anyhow::Result<Variant> {
-        let (graph, folded) = folded(&network, &weights)?;
+        let (graph, folded) = folded(network, weights)?;
         let seen = calibration.observe(&graph, &folded, isa, pool, done)?;
         let plain = Calibrated { weights: folded, seen };
         let (equalised, sensitivities) = (None, Vec::new());
-        Ok(Variant { structure, network, weights, graph, plain, equalised, sensitivities })
+        Ok(Variant { structure, graph, plain, equalised, sensitivities })
     }
 
     /// Makes the equalised network where `recipe` needs it; whether there is one.

@@ -1,6 +1,6 @@
 //! What the search takes out of networks, and trains.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use espalier_graph::{Graph, Package, Weights};
@@ -13,7 +13,7 @@ use crate::compress::policy::Verdict;
 use crate::compress::qat::Rounded;
 use crate::compress::recipe::Recipe;
 use crate::compress::variant::{Structure, Variant, folded};
-use crate::compress::{channels, sparsity};
+use crate::compress::{candidate, channels, sparsity};
 
 /// Output channels of the blocks that become zero.
 const BLOCK_OUTPUTS: usize = 2;
@@ -27,8 +27,8 @@ impl Search<'_> {
     /// Whether the network can be trained; if not, the steps say why.
     pub(super) fn can_train(&mut self) -> bool {
         let start = Instant::now();
-        let network = self.variants[0].network.clone();
-        let made = self.tutor().and_then(|tutor| tutor.check(&network));
+        let (network, _) = self.given();
+        let made = self.tutor().and_then(|tutor| tutor.check(network));
         if let Err(error) = &made {
             self.ended("train", format!("left out: {error:#}"), start);
         }
@@ -38,24 +38,25 @@ impl Search<'_> {
     /// Takes out of the network what `structure` says; the number of the variant.
     pub(super) fn changed(&mut self, structure: Structure) -> anyhow::Result<usize> {
         let start = Instant::now();
-        self.tutor()?;
         let (network, weights) = match self.trained.load(&structure.name()) {
             Some(kept) => kept,
-            None => {
-                let (mut network, mut weights) =
-                    (self.variants[0].network.clone(), self.variants[0].weights.clone());
-                if let Some(share) = structure.prune {
-                    (network, weights) = self.pruned((&network, &weights), share)?;
-                }
-                if let Some(share) = structure.sparsity {
-                    weights = self.sparse((&network, &weights), share)?;
-                }
-                self.trained.keep(&structure.name(), &network, &weights)?;
-                (network, weights)
-            }
+            None => self.train(structure)?,
         };
         self.ended("train", structure.name(), start);
-        self.calibrate(structure, network, weights)
+        self.calibrate(structure, (&network, &weights))
+    }
+
+    fn train(&mut self, structure: Structure) -> anyhow::Result<(Graph, Weights)> {
+        let given = self.given();
+        let (mut network, mut weights) = (given.0.clone(), given.1.clone());
+        if let Some(share) = structure.prune {
+            (network, weights) = self.pruned((&network, &weights), share)?;
+        }
+        if let Some(share) = structure.sparsity {
+            weights = self.sparse((&network, &weights), share)?;
+        }
+        self.trained.keep(&structure.name(), &network, &weights)?;
+        Ok((network, weights))
     }
 
     /// Whether a changed network would be too large or too slow, however well it learned: a draft of it tells.
@@ -63,7 +64,7 @@ impl Search<'_> {
         let Some(whole) = self.nearest(0) else { return Ok(false) };
         let start = Instant::now();
         let why = match self.drafted(structure) {
-            Ok((network, weights)) => self.costs(whole, structure, network, weights)?,
+            Ok((network, weights)) => self.costs(whole, structure, (&network, &weights))?,
             Err(error) => error.to_string(),
         };
         if !why.is_empty() {
@@ -74,14 +75,14 @@ impl Search<'_> {
 
     /// A network as small and as fast as the changed one, and not trained.
     fn drafted(&mut self, structure: Structure) -> anyhow::Result<(Graph, Weights)> {
-        let Variant { network, weights, .. } = &self.variants[0];
-        let (mut network, mut weights) = (network.clone(), weights.clone());
+        let given = self.given();
+        let (mut network, mut weights) = (given.0.clone(), given.1.clone());
         if let Some(share) = structure.prune {
             let seconds = self.layer_seconds((&network, &weights))?;
             (network, weights) = channels::draft((&network, &weights), share, &seconds)?;
         }
         if let Some(share) = structure.sparsity {
-            weights = sparsity::draft((&network, &weights), (share, BLOCK_OUTPUTS));
+            weights = sparsity::draft((&network, &weights), (share, BLOCK_OUTPUTS))?;
         }
         Ok((network, weights))
     }
@@ -91,12 +92,11 @@ impl Search<'_> {
         &mut self,
         whole: usize,
         structure: Structure,
-        network: Graph,
-        weights: Weights,
+        network: (&Graph, &Weights),
     ) -> anyhow::Result<String> {
         let engine = (self.request.isa, &mut self.pool);
-        let drafted = Variant::new(structure, network, weights, &self.calibration, engine, &mut |_| {})?;
-        let recipe = Recipe { equalise: false, float: BTreeSet::new(), ..self.recipe(whole).clone() };
+        let drafted = Variant::new(structure, network, &self.calibration, engine, &mut |_| {})?;
+        let recipe = Recipe { equalise: false, ..self.recipe(whole).rounding() };
         let (graph, weights) = recipe.make(&drafted.graph, drafted.source(&recipe))?;
         let package = Package { graph, weights, ..self.candidates[whole].package.clone() };
         let plan = self.plan(&package.graph, &package.weights)?;
@@ -108,14 +108,16 @@ impl Search<'_> {
     }
 
     fn pruned(&mut self, from: (&Graph, &Weights), share: f64) -> anyhow::Result<(Graph, Weights)> {
+        self.tutor()?;
         let (seconds, length) = (self.layer_seconds(from)?, self.lesson());
-        let tutor = self.tutor.as_mut().expect("made before");
+        let tutor = self.tutor.as_mut().expect("just made");
         channels::pruned(from, share, &seconds, tutor, length, self.notify)
     }
 
     fn sparse(&mut self, from: (&Graph, &Weights), share: f64) -> anyhow::Result<Weights> {
+        self.tutor()?;
         let (seconds, length) = (self.layer_seconds(from)?, self.lesson());
-        let tutor = self.tutor.as_mut().expect("made before");
+        let tutor = self.tutor.as_mut().expect("just made");
         sparsity::sparse(from, (share, BLOCK_OUTPUTS), &seconds, tutor, length, self.notify)
     }
 
@@ -155,7 +157,7 @@ impl Search<'_> {
         let (start, length) = (Instant::now(), self.lesson());
         let of = &self.variants[variant];
         let rounded = Rounded::new(&of.graph, of.source(&recipe), &recipe)?;
-        let name = format!("{} {}", of.structure.name(), recipe.name());
+        let name = candidate::name(of.structure, Some(&recipe));
         let trained = match self.trained.load(&name) {
             Some((_, weights)) => weights,
             None => {

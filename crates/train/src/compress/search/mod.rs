@@ -3,7 +3,6 @@
 mod change;
 mod judge;
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::ensure;
@@ -73,8 +72,7 @@ impl<'a> Search<'a> {
             candidates: Vec::new(),
             steps: Vec::new(),
         };
-        let Package { graph, weights, .. } = &request.source.package;
-        search.calibrate(Structure::default(), graph.clone(), weights.clone())?;
+        search.calibrate(Structure::default(), search.given())?;
         search.float(0)?;
         Ok(search)
     }
@@ -127,13 +125,20 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    fn calibrate(&mut self, structure: Structure, network: Graph, weights: Weights) -> anyhow::Result<usize> {
+    /// The network that was given, as it is trained.
+    fn given(&self) -> (&'a Graph, &'a Weights) {
+        let Package { graph, weights, .. } = &self.request.source.package;
+        (graph, weights)
+    }
+
+    /// Notes a float network with what flows through it; the number of the variant.
+    fn calibrate(&mut self, structure: Structure, network: (&Graph, &Weights)) -> anyhow::Result<usize> {
         let (start, images) = (Instant::now(), self.calibration.images());
         let notify = &mut *self.notify;
         notify(Event::Began { what: "calibrating".into(), unit: "images", length: images });
         let engine = (self.request.isa, &mut self.pool);
         let mut done = |n| notify(Event::Done(n));
-        let variant = Variant::new(structure, network, weights, &self.calibration, engine, &mut done)?;
+        let variant = Variant::new(structure, network, &self.calibration, engine, &mut done)?;
         let result = format!("{} values seen on {images} images of train", variant.plain.seen.len());
         self.variants.push(variant);
         self.ended("calibrate", result, start);
@@ -145,7 +150,7 @@ impl<'a> Search<'a> {
         let best = match self.nearest(0) {
             // What suits the whole network suits what is left of it.
             Some(whole) if variant > 0 => {
-                let recipe = Recipe { float: BTreeSet::new(), ..self.recipe(whole).clone() };
+                let recipe = self.recipe(whole).rounding();
                 let plain = Recipe { equalise: false, ..recipe.clone() };
                 match self.attempt(variant, recipe)? {
                     Some(at) => at,
