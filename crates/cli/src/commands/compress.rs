@@ -36,7 +36,7 @@ Examples:
 pub(crate) struct Args {
     /// The float package: one that was trained here, or imported with a task.
     package: PathBuf,
-    /// The data: its train split calibrates, its val split decides.
+    /// The data: its train split calibrates and teaches, its val split decides.
     data: String,
     /// The package to write.
     #[arg(long, value_name = "FILE")]
@@ -57,7 +57,7 @@ pub(crate) struct Args {
     /// Give all weights of a layer one scale, as some accelerators need it, instead of one for each output.
     #[arg(long)]
     per_tensor: bool,
-    /// Go on with a search that was stopped: networks that --report DIR keeps are not trained again.
+    /// Go on with a search that was stopped: networks that --report DIR keeps, which is needed, are not trained again.
     #[arg(long, requires = "report")]
     resume: bool,
     /// How much worse the primary metric may be on val, absolutely.
@@ -76,7 +76,7 @@ pub(crate) struct Args {
     /// meter.
     #[arg(long, value_name = "W", allow_negative_numbers = true)]
     watts: Option<f64>,
-    /// Stop looking for something better after this time: 20m.
+    /// Use this time to look for something better, and stop then: 20m.
     #[arg(long, value_name = "TIME")]
     max_time: Option<String>,
     /// Folder of report.html and result.json; default runs/compress, runs/compress-2, ...
@@ -88,7 +88,7 @@ pub(crate) struct Args {
     /// Worker threads to measure with; default: one for each core.
     #[arg(long)]
     threads: Option<usize>,
-    /// Chooses the images of train that calibrate.
+    /// Chooses the images of train that calibrate, and the order in which lessons see them.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Print one JSON object.
