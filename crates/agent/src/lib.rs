@@ -8,6 +8,7 @@
 
 mod address;
 mod frame;
+mod moment;
 mod queue;
 mod show;
 mod source;
@@ -16,6 +17,7 @@ mod tally;
 
 pub use address::Address;
 pub use frame::{Fault, Frame, PICTURE_BYTES};
+pub use moment::Moment;
 pub use queue::Policy;
 pub use show::{Board, Server, Shot};
 pub use source::multipart::Multipart;
