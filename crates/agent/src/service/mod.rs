@@ -179,7 +179,7 @@ impl Agent {
                 return event(Level::Info, SELF, "the end is wanted");
             }
             if signals.wants_reload() {
-                notifier.tell("RELOADING=1");
+                notifier.reloading();
                 self.reload();
                 notifier.tell("READY=1");
             }

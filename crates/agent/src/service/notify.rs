@@ -28,6 +28,12 @@ impl Notifier {
         self.watchdog
     }
 
+    /// Tells that the configuration is read again; `READY=1` tells when that is done.
+    pub(super) fn reloading(&self) {
+        #[cfg(unix)]
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_usec()));
+    }
+
     /// Tells a state, like `READY=1`.
     pub(super) fn tell(&self, state: &str) {
         #[cfg(unix)]
@@ -38,6 +44,13 @@ impl Notifier {
         #[cfg(not(unix))]
         let _ = state;
     }
+}
+
+/// Seconds and nanoseconds of the clock that never jumps, as microseconds.
+#[cfg(unix)]
+fn monotonic_usec() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1000
 }
 
 /// A path, or `@` and a name of Linux's abstract namespace.
