@@ -154,6 +154,7 @@ pub(crate) fn open(config: &ModelConfig, threads: usize, pace: Pace) -> Result<O
     // Its helpers are made here, since they inherit the priority of who makes them.
     let mut model = Model::new(graph, weights, task, isa, threads)?;
     let sizes = pace.run(|| model.prepare(1))?;
+    model.keep_prepared();
     let memory = sizes.arena_bytes + sizes.weight_bytes + sizes.scratch_bytes * sizes.threads;
     let memory = Bytes(memory as u64);
     if let Some(most) = config.max_memory.filter(|most| memory.0 > most.0) {

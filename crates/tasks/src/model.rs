@@ -231,6 +231,11 @@ impl Model {
         let at = self.planned(batch)?;
         Ok(self.plans[at].plan.sizes())
     }
+
+    /// Gives the weights back, which the plans that were prepared hold packed. Other batch sizes are errors from now on.
+    pub fn keep_prepared(&mut self) {
+        self.weights = Weights::new();
+    }
 }
 
 fn input_name(graph: &Graph) -> &str {

@@ -82,11 +82,18 @@ impl Figure {
     }
 
     /// Of a pipeline beside its frames.
-    pub(crate) fn of_pipeline(health: Health, sent_bytes: u64, swaps: u64, refusals: u64) -> Vec<Figure> {
+    pub(crate) fn of_pipeline(
+        (health, age): (Health, Option<Duration>),
+        sent_bytes: u64,
+        swaps: u64,
+        refusals: u64,
+    ) -> Vec<Figure> {
         let up = f64::from(health == Health::Live);
+        let age = age.map_or(f64::NAN, |age| age.as_secs_f64());
         let counter = |name, help, value: u64| Figure::new(name, Kind::Counter, help, value as f64);
         vec![
             Figure::new("source_up", Kind::Gauge, "1 where the source gives frames, 0 where it fails, waits or has ended.", up),
+            Figure::new("frame_age_seconds", Kind::Gauge, "Age of the newest frame with an answer.", age),
             counter("sent_bytes_total", "Bytes that left the device.", sent_bytes),
             counter("model_swaps_total", "Packages that took the place of another while the pipeline ran.", swaps),
             counter("model_refusals_total", "New packages that were refused.", refusals),

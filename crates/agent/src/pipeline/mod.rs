@@ -83,13 +83,14 @@ impl Shared {
         let rates = self.trend.lock().map(|trend| trend.rates()).unwrap_or_default();
         let (swaps, refusals) = self.slot.counts();
         let mut figures = self.board.tally(|tally| Figure::of_tally(tally, rates));
-        figures.extend(Figure::of_pipeline(self.board.health(), self.outlets.sent_bytes(), swaps, refusals));
+        figures.extend(Figure::of_pipeline((self.board.health(), self.board.age()), self.outlets.sent_bytes(), swaps, refusals));
         figures
     }
 
     /// The same as they stand in insights.
     fn counters(&self) -> BTreeMap<String, f64> {
-        self.figures().into_iter().map(|figure| (figure.key(), figure.value)).collect()
+        let known = self.figures().into_iter().filter(|figure| figure.value.is_finite());
+        known.map(|figure| (figure.key(), figure.value)).collect()
     }
 }
 
