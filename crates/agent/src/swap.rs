@@ -167,7 +167,7 @@ fn check(
 ) -> Result<(Opened, Duration, Option<Insights>), Why> {
     let wanted = pipeline.slot.wanted();
     let mut opened = package::open(&wanted, pipeline.threads, package::Pace::Background)?;
-    let client = scheduler.join(pipeline.threads);
+    let client = scheduler.join_uncounted(pipeline.threads);
     let is_over = || stop.load(Ordering::Relaxed) || pipeline.is_over();
     let took = opened.check_all(wanted.max_latency, &mut |one| in_turn(&client, is_over, one))?;
     let labels = opened.model.task().labels();

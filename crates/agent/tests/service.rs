@@ -240,6 +240,30 @@ fn systemd_hears_how_it_is() {
     assert!(agent.said().iter().all(|line| line.starts_with('<')), "{:?}", agent.said());
 }
 
+/// Prometheus's own parser reads the metrics (its Python client's, which is strict).
+#[test]
+fn prometheus_reads_the_metrics() {
+    let Some(python) = espalier_testing::python("prometheus_client") else { return };
+    let folder = folder(&[jpeg(64, 64, RED)]);
+    let agent = Agent::start(folder.path(), &pipeline("uri = \"a.mjpeg\", rate = 50, loop = true", MODEL));
+    agent.until("frames", || (agent.metric("frames_processed_total") > 5.0).then_some(()));
+    let script = "import sys\nfrom prometheus_client.parser import text_string_to_metric_families as read\n\
+                  for family in read(sys.stdin.read()):\n    print(family.name, family.type, len(family.samples))";
+    let mut reader = Command::new(python)
+        .args(["-c", script])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    reader.stdin.take().unwrap().write_all(agent.text("/metrics").as_bytes()).unwrap();
+    let output = reader.wait_with_output().unwrap();
+    let families = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{families}");
+    for line in ["espalier_frames_seen counter 1", "espalier_inference_ms summary 4", "espalier_cpu_share gauge 1"] {
+        assert!(families.lines().any(|family| family == line), "{line}: {families}");
+    }
+}
+
 /// Everybody who looks gets an answer, or is turned away; the agent goes on.
 #[test]
 fn many_who_look_do_no_harm() {

@@ -99,7 +99,8 @@ impl Viewer {
             match stream.wait(self.patience()) {
                 Next::Frame => self.frame(stream, listener)?,
                 Next::Word => {
-                    if let Some(result) = self.hear(stream, listener) {
+                    if let Some(result) = self.hear(stream.next(Duration::ZERO), listener) {
+                        self.count(stream);
                         return Ok(result);
                     }
                 }
@@ -111,17 +112,14 @@ impl Viewer {
     }
 
     /// Takes what the source has to say; how it ended, where it did.
-    fn hear<L: Listener>(&self, stream: &Stream, listener: &mut L) -> Option<Result<(), SourceError>> {
-        match stream.next(Duration::ZERO) {
+    fn hear<L: Listener>(&self, event: Event, listener: &mut L) -> Option<Result<(), SourceError>> {
+        match event {
             Event::Trouble(text) => {
                 self.board.failing(&text);
                 listener.failing(&text);
                 None
             }
-            Event::Ended(result) => {
-                self.count(stream);
-                Some(result)
-            }
+            Event::Ended(result) => Some(result),
             Event::Frame(_) | Event::Nothing => None,
         }
     }
@@ -150,7 +148,11 @@ impl Viewer {
             Some(None) => Ok(()),
             turn => match stream.next(Duration::ZERO) {
                 Event::Frame(frame) => self.look(stream, &frame, turn.flatten(), listener),
-                _ => Ok(()),
+                // While it waited for its turn, the source began to fail; the frame is still the next.
+                other => {
+                    self.hear(other, listener);
+                    Ok(())
+                }
             },
         }
     }

@@ -36,15 +36,15 @@ struct State {
 }
 
 impl State {
-    /// How long nobody may begin; nothing where somebody may.
-    fn held(&mut self, now: Duration) -> Option<Duration> {
+    /// How long nobody may begin; nothing where somebody may. Turns that are not counted are not held by the rate.
+    fn held(&mut self, now: Duration, is_counted: bool) -> Option<Duration> {
         let cpu = self.cpu.as_mut().and_then(|(ceiling, before)| {
             let used = cpu_seconds().unwrap_or(*before);
             ceiling.take(used - *before);
             *before = used;
             ceiling.wait(now)
         });
-        let rate = self.rate.as_mut().and_then(|ceiling| ceiling.wait(now));
+        let rate = self.rate.as_mut().filter(|_| is_counted).and_then(|ceiling| ceiling.wait(now));
         cpu.max(rate)
     }
 }
@@ -86,7 +86,16 @@ impl Scheduler {
 
     /// Somebody who computes on `cores` cores at once, or on all there are.
     pub fn join(self: &Arc<Self>, cores: usize) -> Client {
-        Client { id: self.state().turns.join(cores), scheduler: self.clone() }
+        self.client(cores, true)
+    }
+
+    /// As [`join`](Self::join), for turns that no frame is looked at in: the ceiling on the rate is not for them.
+    pub fn join_uncounted(self: &Arc<Self>, cores: usize) -> Client {
+        self.client(cores, false)
+    }
+
+    fn client(self: &Arc<Self>, cores: usize, is_counted: bool) -> Client {
+        Client { id: self.state().turns.join(cores), scheduler: self.clone(), is_counted }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -98,6 +107,7 @@ impl Scheduler {
 pub struct Client {
     scheduler: Arc<Scheduler>,
     id: Id,
+    is_counted: bool,
 }
 
 impl Client {
@@ -114,7 +124,7 @@ impl Client {
             }
             let mut patience = PATIENCE;
             if state.turns.next() == Some(self.id) {
-                match state.held(begun.elapsed()) {
+                match state.held(begun.elapsed(), self.is_counted) {
                     None => break,
                     Some(held) => patience = held.min(PATIENCE),
                 }
@@ -122,7 +132,7 @@ impl Client {
             state = changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
         }
         state.turns.begin(self.id);
-        if let Some(rate) = &mut state.rate {
+        if let Some(rate) = state.rate.as_mut().filter(|_| self.is_counted) {
             rate.take(1.0);
         }
         // The next one may fit beside it.
@@ -161,7 +171,7 @@ mod tests {
     /// Runs clients that always want a turn and spin in it; turns of each.
     fn spin(scheduler: &Arc<Scheduler>, cores: &[usize], time: Duration) -> Vec<u64> {
         let (busy, end) = (AtomicUsize::new(0), Instant::now() + time);
-        let client = |cores: usize| {
+        let client = &|cores: usize| {
             let client = scheduler.join(cores);
             let mut turns = 0;
             while let Some(turn) = client.turn(Instant::now(), || Instant::now() > end) {

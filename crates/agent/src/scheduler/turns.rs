@@ -14,7 +14,7 @@ pub(crate) struct Id(u64);
 struct Client {
     /// Cores that a turn of it occupies.
     cores: usize,
-    /// Core seconds that it had. Who was idle is lifted to the least of the others: idleness saves nothing up.
+    /// Core seconds that it had. Who was idle is lifted to [`Turns::time`]: idleness saves nothing up.
     used: f64,
     /// The deadline of the turn that it waits for.
     waits: Option<Duration>,
@@ -27,11 +27,13 @@ pub(crate) struct Turns {
     cores: usize,
     clients: BTreeMap<Id, Client>,
     next_id: u64,
+    /// What the one that had least has had, of those that compete or last did (the virtual time).
+    time: f64,
 }
 
 impl Turns {
     pub(crate) fn new(cores: usize) -> Turns {
-        Turns { free: cores, cores, clients: BTreeMap::new(), next_id: 0 }
+        Turns { free: cores, cores, clients: BTreeMap::new(), next_id: 0, time: 0.0 }
     }
 
     /// A new client whose turns occupy `cores` cores, or all there are.
@@ -39,7 +41,7 @@ impl Turns {
         let id = Id(self.next_id);
         self.next_id += 1;
         let cores = cores.clamp(1, self.cores);
-        let client = Client { cores, used: self.least().unwrap_or(0.0), waits: None, is_running: false };
+        let client = Client { cores, used: self.time, waits: None, is_running: false };
         self.clients.insert(id, client);
         id
     }
@@ -55,9 +57,9 @@ impl Turns {
 
     /// It wants a turn, which should end at `deadline` (since any fixed time).
     pub(crate) fn ask(&mut self, id: Id, deadline: Duration) {
-        let least = self.least();
+        let time = self.time;
         if let Some(client) = self.clients.get_mut(&id) {
-            client.used = client.used.max(least.unwrap_or(0.0));
+            client.used = client.used.max(time);
             client.waits = Some(deadline);
         }
     }
@@ -94,6 +96,8 @@ impl Turns {
             client.is_running = false;
             client.used += seconds * client.cores as f64;
             self.free += client.cores;
+            let used = client.used;
+            self.time = self.time.max(self.least().unwrap_or(used));
         }
     }
 
@@ -179,6 +183,27 @@ mod tests {
         let done = simulate(2, &loads, 60.0);
         let had = |i: usize| done[i].0 as f64 * 0.010 * loads[i].cores as f64;
         assert!(had(3) > 0.8 * had(0), "{} against {}", had(3), had(0));
+    }
+
+    #[test]
+    fn who_comes_late_has_no_more_rights_than_the_others() {
+        let mut turns = Turns::new(1);
+        let old = turns.join(1);
+        for second in 0..1000 {
+            turns.ask(old, Duration::from_secs(second));
+            turns.begin(old);
+            turns.end(old, 1.0);
+        }
+        let new = turns.join(1);
+        let mut had = [0, 0];
+        for second in 1000..1100 {
+            [old, new].map(|id| turns.ask(id, Duration::from_secs(second)));
+            let next = turns.next().unwrap();
+            had[usize::from(next == new)] += 1;
+            turns.begin(next);
+            turns.end(next, 1.0);
+        }
+        assert_eq!(had, [50, 50]);
     }
 
     #[test]

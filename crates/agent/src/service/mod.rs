@@ -224,16 +224,17 @@ impl Agent {
         for (index, fate) in fates.iter().enumerate() {
             opened.push(if *fate == Fate::New { Some(checked(&config, index)?) } else { None });
         }
-        let server = match config.status == self.config.status {
-            true => None,
-            false => {
-                // The address may be the same, under other names.
-                self.server = None;
-                Some(serve(&config.status, &self.overview)?)
-            }
-        };
-        if let Some(server) = server {
-            self.server = server;
+        if config.status != self.config.status {
+            // The address may be the same, under other names.
+            self.server = None;
+            let server = serve(&config.status, &self.overview);
+            self.server = match server {
+                Ok(server) => server,
+                Err(error) => {
+                    self.server = serve(&self.config.status, &self.overview)?;
+                    return Err(error);
+                }
+            };
         }
         self.scheduler.limit(config.power());
         let mut before = std::mem::take(&mut self.pipelines);

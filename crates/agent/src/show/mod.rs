@@ -7,6 +7,7 @@ mod page;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -78,6 +79,7 @@ impl Site for Single {
 pub struct Server {
     address: SocketAddr,
     closed: Arc<AtomicBool>,
+    listener: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -104,8 +106,8 @@ impl Server {
         let address = listener.local_addr()?;
         let closed = Arc::new(AtomicBool::new(false));
         let shared = Arc::new(Shared { site, names, closed: closed.clone(), open: AtomicUsize::new(0) });
-        std::thread::spawn(move || accept(&listener, &shared));
-        Ok(Server { address, closed })
+        let listener = Some(std::thread::spawn(move || accept(&listener, &shared)));
+        Ok(Server { address, closed, listener })
     }
 
     /// Where browsers of this machine find it.
@@ -126,7 +128,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.closed.store(true, Ordering::Relaxed);
         // Whoever waits for a connection gets one, and looks.
-        let _ = TcpStream::connect_timeout(&self.local(), HEARTBEAT);
+        let came = TcpStream::connect_timeout(&self.local(), HEARTBEAT);
+        // Once it has ended, the port is free.
+        if let Some(listener) = self.listener.take().filter(|_| came.is_ok()) {
+            let _ = listener.join();
+        }
     }
 }
 
