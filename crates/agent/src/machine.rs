@@ -15,6 +15,21 @@ pub fn resident_bytes() -> Option<u64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
+/// Blocks of memory from this size on go back to the system as soon as they are free.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const LARGE_BYTES: libc::c_int = 256 << 10;
+
+/// Tells glibc to give large blocks back, and to keep few heaps: frames and models come and go in many threads, and what its
+/// heaps keep of them would add up over months.
+pub(crate) fn give_memory_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt only changes settings of the allocator, under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
 /// Follows what this process uses.
 pub(crate) struct Machine {
     cores: usize,

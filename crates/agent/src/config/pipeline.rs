@@ -81,7 +81,7 @@ impl From<PolicyConfig> for Policy {
 pub struct ModelConfig {
     /// The package. A new file in its place is taken over while the pipeline runs.
     pub path: PathBuf,
-    /// Cores that one answer uses at once; default: all of the machine where there is one pipeline, else 1.
+    /// Cores that one answer uses at once; default: all but one where there is one pipeline, else 1.
     pub threads: Option<usize>,
     /// Instruction set; default: the best of the machine.
     pub isa: Option<String>,

@@ -13,7 +13,7 @@ use espalier_runtime::energy::cpu_seconds;
 
 use crate::config::{Config, ConfigError, Fault, PipelineConfig, StatusConfig};
 use crate::log::{Level, event};
-use crate::machine::Machine;
+use crate::machine::{Machine, give_memory_back};
 use crate::moment::Clock;
 use crate::package::{self, Opened, Pace, Refusal};
 use crate::pipeline::{Pipeline, Shared};
@@ -76,6 +76,7 @@ impl AgentError {
 /// # Errors
 /// The configuration, a package or the status page's address is wrong: nothing has started then.
 pub fn run(path: &Path) -> Result<(), AgentError> {
+    give_memory_back();
     let notifier = Notifier::from_environment();
     let mut signals = Signals::listen().map_err(AgentError::Signals)?;
     let config = Config::load(path)?;
@@ -92,9 +93,10 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get())
 }
 
-/// Cores that one answer of a pipeline uses.
+/// Cores that one answer of a pipeline uses. A core is left for what reads and decodes: workers that wait for one another
+/// suffer more than others where somebody takes a core away.
 fn threads(config: &Config, pipeline: &PipelineConfig) -> usize {
-    let usual = if config.pipelines.len() == 1 { cores() } else { 1 };
+    let usual = if config.pipelines.len() == 1 { (cores() - 1).max(1) } else { 1 };
     pipeline.model.threads.unwrap_or(usual).min(cores())
 }
 
