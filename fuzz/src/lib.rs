@@ -3,6 +3,7 @@
 
 use std::io::Read;
 
+use espalier_agent::config::Config;
 use espalier_agent::{Fault, Multipart, Splitter};
 use espalier_graph::package::floats;
 use espalier_graph::{Format, Graph, Manifest, Package, PackageError, Stage, Tensor, verify};
@@ -17,7 +18,8 @@ use safetensors::SafeTensors;
 pub type Target = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
+    ("agent_config", agent_config),
     ("boxes", boxes),
     ("graph_text", graph_text),
     ("idx", idx),
@@ -27,6 +29,22 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("onnx", onnx),
     ("package", package),
 ];
+
+/// Any text as an agent's configuration. What is accepted keeps the limits that it names; what is not is one sentence.
+pub fn agent_config(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    match Config::parse(text) {
+        Ok(config) => {
+            assert!((1..=64).contains(&config.pipelines.len()));
+            assert!(config.power.cpu.is_none_or(|cpu| cpu > 0.0 && cpu <= 1.0));
+            for pipeline in &config.pipelines {
+                assert!(pipeline.source.rate.is_none_or(|rate| (0.001..=1000.0).contains(&rate)));
+                assert!((1..=64).contains(&pipeline.name.len()) && !pipeline.source.retry.0.is_zero());
+            }
+        }
+        Err(fault) => assert!(!fault.to_string().contains('\n'), "{fault}"),
+    }
+}
 
 /// Any bytes as labels with boxes, in YOLO's form and in COCO's. What is accepted has known classes, boxes of numbers that
 /// are not turned over, and paths that lead nowhere else.

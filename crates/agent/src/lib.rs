@@ -7,21 +7,50 @@
 //! Every frame ends in exactly one of three ways: it was processed, it was skipped, or it is broken. [`Tally`] counts them.
 
 mod address;
+pub mod config;
+mod figures;
 mod frame;
+mod log;
+mod machine;
 mod moment;
+mod package;
+mod pipeline;
 mod queue;
+mod scheduler;
+mod service;
 mod show;
 mod source;
 mod stream;
+mod swap;
 mod tally;
+
+use std::path::Path;
+use std::process::ExitCode;
 
 pub use address::Address;
 pub use frame::{Fault, Frame, PICTURE_BYTES};
+pub use machine::resident_bytes;
 pub use moment::Moment;
-pub use queue::Policy;
-pub use show::{Board, Server, Shot};
+pub use pipeline::{Listener, Manner, Outlet, Seen, Viewer, broken};
+pub use queue::{Counts, Outcome, Policy};
+pub use package::Refusal;
+pub use scheduler::{Client, Power, Scheduler, Turn};
+pub use service::{AgentError, check, run};
+pub use show::{Board, Health, Server, Shot};
 pub use source::multipart::Multipart;
 pub use source::pictures::Splitter;
-pub use source::{Source, SourceError};
-pub use stream::{Event, Stream};
-pub use tally::{Histogram, Tally};
+pub use source::{Persistence, Retry, Source, SourceError};
+pub use stream::{Event, Reading, Stream};
+pub use tally::{Histogram, Tally, Times};
+
+/// The agent as a program: runs the configuration at `config`, or only checks it. Status 0: done, 1: failed, 2: the
+/// configuration is wrong.
+pub fn main(config: &Path, only_check: bool) -> ExitCode {
+    let result = match only_check {
+        true => check(config).map(|lines| lines.iter().for_each(|line| println!("{line}"))),
+        false => run(config),
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    log::event(log::Level::Error, "agent", &error);
+    ExitCode::from(if error.is_usage() { 2 } else { 1 })
+}

@@ -26,6 +26,7 @@ pub use answer::Answer;
 pub use classification::Prediction;
 pub use classify_image::ClassifyImage;
 pub use detect::{Detect, Detection, Head, TrueBox};
+pub use draw::note;
 pub use metrics::{ClassScores, Metrics};
 pub use model::{Model, ModelError};
 pub use picture_input::PictureInput;

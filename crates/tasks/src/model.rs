@@ -2,7 +2,7 @@
 //! Training validates with it, the command line predicts with it, devices run it.
 
 use espalier_graph::{Bindings, Data, Dim, Golden, Graph, Tensor, Weights};
-use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, lower_for_bytes};
+use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, Sizes, lower_for_bytes};
 
 use crate::golden::compare;
 use crate::slot::{Form, Slot};
@@ -201,11 +201,40 @@ impl Model {
     /// # Errors
     /// The first element outside of [`GOLDEN_TOLERANCE`](crate::golden::GOLDEN_TOLERANCE).
     pub fn replay(&mut self, golden: &[Golden]) -> Result<(), ModelError> {
-        let answers = golden.iter().map(|sample| {
-            let input = sample.inputs.first().ok_or(ModelError::GoldenInput)?;
-            self.outputs(&picture(input)?)
-        });
-        compare(golden, &answers.collect::<Result<Vec<_>, _>>()?)
+        self.replay_in_turns(golden, |one| one())
+    }
+
+    /// As [`replay`](Self::replay); `turn` gets each inference by itself, to call it when others do not need the cores.
+    ///
+    /// # Errors
+    /// As [`replay`](Self::replay); also where `turn` did not call what it got.
+    pub fn replay_in_turns(
+        &mut self,
+        golden: &[Golden],
+        mut turn: impl FnMut(&mut dyn FnMut()),
+    ) -> Result<(), ModelError> {
+        let mut answers = Vec::with_capacity(golden.len());
+        for sample in golden {
+            let image = picture(sample.inputs.first().ok_or(ModelError::GoldenInput)?)?;
+            let mut answer = Err(ModelError::GoldenInput);
+            turn(&mut || answer = self.outputs(&image));
+            answers.push(answer?);
+        }
+        compare(golden, &answers)
+    }
+
+    /// Lowers the plan for `batch` inputs, where there is none yet, and says what memory it takes.
+    ///
+    /// # Errors
+    /// The graph cannot be lowered.
+    pub fn prepare(&mut self, batch: usize) -> Result<Sizes, ModelError> {
+        let at = self.planned(batch)?;
+        Ok(self.plans[at].plan.sizes())
+    }
+
+    /// Gives the weights back, which the plans that were prepared hold packed. Other batch sizes are errors from now on.
+    pub fn keep_prepared(&mut self) {
+        self.weights = Weights::new();
     }
 }
 
@@ -218,7 +247,11 @@ fn filled_with<'a>(input: Input<'a>) -> impl FnOnce(&Task, Vec<Slot<'_>>) -> Res
     move |task, slots| slots.into_iter().try_for_each(|mut slot| slot.fill(task, input))
 }
 
-fn picture(tensor: &Tensor) -> Result<Image, ImageError> {
+/// The picture of a golden sample's input.
+///
+/// # Errors
+/// It is none.
+pub fn picture(tensor: &Tensor) -> Result<Image, ImageError> {
     match (&tensor.shape[..], &tensor.data) {
         (&[height, width, channels], Data::U8(pixels)) => {
             Image::new(width, height, channels, pixels.to_vec())
