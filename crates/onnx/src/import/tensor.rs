@@ -5,10 +5,10 @@ use std::path::Path;
 use half::{bf16, f16};
 use prost::bytes::Bytes;
 
-use crate::constant::{Constant, Elements, Int, MAX_SIZE};
-use crate::fault::ImportError;
+use crate::import::constant::{Constant, Elements, Int, MAX_SIZE};
+use crate::import::fault::ImportError;
+use crate::import::{MAX_INTS, MAX_RANK, external};
 use crate::proto::{TensorProto, data, decode};
-use crate::{MAX_INTS, MAX_RANK, external};
 
 /// Most fields of a tensor's message; writers may store numbers unpacked, one field each.
 const MAX_FIELDS: usize = 1 << 20;

@@ -7,11 +7,11 @@ use espalier_graph::{BinaryFn, Dim, Op, ResizeMode, Role, ValueId};
 
 use super::conv::{as_picture, from_picture, spatial};
 use super::movement::picked;
-use crate::constant::Constant;
-use crate::fault::{Fault, malformed, unsupported};
-use crate::import::{Importer, Made};
-use crate::node::Node;
-use crate::shapes;
+use crate::import::constant::Constant;
+use crate::import::fault::{Fault, malformed, unsupported};
+use crate::import::importer::{Importer, Made};
+use crate::import::node::Node;
+use crate::import::shapes;
 
 pub(super) fn resize(im: &mut Importer<'_>, node: &Node) -> Made {
     let x = im.float(node, 0)?;
@@ -22,7 +22,7 @@ pub(super) fn resize(im: &mut Importer<'_>, node: &Node) -> Made {
     let rule = Rule::read(im, node)?;
     let targets: Vec<Target> =
         if rank == 3 { vec![Target { size: 1, scale: 1.0 }, targets[2]] } else { targets[2..].to_vec() };
-    if targets.iter().any(|t| t.size == 0 || t.size > crate::MAX_INTS) {
+    if targets.iter().any(|t| t.size == 0 || t.size > crate::import::MAX_INTS) {
         return Err(malformed(format!("to {}x{}", targets[0].size, targets[1].size)));
     }
     let y = rule.apply(im, x, input, &targets, if rank == 3 { "picture" } else { "" })?;

@@ -5,7 +5,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
-use crate::fault::ImportError;
+use crate::import::fault::ImportError;
 use crate::proto::StringStringEntryProto;
 
 /// Where a tensor's bytes lie.

@@ -2,10 +2,10 @@
 
 use espalier_graph::{BinaryFn, Op, Shape, UnaryFn, ValueId};
 
-use crate::fault::{Fault, malformed, unsupported};
-use crate::import::{Importer, Made, Value};
-use crate::node::Node;
-use crate::shapes;
+use crate::import::fault::{Fault, malformed, unsupported};
+use crate::import::importer::{Importer, Made, Value};
+use crate::import::node::Node;
+use crate::import::shapes;
 
 fn unary(im: &mut Importer<'_>, node: &Node, f: UnaryFn) -> Made {
     let x = im.float(node, 0)?;

@@ -3,9 +3,9 @@
 use espalier_graph::Dim;
 
 use super::{Call, Folded, broadcast, broadcast_strides, position, strides};
-use crate::constant::{Constant, Elements};
-use crate::fault::{Fault, malformed};
-use crate::shapes;
+use crate::import::constant::{Constant, Elements};
+use crate::import::fault::{Fault, malformed};
+use crate::import::shapes;
 
 /// A tensor under another name, as exporters write equal weights only once.
 pub(super) fn identity(call: &mut Call<'_>) -> Folded {

@@ -10,15 +10,16 @@ use espalier_graph::{
 use espalier_passes::integers::{ByteWeight, ByteWeights, Remarks, integers, remarks};
 use espalier_passes::{prune_unused, simplify};
 
-use crate::bytes::Bytes;
-use crate::constant::{Constant, Elements};
-use crate::fault::{Fault, ImportError, malformed, unsupported};
-use crate::metadata::Metadata;
-use crate::model::{Axis, Input, Model};
-use crate::names::{self, Names};
-use crate::node::Node;
-use crate::tensor::shown;
-use crate::{MAX_ELEMENTS, MAX_FILE, MAX_RANK, external, fold, ops};
+use crate::MAX_FILE;
+use crate::import::bytes::Bytes;
+use crate::import::constant::{Constant, Elements};
+use crate::import::fault::{Fault, ImportError, malformed, unsupported};
+use crate::import::metadata::Metadata;
+use crate::import::model::{Axis, Input, Model};
+use crate::import::names::{self, Names};
+use crate::import::node::Node;
+use crate::import::tensor::shown;
+use crate::import::{MAX_ELEMENTS, MAX_RANK, external, fold, ops};
 
 /// What the file leaves open.
 #[derive(Clone, Copy, Debug, Default)]

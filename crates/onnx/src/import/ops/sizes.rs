@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
-use crate::constant::{Constant, Elements, Int};
-use crate::fold::part_of_shape;
-use crate::import::{Importer, Made, Value};
-use crate::node::Node;
-use crate::shapes::product;
+use crate::import::constant::{Constant, Elements, Int};
+use crate::import::fold::part_of_shape;
+use crate::import::importer::{Importer, Made, Value};
+use crate::import::node::Node;
+use crate::import::shapes::product;
 
 pub(super) fn shape(im: &mut Importer<'_>, node: &Node) -> Made {
     let x = im.flowing(node, 0)?;

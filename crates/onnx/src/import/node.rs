@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use prost::bytes::Bytes;
 
-use crate::fault::{Fault, ImportError, malformed};
+use crate::import::fault::{Fault, ImportError, malformed};
+use crate::import::tensor::shown;
 use crate::proto::{AttributeProto, NodeProto, attribute, decode};
-use crate::tensor::shown;
 
 /// Most numbers in one attribute.
 const MAX_NUMBERS: usize = 1 << 20;

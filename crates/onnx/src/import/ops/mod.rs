@@ -1,5 +1,5 @@
 //! One rule for each operator: how it becomes ops of our vocabulary. A file's operator without a row here is not
-//! supported; one whose inputs are all known is computed by [`fold`](crate::fold) before its rule is asked.
+//! supported; one whose inputs are all known is computed by [`fold`](crate::import::fold) before its rule is asked.
 
 mod activation;
 mod arithmetic;
@@ -14,9 +14,9 @@ mod resize;
 mod sizes;
 mod slices;
 
-use crate::fault::unsupported;
-use crate::import::{Importer, Made};
-use crate::node::Node;
+use crate::import::fault::unsupported;
+use crate::import::importer::{Importer, Made};
+use crate::import::node::Node;
 
 /// Appends what a node stands for and returns its results.
 pub(crate) type Rule = fn(&mut Importer<'_>, &Node) -> Made;

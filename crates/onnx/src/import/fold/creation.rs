@@ -3,9 +3,9 @@
 use espalier_graph::Dim;
 
 use super::{Call, Folded};
-use crate::constant::{Constant, Elements, Int};
-use crate::fault::{malformed, unsupported};
-use crate::{shapes, tensor};
+use crate::import::constant::{Constant, Elements, Int};
+use crate::import::fault::{malformed, unsupported};
+use crate::import::{shapes, tensor};
 
 /// A constant stands in an attribute, whose name says its type.
 pub(super) fn constant(call: &mut Call<'_>) -> Folded {
@@ -70,7 +70,7 @@ pub(super) fn range(call: &mut Call<'_>) -> Folded {
     Ok(vec![Constant::ints(values)])
 }
 
-/// Of something known; shapes of what flows are the rule of [`ops`](crate::ops).
+/// Of something known; shapes of what flows are the rule of [`ops`](crate::import::ops).
 pub(super) fn shape(call: &mut Call<'_>) -> Folded {
     let dims: Vec<Dim> = call.input(0)?.shape.iter().map(|&d| d.into()).collect();
     Ok(vec![part_of_shape(call.node, &dims)?])
@@ -82,7 +82,10 @@ pub(super) fn size(call: &mut Call<'_>) -> Folded {
 }
 
 /// The sizes `start..end` of a shape.
-pub(crate) fn part_of_shape(node: &crate::node::Node, dims: &[Dim]) -> Result<Constant, crate::fault::Fault> {
+pub(crate) fn part_of_shape(
+    node: &crate::import::node::Node,
+    dims: &[Dim],
+) -> Result<Constant, crate::import::fault::Fault> {
     let rank = dims.len() as i64;
     let place = |v: i64| (if v < 0 { v.saturating_add(rank) } else { v }).clamp(0, rank) as usize;
     let (start, end) = (place(node.int_or("start", 0)?), place(node.int_or("end", rank)?));

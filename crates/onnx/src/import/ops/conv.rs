@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use espalier_graph::{BinaryFn, Dim, Op, Role, Shape, ValueId, Window};
 
-use crate::constant::Constant;
-use crate::fault::{Fault, malformed, unsupported};
-use crate::import::{Importer, Made, Value};
-use crate::node::Node;
-use crate::shapes;
+use crate::import::constant::Constant;
+use crate::import::fault::{Fault, malformed, unsupported};
+use crate::import::importer::{Importer, Made, Value};
+use crate::import::node::Node;
+use crate::import::shapes;
 
 pub(super) fn conv(im: &mut Importer<'_>, node: &Node) -> Made {
     let x = im.float(node, 0)?;

@@ -2,10 +2,10 @@
 
 use espalier_graph::{BinaryFn, Op, ReduceFn, UnaryFn};
 
-use crate::fault::unsupported;
-use crate::import::{Importer, Made, Value};
-use crate::node::Node;
-use crate::shapes;
+use crate::import::fault::unsupported;
+use crate::import::importer::{Importer, Made, Value};
+use crate::import::node::Node;
+use crate::import::shapes;
 
 pub(super) fn reduce(im: &mut Importer<'_>, node: &Node) -> Made {
     let x = im.float(node, 0)?;

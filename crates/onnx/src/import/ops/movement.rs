@@ -4,13 +4,13 @@ use std::rc::Rc;
 
 use espalier_graph::{DType, Dim, Op, Shape, ValueId};
 
-use crate::constant::{Constant, Elements};
-use crate::fault::{Fault, malformed, unsupported};
-use crate::fold;
-use crate::import::{Importer, Made, Value};
-use crate::node::Node;
-use crate::shapes;
-use crate::tensor;
+use crate::import::constant::{Constant, Elements};
+use crate::import::fault::{Fault, malformed, unsupported};
+use crate::import::fold;
+use crate::import::importer::{Importer, Made, Value};
+use crate::import::node::Node;
+use crate::import::shapes;
+use crate::import::tensor;
 
 /// Dropout does nothing in prediction.
 pub(super) fn identity(im: &mut Importer<'_>, node: &Node) -> Made {
@@ -83,8 +83,9 @@ fn permuted(im: &mut Importer<'_>, part: &str, x: ValueId, perm: Vec<usize>) -> 
 
 /// Sizes without a hole.
 fn sizes(wanted: &Constant) -> Result<Vec<Dim>, Fault> {
-    let size =
-        |v: &crate::constant::Int| v.dim().ok_or_else(|| malformed(format!("asks for a size of {v:?}")));
+    let size = |v: &crate::import::constant::Int| {
+        v.dim().ok_or_else(|| malformed(format!("asks for a size of {v:?}")))
+    };
     wanted.as_ints()?.iter().map(size).collect()
 }
 
@@ -231,7 +232,7 @@ pub(super) fn picked(
         let end = start + positions.len();
         return im.add(part, Op::Slice { axis, start, end }, &[x]);
     }
-    let index = positions.iter().map(|&p| crate::constant::Int::Known(p as i64)).collect();
+    let index = positions.iter().map(|&p| crate::import::constant::Int::Known(p as i64)).collect();
     let index = Rc::new(Constant::new(vec![positions.len()], Elements::Ints(index)));
     let index = im.state(&index, &inner(part, "index"), espalier_graph::Role::Statistic)?;
     im.add(part, Op::Gather { axis }, &[x, index])

@@ -5,10 +5,10 @@ use std::rc::Rc;
 use espalier_graph::{BinaryFn, DType, Dim, Op, Shape, UnaryFn, ValueId};
 
 use super::activation::clamp;
-use crate::constant::{Constant, Elements};
-use crate::fault::{Fault, malformed, unsupported};
-use crate::import::{Importer, Made, Value};
-use crate::node::Node;
+use crate::import::constant::{Constant, Elements};
+use crate::import::fault::{Fault, malformed, unsupported};
+use crate::import::importer::{Importer, Made, Value};
+use crate::import::node::Node;
 
 fn function(op: &str) -> BinaryFn {
     match op {

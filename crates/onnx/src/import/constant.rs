@@ -2,7 +2,7 @@
 
 use espalier_graph::{Data, Dim, Tensor};
 
-use crate::fault::{Fault, unsupported};
+use crate::import::fault::{Fault, unsupported};
 
 /// An integer of a constant: a number, or a size that holds the batch N.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,10 +3,10 @@
 use espalier_graph::{Op, Shape, ValueId};
 
 use super::movement::picked;
-use crate::fault::{Fault, malformed, unsupported};
-use crate::import::{Importer, Made, Value};
-use crate::node::Node;
-use crate::shapes;
+use crate::import::fault::{Fault, malformed, unsupported};
+use crate::import::importer::{Importer, Made, Value};
+use crate::import::node::Node;
+use crate::import::shapes;
 
 pub(super) fn slice(im: &mut Importer<'_>, node: &Node) -> Made {
     let mut x = im.float(node, 0)?;
@@ -121,7 +121,7 @@ fn padded(
         "constant" if !value.is_finite() => Err(unsupported(format!("by {value}"))),
         "constant" => im.add(&part, Op::Pad { axis, before, after, value }, &[x]),
         "reflect" | "edge" | "wrap" => {
-            if before.max(after) > crate::MAX_INTS {
+            if before.max(after) > crate::import::MAX_INTS {
                 return Err(malformed(format!("by {before} and {after}")));
             }
             let positions =

@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use espalier_graph::{BinaryFn, Dim, Op, Role, Shape, UnaryFn, ValueId};
 
-use crate::constant::Constant;
-use crate::fault::{Fault, malformed};
-use crate::import::{Importer, Made, Value};
-use crate::node::Node;
+use crate::import::constant::Constant;
+use crate::import::fault::{Fault, malformed};
+use crate::import::importer::{Importer, Made, Value};
+use crate::import::node::Node;
 
 /// `alpha A B + beta C`, with A and B transposed on demand.
 pub(super) fn gemm(im: &mut Importer<'_>, node: &Node) -> Made {
@@ -59,7 +59,7 @@ fn scaled_parameter(
 }
 
 fn scaled(c: Constant, factor: f32) -> Constant {
-    use crate::constant::Elements;
+    use crate::import::constant::Elements;
     let elements = match c.elements {
         Elements::Floats(v) => Elements::Floats(v.into_iter().map(|v| v * factor).collect()),
         other => other,

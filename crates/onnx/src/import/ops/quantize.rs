@@ -6,12 +6,12 @@ use std::rc::Rc;
 use espalier_graph::{Op, Quant, Role, ValueId};
 use espalier_passes::integers::ByteWeight;
 
-use crate::constant::{Constant, Elements};
-use crate::fault::{Fault, malformed, unsupported};
-use crate::import::{Importer, Made, Value};
-use crate::node::Node;
+use crate::import::constant::{Constant, Elements};
+use crate::import::fault::{Fault, malformed, unsupported};
+use crate::import::importer::{Importer, Made, Value};
+use crate::import::node::Node;
+use crate::import::shapes;
 use crate::proto::data;
-use crate::shapes;
 
 /// Scales and zero points of a node: one of each, or one for each index along an axis.
 struct Scales {

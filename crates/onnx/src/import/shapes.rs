@@ -2,9 +2,9 @@
 
 use espalier_graph::Dim;
 
-use crate::constant::{Int, MAX_SIZE, quotient};
-use crate::fault::{Fault, malformed, unsupported};
-use crate::node::Node;
+use crate::import::constant::{Int, MAX_SIZE, quotient};
+use crate::import::fault::{Fault, malformed, unsupported};
+use crate::import::node::Node;
 
 /// An axis counted from the front, of a tensor with `rank` axes; negative ones count from the end.
 pub(crate) fn axis(axis: i64, rank: usize) -> Result<usize, Fault> {

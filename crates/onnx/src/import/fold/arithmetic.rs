@@ -1,10 +1,10 @@
 //! Arithmetic of constants, broadcast as in NumPy. Sizes may hold the batch N; what would depend on its value is refused.
 
 use super::{Call, Coordinates, Folded, broadcast, broadcast_strides, position};
-use crate::constant::{Constant, Elements, Int};
-use crate::fault::{Fault, malformed, unsupported};
+use crate::import::constant::{Constant, Elements, Int};
+use crate::import::fault::{Fault, malformed, unsupported};
+use crate::import::shapes;
 use crate::proto::data;
-use crate::shapes;
 
 pub(super) fn cast(call: &mut Call<'_>) -> Folded {
     let c = call.input(0)?;

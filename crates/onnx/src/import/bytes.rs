@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use espalier_passes::integers::ByteWeight;
 
-use crate::constant::Constant;
-use crate::node::Node;
+use crate::import::constant::Constant;
+use crate::import::node::Node;
 
 /// Constants that are made of bytes, by their address, which lives as long as its entry.
 #[derive(Default)]

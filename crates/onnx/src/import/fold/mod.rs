@@ -11,9 +11,9 @@ pub(crate) use movement::permutation;
 
 use std::rc::Rc;
 
-use crate::constant::{Constant, Elements, Int};
-use crate::fault::{Fault, malformed, unsupported};
-use crate::node::Node;
+use crate::import::constant::{Constant, Elements, Int};
+use crate::import::fault::{Fault, malformed, unsupported};
+use crate::import::node::Node;
 
 type Folded = Result<Vec<Constant>, Fault>;
 
@@ -117,11 +117,11 @@ impl<'a> Call<'a> {
 
     /// Takes what `count` elements like those of `elements` need from the budget.
     fn pay(&mut self, elements: &Elements, shape: &[usize]) -> Result<(), Fault> {
-        if shape.len() > crate::MAX_RANK {
+        if shape.len() > crate::import::MAX_RANK {
             return Err(malformed(format!(
                 "gives {} axes, at most {} are read",
                 shape.len(),
-                crate::MAX_RANK
+                crate::import::MAX_RANK
             )));
         }
         let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);

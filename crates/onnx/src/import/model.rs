@@ -7,15 +7,15 @@ use std::rc::Rc;
 use prost::bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::constant::{Constant, Elements};
-use crate::fault::ImportError;
-use crate::node::Node;
+use crate::import::constant::{Constant, Elements};
+use crate::import::fault::ImportError;
+use crate::import::node::Node;
+use crate::import::tensor::{self, shown};
+use crate::import::{MAX_INTS, MAX_NODES, MAX_RANK, OPSETS};
 use crate::proto::{
     GraphProto, ModelProto, TensorNameProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
     data, decode,
 };
-use crate::tensor::{self, shown};
-use crate::{MAX_INTS, MAX_NODES, MAX_RANK, OPSETS};
 
 /// Most fields of the model's own message, and of one node or tensor name.
 const MAX_FIELDS: usize = 1 << 16;

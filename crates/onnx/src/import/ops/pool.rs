@@ -3,9 +3,9 @@
 use espalier_graph::{Op, ReduceFn, ValueId, Window};
 
 use super::conv::{as_picture, extent, from_picture, spatial, spread, window};
-use crate::fault::{Fault, malformed, unsupported};
-use crate::import::{Importer, Made, Value};
-use crate::node::Node;
+use crate::import::fault::{Fault, malformed, unsupported};
+use crate::import::importer::{Importer, Made, Value};
+use crate::import::node::Node;
 
 pub(super) fn max(im: &mut Importer<'_>, node: &Node) -> Made {
     if node.outputs.get(1).is_some_and(|name| !name.is_empty()) {
