@@ -1,0 +1,292 @@
+//! A network in a session of ONNX Runtime.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use espalier_graph::{Bindings, DType, Dim, Graph, Weights};
+use espalier_onnx::About;
+use espalier_tasks::golden::GOLDEN_TOLERANCE;
+use espalier_tasks::{Engine, EngineError};
+use ort::logging::LogLevel;
+use ort::session::builder::SessionBuilder;
+use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue};
+use ort::value::TensorRef;
+
+use crate::config::EngineConfig;
+use crate::error::OpenError;
+use crate::library::Library;
+use crate::provider::{Provider, ProviderKind};
+
+/// Of float networks where an accelerator computes, which rounds to half precision or less.
+const TOLERANCE_HALF: f32 = 2e-2;
+
+/// Of networks of bytes: engines fuse differently, so some roundings go to the neighbour, and a step grows in the layers behind.
+const TOLERANCE_BYTES: f32 = 5e-2;
+
+/// Most warnings that are kept of opening a network, and most characters of one.
+const WARNINGS_MAX: usize = 8;
+const WARNING_LENGTH_MAX: usize = 300;
+
+/// How many nodes of the network, as ONNX Runtime optimised it, a provider computes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The provider's name, ONNX Runtime's own where we have none.
+    pub provider: String,
+    /// Nodes; what a provider compiled in one piece counts as one.
+    pub nodes: usize,
+}
+
+/// A network that ONNX Runtime computes.
+pub struct OnnxRuntime {
+    session: Session,
+    options: RunOptions<NoSelectedOutputs>,
+    library: Library,
+    /// Of the inputs.
+    shapes: Vec<Vec<usize>>,
+    /// Elements of each output.
+    lengths: Vec<usize>,
+    placements: Vec<Placement>,
+    warnings: Vec<String>,
+    tolerance: f32,
+}
+
+impl OnnxRuntime {
+    /// Hands `graph` with the content of its states to ONNX Runtime, for samples one by one.
+    ///
+    /// # Errors
+    /// A library that is missing, too old or no ONNX Runtime; a provider that it does not have, that fails, or that does not
+    /// take the network though the CPU may not; inputs or outputs that are not floats.
+    pub fn open(
+        config: &EngineConfig,
+        graph: &Graph,
+        weights: &Weights,
+        threads: usize,
+    ) -> Result<OnnxRuntime, OpenError> {
+        config.validate()?;
+        let library = Library::load(config.library.as_deref())?;
+        check_available(&library, &config.providers)?;
+        let shapes = graph.inputs().iter().map(|&id| (graph.value(id).name.as_str(), id));
+        let outputs = graph.outputs().iter().map(|(name, id)| (name.as_str(), *id));
+        let sizes = |(name, id)| floats(graph, name, id);
+        let shapes = shapes.map(sizes).collect::<Result<Vec<_>, _>>()?;
+        let outputs = outputs.map(sizes).collect::<Result<Vec<_>, _>>()?;
+        let bytes = espalier_onnx::export(graph, weights, &About { name: "espalier".into(), ..About::default() })?.bytes;
+        let log = Arc::new(Mutex::new(Log::default()));
+        let failed = |reason: String| refused(&library, config, reason);
+        let builder = builder(&library, config, threads, &log).map_err(|e| failed(e.to_string()))?;
+        let session = { builder }.commit_from_memory(&bytes).map_err(|e| failed(e.to_string()))?;
+        let Log { placements, warnings } = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
+        let placements: Vec<Placement> =
+            placements.into_iter().map(|(provider, nodes)| Placement { provider, nodes }).collect();
+        check_used(&config.providers, &placements)?;
+        let options = options().map_err(|e| failed(e.to_string()))?;
+        Ok(OnnxRuntime {
+            session,
+            options,
+            library,
+            shapes,
+            lengths: outputs.iter().map(|shape| shape.iter().product()).collect(),
+            placements,
+            warnings,
+            tolerance: tolerance(graph, &config.providers),
+        })
+    }
+
+    /// The library's version and where it came from.
+    pub fn library(&self) -> String {
+        self.library.to_string()
+    }
+
+    /// Which provider computes how much; empty where this version of ONNX Runtime does not tell.
+    pub fn placements(&self) -> &[Placement] {
+        &self.placements
+    }
+
+    /// What ONNX Runtime warned of when it opened the network.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn compute(&mut self, inputs: &[&[f32]], outputs: &mut [Vec<f32>]) -> Result<(), String> {
+        if inputs.len() != self.shapes.len() || outputs.len() != self.lengths.len() {
+            return Err(format!(
+                "the network has {} inputs and {} outputs, it got places for {} and {}",
+                self.shapes.len(), self.lengths.len(), inputs.len(), outputs.len()
+            ));
+        }
+        let tensor = |(shape, data): (&Vec<usize>, &&_)| TensorRef::from_array_view((shape.as_slice(), *data)).map(SessionInputValue::from);
+        let tensors = self.shapes.iter().zip(inputs).map(tensor).collect::<ort::Result<Vec<_>>>();
+        let tensors = tensors.map_err(|e| e.to_string())?;
+        let computed = self.session.run_with_options(tensors.as_slice(), &self.options).map_err(|e| e.to_string())?;
+        for ((value, to), &length) in computed.values().zip(outputs).zip(&self.lengths) {
+            let (shape, data) = value.try_extract_tensor::<f32>().map_err(|e| e.to_string())?;
+            if data.len() != length {
+                return Err(format!("an output has the shape {shape}, {length} elements were expected"));
+            }
+            to.extend_from_slice(data);
+        }
+        Ok(())
+    }
+}
+
+impl Engine for OnnxRuntime {
+    fn name(&self) -> String {
+        let placed = self.placements.iter().map(|Placement { provider, nodes }| match nodes {
+            1 => format!("{provider} 1 node"),
+            nodes => format!("{provider} {nodes} nodes"),
+        });
+        match placed.collect::<Vec<_>>().join(", ") {
+            placed if placed.is_empty() => format!("onnxruntime {} (it does not tell which provider computes what)", self.library.version),
+            placed => format!("onnxruntime {} ({placed})", self.library.version),
+        }
+    }
+
+    fn tolerance(&self) -> f32 {
+        self.tolerance
+    }
+
+    fn run(&mut self, inputs: &[&[f32]], outputs: &mut [Vec<f32>]) -> Result<(), EngineError> {
+        self.compute(inputs, outputs).map_err(|reason| EngineError { engine: self.name(), reason })
+    }
+}
+
+/// The sizes of an input or output for one sample; only floats are handed over.
+fn floats(graph: &Graph, name: &str, id: espalier_graph::ValueId) -> Result<Vec<usize>, OpenError> {
+    let ty = graph.ty(id);
+    match ty.dtype {
+        DType::F32 => Ok(ty.shape.bind(Bindings::batch(1))),
+        _ => Err(OpenError::Graph(format!("`{name}` is {ty}: onnxruntime is handed floats only, use engine espalier"))),
+    }
+}
+
+/// A session's settings. Its log is read while it opens: nothing else tells in every version which provider computes what.
+fn builder(library: &Library, config: &EngineConfig, threads: usize, log: &Arc<Mutex<Log>>) -> ort::Result<SessionBuilder> {
+    let log = log.clone();
+    let builder = Session::builder(&library.environment)?
+        .with_intra_threads(threads)?
+        .with_inter_threads(1)?
+        // Threads of several models share the cores.
+        .with_intra_op_spinning(false)?
+        // Accelerators want to know all sizes.
+        .with_dimension_override(Dim::N.to_string(), 1)?
+        .with_log_level(LogLevel::Verbose)?
+        .with_logger(Arc::new(move |level, _: &str, _: &str, _: &str, message: &str| {
+            log.lock().unwrap_or_else(PoisonError::into_inner).add(level, message);
+        }))?;
+    let providers: Vec<_> = config.providers.iter().filter_map(|provider| provider.dispatch(threads)).collect();
+    let builder = builder.with_execution_providers(&providers)?;
+    match falls_back(&config.providers) {
+        true => Ok(builder),
+        false => Ok(builder.with_disable_cpu_fallback()?),
+    }
+}
+
+/// Runs say only what is wrong.
+fn options() -> ort::Result<RunOptions<NoSelectedOutputs>> {
+    let mut options = RunOptions::new()?;
+    options.set_log_level(LogLevel::Error)?;
+    Ok(options)
+}
+
+/// Whether the CPU may compute what nobody else takes.
+fn falls_back(providers: &[Provider]) -> bool {
+    providers.last().is_none_or(|last| last.kind() == ProviderKind::Cpu)
+}
+
+fn tolerance(graph: &Graph, providers: &[Provider]) -> f32 {
+    if graph.values().iter().any(|value| value.ty.dtype.quant().is_some()) {
+        TOLERANCE_BYTES
+    } else if providers.iter().all(|provider| provider.kind().is_precise()) {
+        GOLDEN_TOLERANCE
+    } else {
+        TOLERANCE_HALF
+    }
+}
+
+/// Refuses providers that the library was built without.
+fn check_available(library: &Library, providers: &[Provider]) -> Result<(), OpenError> {
+    let failed = |e: ort::Error| OpenError::Session { library: library.to_string(), reason: e.to_string() };
+    for provider in providers {
+        if !provider.kind().is_available().map_err(failed)? {
+            let available = ProviderKind::ALL.into_iter().filter(|kind| kind.is_available().unwrap_or(false));
+            return Err(OpenError::Provider {
+                library: library.to_string(),
+                asked: provider.kind().to_string(),
+                available: available.map(|kind| kind.to_string()).collect(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a network of which the CPU computes everything though others were asked for.
+fn check_used(providers: &[Provider], placements: &[Placement]) -> Result<(), OpenError> {
+    let others: Vec<&str> =
+        providers.iter().map(|provider| provider.kind().name()).filter(|name| *name != ProviderKind::Cpu.name()).collect();
+    let is_used = placements.iter().any(|placement| others.contains(&placement.provider.as_str()));
+    match others.is_empty() || placements.is_empty() || is_used {
+        true => Ok(()),
+        false => Err(OpenError::Placement(format!(
+            "{} took no node of the network, the CPU would compute all of it: ask for `cpu` alone if that is wanted",
+            others.join(" and ")
+        ))),
+    }
+}
+
+/// What a session that does not open means.
+fn refused(library: &Library, config: &EngineConfig, reason: String) -> OpenError {
+    if !falls_back(&config.providers) && reason.contains("fallback to CPU EP") {
+        let names: Vec<String> = config.providers.iter().map(ToString::to_string).collect();
+        return OpenError::Placement(format!(
+            "{} did not take all nodes of the network, and the CPU was not asked for: add `cpu` behind to let it compute the rest",
+            names.join(" and ")
+        ));
+    }
+    OpenError::Session { library: library.to_string(), reason }
+}
+
+/// What is read of a session's log.
+#[derive(Default)]
+struct Log {
+    placements: BTreeMap<String, usize>,
+    warnings: Vec<String>,
+}
+
+impl Log {
+    fn add(&mut self, level: LogLevel, message: &str) {
+        if let Some((provider, nodes)) = placement(message) {
+            self.placements.insert(provider, nodes);
+        } else if level >= LogLevel::Warning && self.warnings.len() < WARNINGS_MAX {
+            self.warnings.push(message.chars().take(WARNING_LENGTH_MAX).collect());
+        }
+    }
+}
+
+/// Provider and number of nodes, of ` All nodes placed on [CPUExecutionProvider]. Number of nodes: 7` and of
+/// ` Node(s) placed on [...]. Number of nodes: 7`, as ONNX Runtime writes it since 1.13.
+fn placement(message: &str) -> Option<(String, usize)> {
+    let (_, rest) = message.split_once("odes placed on [").or_else(|| message.split_once("ode(s) placed on ["))?;
+    let (provider, rest) = rest.split_once(']')?;
+    let (_, nodes) = rest.split_once("Number of nodes: ")?;
+    let digits = nodes.split(|c: char| !c.is_ascii_digit()).next()?;
+    let known = ProviderKind::ALL.into_iter().find(|kind| kind.canonical() == provider);
+    Some((known.map_or_else(|| provider.to_owned(), |kind| kind.to_string()), digits.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placements_are_read() {
+        let check = |message: &str, expected: Option<(&str, usize)>| {
+            assert_eq!(placement(message), expected.map(|(name, nodes)| (name.to_owned(), nodes)), "{message}");
+        };
+        check(" All nodes placed on [CPUExecutionProvider]. Number of nodes: 7", Some(("cpu", 7)));
+        check(" Node(s) placed on [OpenVINOExecutionProvider]. Number of nodes: 1", Some(("openvino", 1)));
+        check(" Node(s) placed on [AzureExecutionProvider]. Number of nodes: 12\n", Some(("AzureExecutionProvider", 12)));
+        check("Node placements", None);
+        check(" Node(s) placed on [CPUExecutionProvider]. Number of nodes: ", None);
+        check(" Node(s) placed on [CPUExecutionProvider", None);
+    }
+}
