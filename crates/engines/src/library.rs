@@ -43,9 +43,9 @@ impl Library {
     /// The library at `given`, else the one that the environment names, else the system's; the one that is loaded already
     /// where nothing names another.
     pub(crate) fn load(given: Option<&Path>) -> Result<Library, OpenError> {
-        let named = given.map(Path::to_path_buf).or_else(|| {
-            std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
-        });
+        let named = given
+            .map(Path::to_path_buf)
+            .or_else(|| std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from));
         let named = named.map(|path| found(&path)).transpose()?;
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(library) = &*loaded {
@@ -140,6 +140,7 @@ mod tests {
     fn versions_that_serve() {
         let check = |version: &str, expected| assert_eq!(serves(version, 17), expected, "{version}");
         [("1.17.0", true), ("1.32.0", true), ("1.18.0-dev", true), ("2.0.0", true)].map(|(v, e)| check(v, e));
-        [("1.16.3", false), ("1.9.0", false), ("0.99.0", false), ("", false), ("x.y", false)].map(|(v, e)| check(v, e));
+        [("1.16.3", false), ("1.9.0", false), ("0.99.0", false), ("", false), ("x.y", false)]
+            .map(|(v, e)| check(v, e));
     }
 }

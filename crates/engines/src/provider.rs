@@ -3,9 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use ort::ep::{
-    self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, ExecutionProviderDispatch,
-};
+use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, ExecutionProviderDispatch};
 use serde::Deserialize;
 
 /// Most options of one provider.
@@ -178,9 +176,7 @@ impl FromStr for Provider {
             ProviderKind::Cpu if !options.is_empty() => {
                 Err(format!("provider `{text}`: the CPU has no options, its threads are the model's"))
             }
-            _ if options.len() > OPTIONS_MAX => {
-                Err(format!("a provider has at most {OPTIONS_MAX} options"))
-            }
+            _ if options.len() > OPTIONS_MAX => Err(format!("a provider has at most {OPTIONS_MAX} options")),
             _ => Ok(Provider { kind, options }),
         }
     }

@@ -70,12 +70,15 @@ impl OnnxRuntime {
         let sizes = |(name, id)| floats(graph, name, id);
         let shapes = shapes.map(sizes).collect::<Result<Vec<_>, _>>()?;
         let outputs = outputs.map(sizes).collect::<Result<Vec<_>, _>>()?;
-        let bytes = espalier_onnx::export(graph, weights, &About { name: "espalier".into(), ..About::default() })?.bytes;
+        let bytes =
+            espalier_onnx::export(graph, weights, &About { name: "espalier".into(), ..About::default() })?
+                .bytes;
         let log = Arc::new(Mutex::new(Log::default()));
         let failed = |reason: String| refused(&library, config, reason);
         let builder = builder(&library, config, threads, &log).map_err(|e| failed(e.to_string()))?;
         let session = { builder }.commit_from_memory(&bytes).map_err(|e| failed(e.to_string()))?;
-        let Log { placements, warnings } = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
+        let Log { placements, warnings } =
+            std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
         let placements: Vec<Placement> =
             placements.into_iter().map(|(provider, nodes)| Placement { provider, nodes }).collect();
         check_used(&config.providers, &placements)?;
@@ -102,22 +105,23 @@ impl OnnxRuntime {
         &self.placements
     }
 
-    /// What ONNX Runtime warned of when it opened the network.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
-    }
-
     fn compute(&mut self, inputs: &[&[f32]], outputs: &mut [Vec<f32>]) -> Result<(), String> {
         if inputs.len() != self.shapes.len() || outputs.len() != self.lengths.len() {
             return Err(format!(
                 "the network has {} inputs and {} outputs, it got places for {} and {}",
-                self.shapes.len(), self.lengths.len(), inputs.len(), outputs.len()
+                self.shapes.len(),
+                self.lengths.len(),
+                inputs.len(),
+                outputs.len()
             ));
         }
-        let tensor = |(shape, data): (&Vec<usize>, &&_)| TensorRef::from_array_view((shape.as_slice(), *data)).map(SessionInputValue::from);
-        let tensors = self.shapes.iter().zip(inputs).map(tensor).collect::<ort::Result<Vec<_>>>();
-        let tensors = tensors.map_err(|e| e.to_string())?;
-        let computed = self.session.run_with_options(tensors.as_slice(), &self.options).map_err(|e| e.to_string())?;
+        let mut tensors = Vec::new();
+        for (shape, &data) in self.shapes.iter().zip(inputs) {
+            let tensor = TensorRef::from_array_view((shape.as_slice(), data)).map_err(|e| e.to_string())?;
+            tensors.push(SessionInputValue::from(tensor));
+        }
+        let computed =
+            self.session.run_with_options(tensors.as_slice(), &self.options).map_err(|e| e.to_string())?;
         for ((value, to), &length) in computed.values().zip(outputs).zip(&self.lengths) {
             let (shape, data) = value.try_extract_tensor::<f32>().map_err(|e| e.to_string())?;
             if data.len() != length {
@@ -136,13 +140,20 @@ impl Engine for OnnxRuntime {
             nodes => format!("{provider} {nodes} nodes"),
         });
         match placed.collect::<Vec<_>>().join(", ") {
-            placed if placed.is_empty() => format!("onnxruntime {} (it does not tell which provider computes what)", self.library.version),
+            placed if placed.is_empty() => format!(
+                "onnxruntime {} (it does not tell which provider computes what)",
+                self.library.version
+            ),
             placed => format!("onnxruntime {} ({placed})", self.library.version),
         }
     }
 
     fn tolerance(&self) -> f32 {
         self.tolerance
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [Vec<f32>]) -> Result<(), EngineError> {
@@ -155,12 +166,19 @@ fn floats(graph: &Graph, name: &str, id: espalier_graph::ValueId) -> Result<Vec<
     let ty = graph.ty(id);
     match ty.dtype {
         DType::F32 => Ok(ty.shape.bind(Bindings::batch(1))),
-        _ => Err(OpenError::Graph(format!("`{name}` is {ty}: onnxruntime is handed floats only, use engine espalier"))),
+        _ => Err(OpenError::Graph(format!(
+            "`{name}` is {ty}: onnxruntime is handed floats only, use engine espalier"
+        ))),
     }
 }
 
 /// A session's settings. Its log is read while it opens: nothing else tells in every version which provider computes what.
-fn builder(library: &Library, config: &EngineConfig, threads: usize, log: &Arc<Mutex<Log>>) -> ort::Result<SessionBuilder> {
+fn builder(
+    library: &Library,
+    config: &EngineConfig,
+    threads: usize,
+    log: &Arc<Mutex<Log>>,
+) -> ort::Result<SessionBuilder> {
     let log = log.clone();
     let builder = Session::builder(&library.environment)?
         .with_intra_threads(threads)?
@@ -173,7 +191,8 @@ fn builder(library: &Library, config: &EngineConfig, threads: usize, log: &Arc<M
         .with_logger(Arc::new(move |level, _: &str, _: &str, _: &str, message: &str| {
             log.lock().unwrap_or_else(PoisonError::into_inner).add(level, message);
         }))?;
-    let providers: Vec<_> = config.providers.iter().filter_map(|provider| provider.dispatch(threads)).collect();
+    let providers: Vec<_> =
+        config.providers.iter().filter_map(|provider| provider.dispatch(threads)).collect();
     let builder = builder.with_execution_providers(&providers)?;
     match falls_back(&config.providers) {
         true => Ok(builder),
@@ -221,8 +240,11 @@ fn check_available(library: &Library, providers: &[Provider]) -> Result<(), Open
 
 /// Refuses a network of which the CPU computes everything though others were asked for.
 fn check_used(providers: &[Provider], placements: &[Placement]) -> Result<(), OpenError> {
-    let others: Vec<&str> =
-        providers.iter().map(|provider| provider.kind().name()).filter(|name| *name != ProviderKind::Cpu.name()).collect();
+    let others: Vec<&str> = providers
+        .iter()
+        .map(|provider| provider.kind().name())
+        .filter(|name| *name != ProviderKind::Cpu.name())
+        .collect();
     let is_used = placements.iter().any(|placement| others.contains(&placement.provider.as_str()));
     match others.is_empty() || placements.is_empty() || is_used {
         true => Ok(()),
@@ -265,7 +287,8 @@ impl Log {
 /// Provider and number of nodes, of ` All nodes placed on [CPUExecutionProvider]. Number of nodes: 7` and of
 /// ` Node(s) placed on [...]. Number of nodes: 7`, as ONNX Runtime writes it since 1.13.
 fn placement(message: &str) -> Option<(String, usize)> {
-    let (_, rest) = message.split_once("odes placed on [").or_else(|| message.split_once("ode(s) placed on ["))?;
+    let (_, rest) =
+        message.split_once("odes placed on [").or_else(|| message.split_once("ode(s) placed on ["))?;
     let (provider, rest) = rest.split_once(']')?;
     let (_, nodes) = rest.split_once("Number of nodes: ")?;
     let digits = nodes.split(|c: char| !c.is_ascii_digit()).next()?;
@@ -280,11 +303,18 @@ mod tests {
     #[test]
     fn placements_are_read() {
         let check = |message: &str, expected: Option<(&str, usize)>| {
-            assert_eq!(placement(message), expected.map(|(name, nodes)| (name.to_owned(), nodes)), "{message}");
+            assert_eq!(
+                placement(message),
+                expected.map(|(name, nodes)| (name.to_owned(), nodes)),
+                "{message}"
+            );
         };
         check(" All nodes placed on [CPUExecutionProvider]. Number of nodes: 7", Some(("cpu", 7)));
         check(" Node(s) placed on [OpenVINOExecutionProvider]. Number of nodes: 1", Some(("openvino", 1)));
-        check(" Node(s) placed on [AzureExecutionProvider]. Number of nodes: 12\n", Some(("AzureExecutionProvider", 12)));
+        check(
+            " Node(s) placed on [AzureExecutionProvider]. Number of nodes: 12\n",
+            Some(("AzureExecutionProvider", 12)),
+        );
         check("Node placements", None);
         check(" Node(s) placed on [CPUExecutionProvider]. Number of nodes: ", None);
         check(" Node(s) placed on [CPUExecutionProvider", None);

@@ -10,6 +10,11 @@ pub trait Engine: Send {
     /// Outputs may differ from a golden sample's by this share of their range: engines round where they like.
     fn tolerance(&self) -> f32;
 
+    /// What it warned of when it opened the network.
+    fn warnings(&self) -> &[String] {
+        &[]
+    }
+
     /// Computes one sample: `inputs` are the elements of each of the graph's inputs, and the elements of each output are
     /// appended to `outputs`, both in the graph's order.
     ///

@@ -126,6 +126,14 @@ impl Model {
         &self.task
     }
 
+    /// What the engine warned of when it opened the network.
+    pub fn warnings(&self) -> &[String] {
+        match &self.backend {
+            Backend::Plans(_) => &[],
+            Backend::Engine(hosted) => hosted.engine.warnings(),
+        }
+    }
+
     /// Elements of one input.
     pub fn input_len(&self) -> usize {
         self.task.input_shape().iter().product()

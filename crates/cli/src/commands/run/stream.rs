@@ -40,12 +40,11 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &super::Args, source: &str) -> anyhow::Result<()> {
     let flags = &args.stream;
-    let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
     if flags.rate.is_some_and(|rate| !(0.001..=1000.0).contains(&rate)) {
         return Err(usage("--rate: it is not in 0.001..=1000 frames a second"));
     }
     let source = Source::new(source).map_err(source_error)?;
-    let model = model(args, isa, threads)?;
+    let model = model(args)?;
     let shown = flags.show.then(|| show(args, &source, &model)).transpose()?;
     let policy = match flags.policy.as_deref() {
         Some("latest") => Policy::Latest,
@@ -70,7 +69,7 @@ pub(super) fn run(args: &super::Args, source: &str) -> anyhow::Result<()> {
 }
 
 /// The package's model. Without a task there is nothing that pictures could be fed to.
-fn model(args: &super::Args, isa: espalier_runtime::Isa, threads: usize) -> anyhow::Result<Model> {
+fn model(args: &super::Args) -> anyhow::Result<Model> {
     let shown = args.package.display();
     if open::package(&args.package)?.manifest.task.is_none() {
         return Err(usage(format!(
@@ -78,7 +77,7 @@ fn model(args: &super::Args, isa: espalier_runtime::Isa, threads: usize) -> anyh
              import MODEL.onnx --task classify-image|detect --labels FILE --out {shown}`, or feed tensors with --input"
         )));
     }
-    open::model(&args.package, isa, threads)
+    args.compute.model(&args.package)
 }
 
 fn show(args: &super::Args, source: &Source, model: &Model) -> anyhow::Result<(Arc<Board>, Server)> {
