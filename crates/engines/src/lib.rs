@@ -20,7 +20,8 @@ pub use provider::{Provider, ProviderKind};
 pub use session::{OnnxRuntime, Placement};
 
 /// A package's model on the engine that `config` names; our own runtime takes the best instruction set. Golden samples are not
-/// replayed yet: [`Model::replay`] does it, with the engine's tolerance.
+/// replayed yet: [`Model::replay`] does it, with the engine's tolerance. Of another engine, replay all of them: the tolerance is a
+/// share of the outputs' range over those that are replayed, and of one sample that may be narrow.
 ///
 /// # Errors
 /// Settings that contradict each other, a package without a task, a library that is missing, too old or no ONNX Runtime, a
