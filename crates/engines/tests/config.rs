@@ -1,6 +1,7 @@
 //! Configurations of engines: what is meant, and what contradicts itself.
 
-use espalier_engines::{EngineConfig, EngineKind, ProviderKind};
+use espalier_engines::{EngineConfig, EngineKind, Provider, ProviderKind};
+use proptest::prelude::*;
 
 fn refusal(text: &str) -> String {
     let error = match toml::from_str::<EngineConfig>(text) {
@@ -44,4 +45,14 @@ fn contradictions_are_named() {
     check(&with("\"cuda:a=\\u0000\""), "NUL");
     check(&with(&format!("\"qnn{}\"", ":a=1".repeat(65))), "at most 64 options");
     check(&with(&format!("\"qnn:a={}\"", "1".repeat(5000))), "at most 4096 characters");
+}
+
+proptest! {
+    /// Whatever is taken for a provider says the same again.
+    #[test]
+fn providers_are_what_they_say(text in "(cpu|openvino|qnn|[a-z]{0,4})(:[a-zé=:, ]{0,6}){0,3}") {
+        if let Ok(provider) = text.parse::<Provider>() {
+            prop_assert_eq!(provider.to_string(), text);
+        }
+    }
 }
