@@ -1,14 +1,13 @@
 //! A network in a session of ONNX Runtime.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use espalier_graph::{Bindings, DType, Dim, Graph, Weights};
 use espalier_onnx::About;
 use espalier_tasks::golden::GOLDEN_TOLERANCE;
 use espalier_tasks::{Engine, EngineError};
 use ort::logging::LogLevel;
-use ort::session::builder::SessionBuilder;
 use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue};
 use ort::value::TensorRef;
 
@@ -65,29 +64,23 @@ impl OnnxRuntime {
         config.validate()?;
         let library = Library::load(config.library.as_deref())?;
         check_available(&library, &config.providers)?;
-        let shapes = graph.inputs().iter().map(|&id| (graph.value(id).name.as_str(), id));
-        let outputs = graph.outputs().iter().map(|(name, id)| (name.as_str(), *id));
-        let sizes = |(name, id)| floats(graph, name, id);
-        let shapes = shapes.map(sizes).collect::<Result<Vec<_>, _>>()?;
-        let outputs = outputs.map(sizes).collect::<Result<Vec<_>, _>>()?;
-        let bytes =
-            espalier_onnx::export(graph, weights, &About { name: "espalier".into(), ..About::default() })?
-                .bytes;
+        let inputs = graph.inputs().iter().map(|&id| floats(graph, &graph.value(id).name, id));
+        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+        let outputs = graph.outputs().iter().map(|(name, id)| floats(graph, name, *id));
+        let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+        let exported =
+            espalier_onnx::export(graph, weights, &About { name: "espalier".into(), ..About::default() })?;
         let log = Arc::new(Mutex::new(Log::default()));
-        let failed = |reason: String| refused(&library, config, reason);
-        let builder = builder(&library, config, threads, &log).map_err(|e| failed(e.to_string()))?;
-        let session = { builder }.commit_from_memory(&bytes).map_err(|e| failed(e.to_string()))?;
-        let Log { placements, warnings } =
-            std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
-        let placements: Vec<Placement> =
-            placements.into_iter().map(|(provider, nodes)| Placement { provider, nodes }).collect();
+        let opened = session(&library, config, threads, &exported.bytes, log.clone());
+        let (session, options) = opened.map_err(|e| refused(&library, &config.providers, e.to_string()))?;
+        let Log { placements, warnings } = std::mem::take(&mut *lock(&log));
+        let placements: Vec<Placement> = placements.into_values().collect();
         check_used(&config.providers, &placements)?;
-        let options = options().map_err(|e| failed(e.to_string()))?;
         Ok(OnnxRuntime {
             session,
             options,
             library,
-            shapes,
+            shapes: inputs,
             lengths: outputs.iter().map(|shape| shape.iter().product()).collect(),
             placements,
             warnings,
@@ -172,15 +165,17 @@ fn floats(graph: &Graph, name: &str, id: espalier_graph::ValueId) -> Result<Vec<
     }
 }
 
-/// A session's settings. Its log is read while it opens: nothing else tells in every version which provider computes what.
-fn builder(
+/// A session for the file `bytes`, and how it runs. Its log is read while it opens: nothing else tells, in every version, which
+/// provider computes what. Runs say only what is wrong.
+fn session(
     library: &Library,
     config: &EngineConfig,
     threads: usize,
-    log: &Arc<Mutex<Log>>,
-) -> ort::Result<SessionBuilder> {
-    let log = log.clone();
-    let builder = Session::builder(&library.environment)?
+    bytes: &[u8],
+    log: Arc<Mutex<Log>>,
+) -> ort::Result<(Session, RunOptions<NoSelectedOutputs>)> {
+    let providers = config.providers.iter().filter_map(|provider| provider.dispatch(threads));
+    let mut builder = Session::builder(&library.environment)?
         .with_intra_threads(threads)?
         .with_inter_threads(1)?
         // Threads of several models share the cores.
@@ -189,22 +184,20 @@ fn builder(
         .with_dimension_override(Dim::N.to_string(), 1)?
         .with_log_level(LogLevel::Verbose)?
         .with_logger(Arc::new(move |level, _: &str, _: &str, _: &str, message: &str| {
-            log.lock().unwrap_or_else(PoisonError::into_inner).add(level, message);
-        }))?;
-    let providers: Vec<_> =
-        config.providers.iter().filter_map(|provider| provider.dispatch(threads)).collect();
-    let builder = builder.with_execution_providers(&providers)?;
-    match falls_back(&config.providers) {
-        true => Ok(builder),
-        false => Ok(builder.with_disable_cpu_fallback()?),
+            lock(&log).add(level, message);
+        }))?
+        .with_execution_providers(providers.collect::<Vec<_>>())?;
+    if !falls_back(&config.providers) {
+        builder = builder.with_disable_cpu_fallback()?;
     }
-}
-
-/// Runs say only what is wrong.
-fn options() -> ort::Result<RunOptions<NoSelectedOutputs>> {
+    let session = builder.commit_from_memory(bytes)?;
     let mut options = RunOptions::new()?;
     options.set_log_level(LogLevel::Error)?;
-    Ok(options)
+    Ok((session, options))
+}
+
+fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the CPU may compute what nobody else takes.
@@ -240,60 +233,67 @@ fn check_available(library: &Library, providers: &[Provider]) -> Result<(), Open
 
 /// Refuses a network of which the CPU computes everything though others were asked for.
 fn check_used(providers: &[Provider], placements: &[Placement]) -> Result<(), OpenError> {
-    let others: Vec<&str> = providers
-        .iter()
-        .map(|provider| provider.kind().name())
-        .filter(|name| *name != ProviderKind::Cpu.name())
-        .collect();
-    let is_used = placements.iter().any(|placement| others.contains(&placement.provider.as_str()));
-    match others.is_empty() || placements.is_empty() || is_used {
+    let is_other = |name: &str| name != ProviderKind::Cpu.name();
+    let is_asked = providers.iter().any(|provider| is_other(provider.kind().name()));
+    let is_used = placements.iter().any(|placement| is_other(&placement.provider));
+    match !is_asked || placements.is_empty() || is_used {
         true => Ok(()),
         false => Err(OpenError::Placement(format!(
             "{} took no node of the network, the CPU would compute all of it: ask for `cpu` alone if that is wanted",
-            others.join(" and ")
+            names(providers)
         ))),
     }
 }
 
 /// What a session that does not open means.
-fn refused(library: &Library, config: &EngineConfig, reason: String) -> OpenError {
-    if !falls_back(&config.providers) && reason.contains("fallback to CPU EP") {
-        let names: Vec<String> = config.providers.iter().map(ToString::to_string).collect();
-        return OpenError::Placement(format!(
+fn refused(library: &Library, providers: &[Provider], reason: String) -> OpenError {
+    match is_incomplete(providers, &reason) {
+        true => OpenError::Placement(format!(
             "{} did not take all nodes of the network, and the CPU was not asked for: add `cpu` behind to let it compute the rest",
-            names.join(" and ")
-        ));
+            names(providers)
+        )),
+        false => OpenError::Session { library: library.to_string(), reason },
     }
-    OpenError::Session { library: library.to_string(), reason }
+}
+
+/// Whether ONNX Runtime says that nodes were left to the CPU, which may not take them.
+fn is_incomplete(providers: &[Provider], reason: &str) -> bool {
+    !falls_back(providers) && reason.contains("fallback to CPU EP")
+}
+
+fn names(providers: &[Provider]) -> String {
+    let others = providers.iter().filter(|provider| provider.kind() != ProviderKind::Cpu);
+    others.map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }
 
 /// What is read of a session's log.
 #[derive(Default)]
 struct Log {
-    placements: BTreeMap<String, usize>,
+    /// By provider: it may be told twice.
+    placements: BTreeMap<String, Placement>,
     warnings: Vec<String>,
 }
 
 impl Log {
     fn add(&mut self, level: LogLevel, message: &str) {
-        if let Some((provider, nodes)) = placement(message) {
-            self.placements.insert(provider, nodes);
+        if let Some(placement) = placement(message) {
+            self.placements.insert(placement.provider.clone(), placement);
         } else if level >= LogLevel::Warning && self.warnings.len() < WARNINGS_MAX {
             self.warnings.push(message.chars().take(WARNING_LENGTH_MAX).collect());
         }
     }
 }
 
-/// Provider and number of nodes, of ` All nodes placed on [CPUExecutionProvider]. Number of nodes: 7` and of
-/// ` Node(s) placed on [...]. Number of nodes: 7`, as ONNX Runtime writes it since 1.13.
-fn placement(message: &str) -> Option<(String, usize)> {
+/// What ` All nodes placed on [CPUExecutionProvider]. Number of nodes: 7` and
+/// ` Node(s) placed on [...]. Number of nodes: 7` say, which ONNX Runtime 1.17 to 1.32 write.
+fn placement(message: &str) -> Option<Placement> {
     let (_, rest) =
         message.split_once("odes placed on [").or_else(|| message.split_once("ode(s) placed on ["))?;
     let (provider, rest) = rest.split_once(']')?;
     let (_, nodes) = rest.split_once("Number of nodes: ")?;
-    let digits = nodes.split(|c: char| !c.is_ascii_digit()).next()?;
+    let nodes = nodes.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
     let known = ProviderKind::ALL.into_iter().find(|kind| kind.canonical() == provider);
-    Some((known.map_or_else(|| provider.to_owned(), |kind| kind.to_string()), digits.parse().ok()?))
+    Some(Placement { provider: known.map_or(provider, ProviderKind::name).to_owned(), nodes })
 }
 
 #[cfg(test)]
@@ -318,5 +318,46 @@ mod tests {
         check("Node placements", None);
         check(" Node(s) placed on [CPUExecutionProvider]. Number of nodes: ", None);
         check(" Node(s) placed on [CPUExecutionProvider", None);
+    }
+
+    fn providers(names: &[&str]) -> Vec<Provider> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_cpu_takes_nothing_unasked() {
+        let check = |asked: &[&str], placed: &[&str], is_refused: bool| {
+            let placed: Vec<Placement> =
+                placed.iter().map(|&name| Placement { provider: name.into(), nodes: 3 }).collect();
+            assert_eq!(check_used(&providers(asked), &placed).is_err(), is_refused, "{asked:?}, {placed:?}");
+        };
+        check(&[], &["cpu"], false);
+        check(&["cpu"], &["cpu"], false);
+        check(&["openvino", "cpu"], &["cpu"], true);
+        check(&["openvino", "cpu"], &["cpu", "openvino"], false);
+        check(&["tensorrt", "cuda", "cpu"], &["tensorrt"], false);
+        // What does not tell is not refused.
+        check(&["openvino", "cpu"], &[], false);
+        let said = check_used(
+            &providers(&["cuda:device_id=1", "qnn", "cpu"]),
+            &[Placement { provider: "cpu".into(), nodes: 1 }],
+        );
+        assert!(said.unwrap_err().to_string().starts_with("cuda:device_id=1 and qnn took no node"));
+    }
+
+    #[test]
+    fn an_incomplete_provider_is_told_from_other_failures() {
+        let text = "nodes that are assigned to the default CPU EP, but fallback to CPU EP has been explicitly disabled";
+        assert!(is_incomplete(&providers(&["openvino"]), text));
+        assert!(!is_incomplete(&providers(&["openvino"]), "the device is not there"));
+        assert!(!is_incomplete(&providers(&["openvino", "cpu"]), text));
+    }
+
+    #[test]
+    fn tolerances_are_those_of_the_documentation() {
+        let graph = Graph::new();
+        for (asked, expected) in [(&[][..], 1e-3), (&["xnnpack", "cpu"], 1e-3), (&["cuda", "cpu"], 0.02)] {
+            assert_eq!(tolerance(&graph, &providers(asked)), expected, "{asked:?}");
+        }
     }
 }
