@@ -293,7 +293,7 @@ fn placement(message: &str) -> Option<Placement> {
     let (_, nodes) = rest.split_once("Number of nodes: ")?;
     let nodes = nodes.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
     let known = ProviderKind::ALL.into_iter().find(|kind| kind.canonical() == provider);
-    Some(Placement { provider: known.map_or(provider, ProviderKind::name).to_owned(), nodes })
+    Some(Placement { provider: known.map_or_else(|| provider.to_owned(), |kind| kind.to_string()), nodes })
 }
 
 #[cfg(test)]
