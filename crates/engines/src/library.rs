@@ -2,9 +2,10 @@
 
 use std::ffi::{CStr, OsStr};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::environment::Environment;
+use ort::logging::LogLevel;
 use ort::sys::OrtApiBase;
 
 use crate::error::OpenError;
@@ -32,6 +33,28 @@ pub(crate) struct Library {
 }
 
 static LOADED: Mutex<Option<Library>> = Mutex::new(None);
+
+/// What the library complained of outside of sessions, the last few: why a provider does not start is said nowhere else.
+static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Most complaints that are kept, and most characters of one: C++ puts the reason at the end.
+const COMPLAINTS_MAX: usize = 4;
+const COMPLAINT_LENGTH_MAX: usize = 300;
+
+/// What the library complained of since this was last asked.
+pub(crate) fn complaints() -> Vec<String> {
+    std::mem::take(&mut *COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn complain(message: &str) {
+    let message = message.trim();
+    let from = message.char_indices().rev().nth(COMPLAINT_LENGTH_MAX - 1).map_or(0, |(at, _)| at);
+    let mut complaints = COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if complaints.len() == COMPLAINTS_MAX {
+        complaints.remove(0);
+    }
+    complaints.push(message[from..].to_owned());
+}
 
 impl std::fmt::Display for Library {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -103,8 +126,16 @@ fn first(candidates: &[PathBuf]) -> Result<Library, OpenError> {
 }
 
 fn environment(path: &Path) -> Result<Environment, String> {
-    let builder = ort::init_from(path).map_err(|e| e.to_string())?;
-    builder.with_name("espalier").with_telemetry(false).build().map_err(|e| e.to_string())
+    let builder =
+        ort::init_from(path).map_err(|e| e.to_string())?.with_name("espalier").with_telemetry(false);
+    let logger = |level, _: &str, _: &str, _: &str, message: &str| {
+        if level >= LogLevel::Error {
+            complain(message);
+        }
+    };
+    let environment = builder.with_logger(Arc::new(logger)).build().map_err(|e| e.to_string())?;
+    environment.set_log_level(LogLevel::Error);
+    Ok(environment)
 }
 
 /// Whether a version is 1.`least` or newer.
@@ -135,6 +166,16 @@ fn version(path: &Path) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_the_last_complaints_is_kept() {
+        complaints();
+        (0..9).for_each(|number| complain(&format!("{}{number}\n", "é".repeat(400))));
+        let kept = complaints();
+        assert_eq!(kept.len(), COMPLAINTS_MAX);
+        assert!(kept[3].ends_with("é8") && kept[3].chars().count() == COMPLAINT_LENGTH_MAX, "{kept:?}");
+        assert!(complaints().is_empty());
+    }
 
     #[test]
     fn versions_that_serve() {

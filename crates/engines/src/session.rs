@@ -13,7 +13,7 @@ use ort::value::TensorRef;
 
 use crate::config::EngineConfig;
 use crate::error::OpenError;
-use crate::library::Library;
+use crate::library::{Library, complaints};
 use crate::provider::{Provider, ProviderKind};
 
 /// Of float networks where an accelerator computes, which rounds to half precision or less.
@@ -71,6 +71,7 @@ impl OnnxRuntime {
         let exported =
             espalier_onnx::export(graph, weights, &About { name: "espalier".into(), ..About::default() })?;
         let log = Arc::new(Mutex::new(Log::default()));
+        complaints();
         let opened = session(&library, config, threads, &exported.bytes, log.clone());
         let (session, options) = opened.map_err(|e| refused(&library, &config.providers, e.to_string()))?;
         let Log { placements, warnings } = std::mem::take(&mut *lock(&log));
@@ -252,7 +253,10 @@ fn refused(library: &Library, providers: &[Provider], reason: String) -> OpenErr
             "{} did not take all nodes of the network, and the CPU was not asked for: add `cpu` behind to let it compute the rest",
             names(providers)
         )),
-        false => OpenError::Session { library: library.to_string(), reason },
+        false => {
+            let reason = std::iter::once(reason).chain(complaints()).collect::<Vec<_>>().join(": ");
+            OpenError::Session { library: library.to_string(), reason }
+        }
     }
 }
 
@@ -303,11 +307,8 @@ mod tests {
     #[test]
     fn placements_are_read() {
         let check = |message: &str, expected: Option<(&str, usize)>| {
-            assert_eq!(
-                placement(message),
-                expected.map(|(name, nodes)| (name.to_owned(), nodes)),
-                "{message}"
-            );
+            let expected = expected.map(|(provider, nodes)| Placement { provider: provider.into(), nodes });
+            assert_eq!(placement(message), expected, "{message}");
         };
         check(" All nodes placed on [CPUExecutionProvider]. Number of nodes: 7", Some(("cpu", 7)));
         check(" Node(s) placed on [OpenVINOExecutionProvider]. Number of nodes: 1", Some(("openvino", 1)));
