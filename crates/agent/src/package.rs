@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use espalier_graph::package::MAX_FILE;
 use espalier_graph::{Golden, Op, Package, PackageError};
+use espalier_runtime::Sizes;
 use espalier_tasks::model::picture;
 use espalier_tasks::{Image, ImageError, Model, ModelError, Task};
 
@@ -20,7 +21,8 @@ const TIMING: Duration = Duration::from_secs(2);
 #[cfg(target_os = "linux")]
 const LEAST_PRIORITY: i32 = 19;
 
-const UNFOLDED: &str = "its batch normalisation is not folded, as training left it: `espalier compress` makes it faster";
+const UNFOLDED: &str =
+    "its batch normalisation is not folded, as training left it: `espalier compress` makes it faster";
 
 /// Why a package does not run here.
 #[derive(Debug, thiserror::Error)]
@@ -155,8 +157,8 @@ pub(crate) fn open(config: &ModelConfig, threads: usize, pace: Pace) -> Result<O
     let mut model = Model::new(graph, weights, task, isa, threads)?;
     let sizes = pace.run(|| model.prepare(1))?;
     model.keep_prepared();
-    let memory = sizes.arena_bytes + sizes.weight_bytes + sizes.scratch_bytes * sizes.threads;
-    let memory = Bytes(memory as u64);
+    let whole = |sizes: Sizes| sizes.arena_bytes + sizes.weight_bytes + sizes.scratch_bytes * sizes.threads;
+    let memory = Bytes(sizes.map_or(0, whole) as u64);
     if let Some(most) = config.max_memory.filter(|most| memory.0 > most.0) {
         return Err(Refusal::Memory { have: memory, most });
     }

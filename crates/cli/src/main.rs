@@ -1,6 +1,7 @@
 //! The one command.
 
 mod commands;
+mod compute;
 mod config;
 mod exit;
 mod foreign;

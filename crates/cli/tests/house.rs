@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use toml::Table;
 
@@ -56,9 +57,33 @@ fn dependencies_go_one_way() {
     check_dependencies("tasks", &["graph", "kernels", "runtime"]);
     check_dependencies("pages", &[]);
     check_dependencies("wire", &[]);
-    check_dependencies("agent", &["graph", "kernels", "pages", "runtime", "tasks", "wire"]);
+    check_dependencies("engines", &["graph", "onnx", "runtime", "tasks"]);
+    check_dependencies("agent", &["engines", "graph", "kernels", "pages", "runtime", "tasks", "wire"]);
     check_dependencies("train", &["graph", "kernels", "pages", "passes", "runtime", "tasks"]);
     assert!(house_dependencies("runtime").contains("kernels"), "the reader of manifests reads");
+}
+
+/// What cargo links into a crate of ours, with the features that it is built with alone.
+fn linked(name: &str) -> BTreeSet<String> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["tree", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}", "-p", name]);
+    let output = cargo.current_dir(ROOT).output().expect("cargo starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("cargo speaks UTF-8");
+    text.lines().filter_map(|line| line.split(' ').next()).map(String::from).collect()
+}
+
+/// Through other crates, too: ONNX is written without what reads it.
+#[test]
+fn devices_carry_no_training_and_no_passes() {
+    for name in ["espalier-engines", "espalier-agent"] {
+        let linked = linked(name);
+        for absent in ["espalier-passes", "espalier-train", "espalier-hub", "espalier"] {
+            assert!(!linked.contains(absent), "{name} links {absent}");
+        }
+        assert!(linked.contains("espalier-tasks"), "{name}: the reader of trees reads {linked:?}");
+    }
+    assert!(linked("espalier-onnx").contains("espalier-passes"), "the way in needs passes");
 }
 
 #[test]

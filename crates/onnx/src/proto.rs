@@ -3,6 +3,8 @@
 //! A message is decoded one level at a time: what may occur often is kept as bytes, which share the file's memory, until
 //! its number was checked. An empty node takes two bytes in a file and hundreds once decoded.
 
+#![cfg_attr(not(feature = "import"), allow(dead_code, reason = "only the way in decodes"))]
+
 use prost::Message;
 use prost::bytes::Bytes;
 

@@ -5,14 +5,22 @@ use espalier_runtime::{Options, Plan, Pool, lower};
 
 use crate::model::ModelError;
 
-/// Float outputs may differ from a golden sample's by this share of their range.
+/// Float outputs of our own runtime may differ from a golden sample's by this share of their range.
 pub const GOLDEN_TOLERANCE: f32 = 1e-3;
 
-/// Compares answers with those of golden samples; `got` has, for each sample, the elements of each output.
+/// The name of our own runtime among engines.
+pub(crate) const OWN: &str = "espalier";
+
+/// Compares answers of `engine` with those of golden samples; `got` has, for each sample, the elements of each output.
 ///
 /// # Errors
-/// The first element that is further off than [`GOLDEN_TOLERANCE`] of its output's range over all samples.
-pub(crate) fn compare(golden: &[Golden], got: &[Vec<Vec<f32>>]) -> Result<(), ModelError> {
+/// The first element that is further off than the share `tolerance` of its output's range over all samples.
+pub(crate) fn compare(
+    golden: &[Golden],
+    got: &[Vec<Vec<f32>>],
+    engine: &str,
+    tolerance: f32,
+) -> Result<(), ModelError> {
     for output in 0..golden.first().map_or(0, |sample| sample.outputs.len()) {
         let wanted =
             |sample: &'_ Golden| sample.outputs.get(output).and_then(|t| t.as_f32().map(<[f32]>::to_vec));
@@ -20,14 +28,15 @@ pub(crate) fn compare(golden: &[Golden], got: &[Vec<Vec<f32>>]) -> Result<(), Mo
         let wanted = wanted.ok_or(ModelError::GoldenInput)?;
         let values = wanted.iter().flatten();
         let (lo, hi) = values.fold((f32::MAX, f32::MIN), |(lo, hi), &v| (lo.min(v), hi.max(v)));
-        let allowed = (hi - lo).max(f32::MIN_POSITIVE) * GOLDEN_TOLERANCE;
+        let allowed = (hi - lo).max(f32::MIN_POSITIVE) * tolerance;
         for (sample, (want, got)) in wanted.iter().zip(got).enumerate() {
             let got = got.get(output).filter(|got| got.len() == want.len()).ok_or(ModelError::GoldenInput)?;
             // Not `> allowed`: a NaN has to differ.
             let agrees = |got: f32, want: f32| (got - want).abs() <= allowed;
             if let Some(element) = got.iter().zip(want).position(|(&got, &want)| !agrees(got, want)) {
                 let (got, want) = (got[element], want[element]);
-                return Err(ModelError::Golden { sample, output, element, got, want, allowed });
+                let engine = engine.into();
+                return Err(ModelError::Golden { engine, sample, output, element, got, want, allowed });
             }
         }
     }
@@ -70,7 +79,7 @@ impl<'a> Raw<'a> {
     pub fn replay(&mut self, golden: &[Golden]) -> Result<(), ModelError> {
         let answers =
             golden.iter().map(|sample| self.outputs(&sample.inputs)).collect::<Result<Vec<_>, _>>()?;
-        compare(golden, &answers)
+        compare(golden, &answers, OWN, GOLDEN_TOLERANCE)
     }
 
     fn outputs(&mut self, inputs: &[Tensor]) -> Result<Vec<Vec<f32>>, ModelError> {

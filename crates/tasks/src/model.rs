@@ -1,11 +1,13 @@
-//! A network that is ready to answer: graph, weights and task, with a plan for each batch size that was asked for.
+//! A network that is ready to answer: graph, task, and what computes it, plans of our own runtime or another engine.
 //! Training validates with it, the command line predicts with it, devices run it.
 
 use espalier_graph::{Bindings, Data, Dim, Golden, Graph, Tensor, Weights};
-use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, Sizes, lower_for_bytes};
+use espalier_runtime::{Isa, LowerError, Sizes};
 
-use crate::golden::compare;
-use crate::slot::{Form, Slot};
+use crate::engine::{Engine, EngineError, Hosted};
+use crate::golden::{GOLDEN_TOLERANCE, OWN, compare};
+use crate::plans::Plans;
+use crate::slot::Slot;
 use crate::{Answer, Image, ImageError, Input, Task, TaskError};
 
 /// Why a model could not be made or asked.
@@ -14,6 +16,9 @@ pub enum ModelError {
     /// The graph cannot be lowered.
     #[error(transparent)]
     Lower(#[from] LowerError),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The task and its input do not agree.
     #[error(transparent)]
     Task(#[from] TaskError),
@@ -37,10 +42,12 @@ pub enum ModelError {
     },
     /// This machine answers differently from the one that made the package.
     #[error(
-        "golden sample {sample}: element {element} of output {output} is {got}, the package was made with {want} (allowed \
-         difference {allowed}); this machine would answer differently, so the package is refused"
+        "golden sample {sample}: element {element} of output {output} is {got} in {engine}, the package was made with {want} \
+         (allowed difference {allowed}); this machine would answer differently, so the package is refused"
     )]
     Golden {
+        /// What computed it.
+        engine: String,
         /// Number of the sample.
         sample: usize,
         /// Number of the output.
@@ -56,25 +63,18 @@ pub enum ModelError {
     },
 }
 
-/// A network with its task, lowered on demand.
+/// A network with its task.
 pub struct Model {
     task: Task,
     graph: Graph,
-    weights: Weights,
-    isa: Isa,
-    pool: Pool,
-    plans: Vec<Planned>,
+    backend: Backend,
 }
 
-/// A plan, and how it takes its inputs.
-struct Planned {
-    batch: usize,
-    plan: Plan,
-    form: Form,
+/// What computes the network.
+enum Backend {
+    Plans(Plans),
+    Engine(Hosted),
 }
-
-/// Plans of this many batch sizes are kept.
-const PLANS_MAX: usize = 4;
 
 impl Model {
     /// Joins a portable graph with one input, the content of its states, and a task.
@@ -88,9 +88,37 @@ impl Model {
         isa: Isa,
         threads: usize,
     ) -> Result<Self, ModelError> {
+        Model::on(Backend::Plans(Plans::new(weights, isa, threads)), graph, task)
+    }
+
+    /// Joins a portable graph with one input, the engine that computes it in the place of our own runtime, and a task.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn with_engine(graph: Graph, engine: Box<dyn Engine>, task: Task) -> Result<Self, ModelError> {
+        Model::on(Backend::Engine(Hosted::new(engine, graph.outputs().len())), graph, task)
+    }
+
+    fn on(backend: Backend, graph: Graph, task: Task) -> Result<Self, ModelError> {
         task.validate()?;
         check_shapes(&graph, &task)?;
-        Ok(Model { task, graph, weights, isa, pool: Pool::new(threads), plans: Vec::new() })
+        Ok(Model { task, graph, backend })
+    }
+
+    /// What computes the network, for people.
+    pub fn engine(&self) -> String {
+        match &self.backend {
+            Backend::Plans(plans) => format!("{OWN} ({})", plans.isa()),
+            Backend::Engine(hosted) => hosted.engine.name(),
+        }
+    }
+
+    /// Outputs may differ from a golden sample's by this share of their range.
+    pub fn tolerance(&self) -> f32 {
+        match &self.backend {
+            Backend::Plans(_) => GOLDEN_TOLERANCE,
+            Backend::Engine(hosted) => hosted.engine.tolerance(),
+        }
     }
 
     /// The task.
@@ -98,9 +126,12 @@ impl Model {
         &self.task
     }
 
-    /// The pool that runs the plans.
-    pub fn pool(&mut self) -> &mut Pool {
-        &mut self.pool
+    /// What the engine warned of when it opened the network.
+    pub fn warnings(&self) -> &[String] {
+        match &self.backend {
+            Backend::Plans(_) => &[],
+            Backend::Engine(hosted) => hosted.engine.warnings(),
+        }
     }
 
     /// Elements of one input.
@@ -113,49 +144,36 @@ impl Model {
         self.graph.ty(self.graph.inputs()[0]).shape.0.first().is_some_and(|dim| *dim == Dim::N)
     }
 
-    /// Where the plan for `batch` inputs is.
-    fn planned(&mut self, batch: usize) -> Result<usize, ModelError> {
-        if let Some(at) = self.plans.iter().position(|planned| planned.batch == batch) {
-            return Ok(at);
-        }
-        let options =
-            Options { isa: self.isa, threads: self.pool.workers(), bindings: Bindings::batch(batch) };
-        if self.plans.len() == PLANS_MAX {
-            self.plans.remove(0);
-        }
-        let mut plan = lower_for_bytes(&self.graph, &self.weights, options)?;
-        let form = match plan.input_bytes(input_name(&self.graph)) {
-            Some((quant, _)) => Form::Bytes(Box::new(self.task.picture_input().byte_tables(quant))),
-            None => Form::Floats,
-        };
-        self.plans.push(Planned { batch, plan, form });
-        Ok(self.plans.len() - 1)
-    }
-
     /// Runs `batch` inputs that `fill` writes into their places; `read` gets what that returned, and each output's
     /// elements.
     ///
     /// # Errors
-    /// The graph cannot be lowered; what `fill` and `read` say.
+    /// The graph cannot be lowered, the engine failed; what `fill` and `read` say.
     pub fn run<T, R>(
         &mut self,
         batch: usize,
         fill: impl FnOnce(&Task, Vec<Slot<'_>>) -> Result<T, TaskError>,
         read: impl FnOnce(&Task, T, &[&[f32]]) -> Result<R, TaskError>,
     ) -> Result<R, ModelError> {
-        let at = self.planned(batch)?;
-        let Model { task, graph, plans, pool, .. } = self;
-        let Planned { plan, form, .. } = &mut plans[at];
-        let filled = fill(task, form.slots(plan, input_name(graph), batch))?;
-        plan.run(pool);
-        let outputs: Vec<&[f32]> = graph.outputs().iter().map(|(name, _)| plan.output(name)).collect();
-        Ok(read(task, filled, &outputs)?)
+        let len = self.input_len();
+        let Model { task, graph, backend } = self;
+        match backend {
+            Backend::Plans(plans) => {
+                let (planned, pool) = plans.planned(graph, task, batch)?;
+                let filled = fill(task, planned.slots(graph))?;
+                Ok(read(task, filled, &planned.run(graph, pool))?)
+            }
+            Backend::Engine(hosted) => {
+                let filled = fill(task, hosted.slots(batch, len))?;
+                Ok(read(task, filled, &hosted.run(len)?)?)
+            }
+        }
     }
 
     /// Runs `batch` inputs that are tensors already, row after row; returns each output's elements.
     ///
     /// # Errors
-    /// The graph cannot be lowered. Panics where the length does not fit the batch.
+    /// As [`Model::run`]. Panics where the length does not fit the batch.
     pub fn infer(&mut self, inputs: &[f32], batch: usize) -> Result<Vec<Vec<f32>>, ModelError> {
         let len = self.input_len();
         assert_eq!(inputs.len(), batch * len, "elements of {batch} inputs");
@@ -199,7 +217,7 @@ impl Model {
     /// Answers golden samples again and compares.
     ///
     /// # Errors
-    /// The first element outside of [`GOLDEN_TOLERANCE`](crate::golden::GOLDEN_TOLERANCE).
+    /// The first element outside of the [tolerance](Self::tolerance).
     pub fn replay(&mut self, golden: &[Golden]) -> Result<(), ModelError> {
         self.replay_in_turns(golden, |one| one())
     }
@@ -220,26 +238,26 @@ impl Model {
             turn(&mut || answer = self.outputs(&image));
             answers.push(answer?);
         }
-        compare(golden, &answers)
+        compare(golden, &answers, &self.engine(), self.tolerance())
     }
 
-    /// Lowers the plan for `batch` inputs, where there is none yet, and says what memory it takes.
+    /// Lowers the plan for `batch` inputs, where there is none yet, and says what memory it takes; an engine does not tell.
     ///
     /// # Errors
     /// The graph cannot be lowered.
-    pub fn prepare(&mut self, batch: usize) -> Result<Sizes, ModelError> {
-        let at = self.planned(batch)?;
-        Ok(self.plans[at].plan.sizes())
+    pub fn prepare(&mut self, batch: usize) -> Result<Option<Sizes>, ModelError> {
+        match &mut self.backend {
+            Backend::Plans(plans) => Ok(Some(plans.planned(&self.graph, &self.task, batch)?.0.sizes())),
+            Backend::Engine(_) => Ok(None),
+        }
     }
 
     /// Gives the weights back, which the plans that were prepared hold packed. Other batch sizes are errors from now on.
     pub fn keep_prepared(&mut self) {
-        self.weights = Weights::new();
+        if let Backend::Plans(plans) = &mut self.backend {
+            plans.forget_weights();
+        }
     }
-}
-
-fn input_name(graph: &Graph) -> &str {
-    &graph.value(graph.inputs()[0]).name
 }
 
 /// Writes `input` into every place.

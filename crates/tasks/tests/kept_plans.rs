@@ -16,7 +16,7 @@ fn prepared_plans_answer_without_the_weights() {
     let mut model = Model::new(graph, weights, task, Isa::best(), 1).unwrap();
     let image = Image::new(2, 2, 1, vec![255; 4]).unwrap();
     let before = model.outputs(&image).unwrap();
-    assert!(model.prepare(1).unwrap().weight_bytes > 0);
+    assert!(model.prepare(1).unwrap().unwrap().weight_bytes > 0);
     model.keep_prepared();
     assert_eq!(model.outputs(&image).unwrap(), before);
     let other = model.infer(&[0.0; 8], 2).unwrap_err();

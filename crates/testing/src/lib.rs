@@ -46,6 +46,18 @@ pub fn python(package: &str) -> Option<String> {
     Some(python)
 }
 
+/// The folder of ONNX Runtime's library in the Python that `ESPALIER_PYTHON` names. Where none is named, the test says that it
+/// skipped, and `None` comes back.
+///
+/// # Panics
+/// Where one is named that lacks the package.
+pub fn onnxruntime() -> Option<PathBuf> {
+    let python = python("onnxruntime")?;
+    let code = "import onnxruntime, pathlib; print(pathlib.Path(onnxruntime.__file__).parent / 'capi')";
+    let output = Command::new(python).args(["-c", code]).output().expect("it ran before");
+    Some(PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim()))
+}
+
 /// Whether the program `ffmpeg` is there. Where it is not, the test says that it skipped `what`.
 pub fn ffmpeg(what: &str) -> bool {
     let found = Command::new("ffmpeg").arg("-version").output().is_ok_and(|output| output.status.success());

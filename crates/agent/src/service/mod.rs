@@ -133,10 +133,11 @@ impl Agent {
         let server = serve(&config.status, &overview)?;
         let loader = Loader::start(scheduler.clone());
         let (path, pipelines) = (path.to_owned(), Vec::new());
-        let mut agent =
-            Agent { path, config, clock, scheduler, pipelines, shown, overview, server, loader };
+        let mut agent = Agent { path, config, clock, scheduler, pipelines, shown, overview, server, loader };
         let config = agent.config.clone();
-        let opened = (0..config.pipelines.len()).map(|index| checked(&config, index)).collect::<Result<Vec<_>, _>>()?;
+        let opened = (0..config.pipelines.len())
+            .map(|index| checked(&config, index))
+            .collect::<Result<Vec<_>, _>>()?;
         for (index, opened) in opened.into_iter().enumerate() {
             let pipeline = agent.pipeline(&config, index, opened)?;
             agent.pipelines.push(pipeline);
@@ -148,7 +149,11 @@ impl Agent {
             event(Level::Info, SELF, format!("status page and metrics: {}", server.url()));
         }
         if config.power.cpu.is_some() && cpu_seconds().is_none() {
-            event(Level::Warning, SELF, "power.cpu: this system does not tell CPU seconds, so there is no ceiling");
+            event(
+                Level::Warning,
+                SELF,
+                "power.cpu: this system does not tell CPU seconds, so there is no ceiling",
+            );
         }
         Ok(agent)
     }
@@ -203,7 +208,11 @@ impl Agent {
             None if notifier.watchdog().is_some() => notifier.tell("WATCHDOG=1"),
             None => {}
             Some(pipeline) => {
-                event(Level::Error, pipeline.shared().name(), "hangs: the watchdog is not told that all is well");
+                event(
+                    Level::Error,
+                    pipeline.shared().name(),
+                    "hangs: the watchdog is not told that all is well",
+                );
             }
         }
     }
@@ -213,8 +222,16 @@ impl Agent {
         let begun = Instant::now();
         let done = Config::load(&self.path).map_err(AgentError::from).and_then(|config| self.become_(config));
         match done {
-            Ok(changes) => event(Level::Info, SELF, format!("reloaded in {:.2} s: {changes}", begun.elapsed().as_secs_f64())),
-            Err(error) => event(Level::Error, SELF, format!("the configuration is refused, the one before stays: {error}")),
+            Ok(changes) => event(
+                Level::Info,
+                SELF,
+                format!("reloaded in {:.2} s: {changes}", begun.elapsed().as_secs_f64()),
+            ),
+            Err(error) => event(
+                Level::Error,
+                SELF,
+                format!("the configuration is refused, the one before stays: {error}"),
+            ),
         }
     }
 
@@ -332,7 +349,9 @@ fn serve(config: &StatusConfig, overview: &Arc<Overview>) -> Result<Option<Serve
 fn within(file: &Path, index: usize, fault: Fault) -> AgentError {
     let fault = match fault {
         Fault::Table { path, right } => Fault::Table { path: format!("pipeline[{index}].{path}"), right },
-        Fault::Value { path, value, right } => Fault::Value { path: format!("pipeline[{index}].{path}"), value, right },
+        Fault::Value { path, value, right } => {
+            Fault::Value { path: format!("pipeline[{index}].{path}"), value, right }
+        }
         Fault::Text(right) => Fault::Table { path: format!("pipeline[{index}]"), right },
     };
     ConfigError { file: file.into(), fault }.into()

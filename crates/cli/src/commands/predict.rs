@@ -10,8 +10,9 @@ use espalier_graph::files::write_atomic;
 use espalier_tasks::{Answer, Image, Limits, Model, decode, image};
 use serde_json::Value;
 
+use crate::compute::Compute;
 use crate::exit::{Ending, sentence, usage};
-use crate::{open, print};
+use crate::print;
 
 /// Say what is in pictures.
 #[derive(clap::Args)]
@@ -31,20 +32,15 @@ pub(crate) struct Args {
     /// Write each picture with its answer drawn in, as PNG, into this folder; made if need be.
     #[arg(long, value_name = "DIR")]
     draw: Option<PathBuf>,
-    /// Worker threads; default: one for each core.
-    #[arg(long)]
-    threads: Option<usize>,
-    /// Force an instruction set: scalar; avx2, avx512 (x86-64); neon, neon-dotprod (64-bit Arm).
-    #[arg(long)]
-    isa: Option<String>,
+    #[command(flatten)]
+    compute: Compute,
     /// Print one JSON object for each file.
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let threads = open::threads(args.threads)?;
-    let mut model = open::model(&args.package, open::isa(args.isa.as_deref())?, threads)?;
+    let mut model = args.compute.model(&args.package)?;
     let mut drawn = args.draw.as_deref().map(Drawn::new).transpose()?;
     let mut faults = Vec::new();
     for file in &args.files {

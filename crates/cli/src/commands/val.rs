@@ -8,6 +8,7 @@ use espalier_train::data::{Examples, Split};
 use espalier_train::evaluate::measure;
 use serde_json::{Map, Value, json};
 
+use crate::compute::Compute;
 use crate::progress::Progress;
 use crate::{open, print};
 
@@ -28,12 +29,8 @@ pub(crate) struct Args {
     /// Which part of the data.
     #[arg(long, value_enum, default_value = "val")]
     split: SplitArg,
-    /// Worker threads; default: one for each core.
-    #[arg(long)]
-    threads: Option<usize>,
-    /// Force an instruction set: scalar; avx2, avx512 (x86-64); neon, neon-dotprod (64-bit Arm).
-    #[arg(long)]
-    isa: Option<String>,
+    #[command(flatten)]
+    compute: Compute,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -47,8 +44,8 @@ enum SplitArg {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let threads = open::threads(args.threads)?;
-    let mut model = open::model(&args.package, open::isa(args.isa.as_deref())?, threads)?;
+    let threads = args.compute.threads()?;
+    let mut model = args.compute.model(&args.package)?;
     let split = match args.split {
         SplitArg::Train => Split::Train,
         SplitArg::Val => Split::Val,

@@ -37,7 +37,7 @@ pub struct About {
     pub name: String,
     /// A sentence for people.
     pub doc: String,
-    /// `metadata_props`; [`Metadata::write`](crate::Metadata::write) makes those that importers know.
+    /// `metadata_props`; `Metadata::write` makes those that importers know.
     pub metadata: BTreeMap<String, String>,
 }
 

@@ -1,5 +1,6 @@
 //! `espalier benchmark`: latency of a package, or speed of training a network.
 
+mod foreign;
 mod layers;
 mod sparsity;
 
@@ -13,6 +14,7 @@ use espalier_train::networks::{self, NetworkOptions};
 use espalier_train::step::{StepOptions, training_step};
 use serde_json::{Value, json};
 
+use crate::compute::Compute;
 use crate::exit::usage;
 use crate::{memory, open, print};
 
@@ -23,6 +25,7 @@ Examples:
   espalier benchmark runs/train/best.espalier
   espalier benchmark runs/train/best.espalier --per-layer --threads 1
   espalier benchmark resnet18.int8.espalier --random-sparsity 0.75
+  espalier benchmark resnet18.int8.espalier --engine onnxruntime --provider openvino:device_type=NPU
   espalier benchmark --train resnet18 --batch 32 --imgsz 32 --classes 10")]
 pub(crate) struct Args {
     /// The package to time, batch 1.
@@ -31,9 +34,8 @@ pub(crate) struct Args {
     /// Time training steps of this network instead (forward, loss, backward, SGD with momentum, data in memory).
     #[arg(long, value_name = "NETWORK", conflicts_with = "package")]
     train: Option<String>,
-    /// Worker threads; default: one for each core.
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    compute: Compute,
     /// Timed runs, after at least 5 untimed ones.
     #[arg(long, default_value_t = 50)]
     runs: usize,
@@ -46,9 +48,6 @@ pub(crate) struct Args {
     /// grouped ones, and the last layer (of a detector, those of every head).
     #[arg(long, value_name = "SHARE", conflicts_with = "train")]
     random_sparsity: Option<f32>,
-    /// Force an instruction set: scalar; avx2, avx512 (x86-64); neon, neon-dotprod (64-bit Arm).
-    #[arg(long)]
-    isa: Option<String>,
     /// What one busy core of this machine draws, for an estimate of energy by CPU seconds, beside what a meter measures.
     #[arg(long, value_name = "W", allow_negative_numbers = true, conflicts_with = "train")]
     watts: Option<f64>,
@@ -93,8 +92,11 @@ fn text(result: &Value) -> String {
 }
 
 fn package(args: &Args, path: &std::path::Path) -> anyhow::Result<Value> {
+    if let Some(config) = args.compute.foreign()? {
+        return foreign::package(args, path, &config);
+    }
     let mut energy = open::energy(args.watts)?;
-    let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
+    let (isa, threads) = args.compute.own("benchmark")?;
     let mut pool = Pool::new(threads);
     let start = Instant::now();
     let package = open::package(path)?;
@@ -112,9 +114,9 @@ fn package(args: &Args, path: &std::path::Path) -> anyhow::Result<Value> {
         }
     }
     let first = timed(|| plan.run(&mut pool));
-    let mut times = time_runs(&mut plan, &mut pool, args.runs.max(1));
+    let mut times = time_runs(args.runs, || plan.run(&mut pool));
     let mut result = json!({
-        "package": path.display().to_string(), "isa": isa.to_string(), "threads": threads, "runs": times.len(),
+        "package": path.display().to_string(), "engine": "espalier", "isa": isa.to_string(), "threads": threads, "runs": times.len(),
         "load_ms": ms(load), "first_ms": ms(first),
     });
     latencies(&mut times, &mut result);
@@ -139,10 +141,10 @@ fn package(args: &Args, path: &std::path::Path) -> anyhow::Result<Value> {
     Ok(result)
 }
 
-/// At least 5 untimed runs, then `runs` timed ones.
-fn time_runs(plan: &mut Plan, pool: &mut Pool, runs: usize) -> Vec<Duration> {
-    (0..5).for_each(|_| plan.run(pool));
-    (0..runs).map(|_| timed(|| plan.run(pool))).collect()
+/// At least 5 untimed runs, then `runs` timed ones, at least one.
+fn time_runs(runs: usize, mut run: impl FnMut()) -> Vec<Duration> {
+    (0..5).for_each(|_| run());
+    (0..runs.max(1)).map(|_| timed(&mut run)).collect()
 }
 
 fn timed(work: impl FnOnce()) -> Duration {
@@ -172,7 +174,7 @@ fn fill(values: &mut [f32]) {
 
 fn train(args: &Args, network: &str) -> anyhow::Result<Value> {
     refuse_precision(&args.precision)?;
-    let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
+    let (isa, threads) = args.compute.own("--train")?;
     if !(1..=4096).contains(&args.batch) {
         return Err(usage(format!("--batch: {} is not in 1..=4096", args.batch)));
     }
@@ -249,6 +251,7 @@ pub(crate) fn latency(
     let mut plan = lower(&graph, &weights, Options { isa, threads, bindings: Bindings::batch(1) })?;
     fill(plan.input(&graph.value(graph.inputs()[0]).name));
     let mut result = json!({});
-    latencies(&mut time_runs(&mut plan, &mut Pool::new(threads), runs), &mut result);
+    let mut pool = Pool::new(threads);
+    latencies(&mut time_runs(runs, || plan.run(&mut pool)), &mut result);
     Ok(result)
 }

@@ -5,6 +5,8 @@ mod tensors;
 
 use std::path::PathBuf;
 
+use crate::compute::Compute;
+
 /// Run a package on a stream of pictures, or on tensors from .npy files.
 #[derive(clap::Args)]
 #[command(
@@ -27,12 +29,8 @@ Examples:
 pub(crate) struct Args {
     /// The package.
     package: PathBuf,
-    /// Worker threads; default: one for each core.
-    #[arg(long)]
-    threads: Option<usize>,
-    /// Force an instruction set: scalar; avx2, avx512 (x86-64); neon, neon-dotprod (64-bit Arm).
-    #[arg(long)]
-    isa: Option<String>,
+    #[command(flatten)]
+    compute: Compute,
     /// Print JSON: one object, or with --source one for each frame.
     #[arg(long)]
     json: bool,

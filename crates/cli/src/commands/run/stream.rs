@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use espalier_agent::{
-    Board, Fault, Frame, Listener, Manner, Policy, Reading, Seen, Server, Source, SourceError, Stream, Viewer, broken,
+    Board, Fault, Frame, Listener, Manner, Policy, Reading, Seen, Server, Source, SourceError, Stream,
+    Viewer, broken,
 };
 use espalier_tasks::{Answer, Model};
 use serde_json::{Value, json};
@@ -39,12 +40,11 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &super::Args, source: &str) -> anyhow::Result<()> {
     let flags = &args.stream;
-    let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
     if flags.rate.is_some_and(|rate| !(0.001..=1000.0).contains(&rate)) {
         return Err(usage("--rate: it is not in 0.001..=1000 frames a second"));
     }
     let source = Source::new(source).map_err(source_error)?;
-    let model = model(args, isa, threads)?;
+    let model = model(args)?;
     let policy = match flags.policy.as_deref() {
         Some("latest") => Policy::Latest,
         Some(_) => Policy::Every,
@@ -81,7 +81,7 @@ pub(super) fn run(args: &super::Args, source: &str) -> anyhow::Result<()> {
 }
 
 /// The package's model. Without a task there is nothing that pictures could be fed to.
-fn model(args: &super::Args, isa: espalier_runtime::Isa, threads: usize) -> anyhow::Result<Model> {
+fn model(args: &super::Args) -> anyhow::Result<Model> {
     let shown = args.package.display();
     if open::package(&args.package)?.manifest.task.is_none() {
         return Err(usage(format!(
@@ -89,7 +89,7 @@ fn model(args: &super::Args, isa: espalier_runtime::Isa, threads: usize) -> anyh
              import MODEL.onnx --task classify-image|detect --labels FILE --out {shown}`, or feed tensors with --input"
         )));
     }
-    open::model(&args.package, isa, threads)
+    args.compute.model(&args.package)
 }
 
 fn show(board: &Arc<Board>, port: Option<u16>) -> anyhow::Result<Server> {

@@ -42,7 +42,7 @@ enum Elements {
 
 pub(super) fn run(args: &super::Args) -> anyhow::Result<()> {
     let out = args.tensors.out.as_deref().context("--input needs --out")?;
-    let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
+    let (isa, threads) = args.compute.own("--input")?;
     let package = open::package(&args.package)?;
     let (graph, weights) = open::folded(&package)?;
     if package.manifest.task.is_none() {
