@@ -9,8 +9,10 @@
 mod address;
 mod frame;
 mod moment;
+pub mod outbox;
 mod queue;
 mod show;
+mod sink;
 mod source;
 mod stream;
 mod tally;
@@ -20,6 +22,10 @@ pub use frame::{Fault, Frame, PICTURE_BYTES};
 pub use moment::Moment;
 pub use queue::Policy;
 pub use show::{Board, Server, Shot};
+pub use sink::{
+    Backoff, Exchange, FolderConfig, HubConfig, MqttConfig, Next, SinkConfig, SinkCounters, SinkError, Sinks,
+    StdoutConfig, WebhookConfig,
+};
 pub use source::multipart::Multipart;
 pub use source::pictures::Splitter;
 pub use source::{Source, SourceError};

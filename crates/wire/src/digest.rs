@@ -5,7 +5,7 @@ use std::fmt;
 use crc::{CRC_32_ISCSI, Crc};
 use serde::{Deserialize, Serialize};
 
-use crate::WireError;
+use crate::{Device, Epoch, Priority, WireError};
 
 static CASTAGNOLI: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
@@ -21,6 +21,18 @@ impl Digest {
         let mut sum = CASTAGNOLI.digest();
         parts.into_iter().for_each(|part| sum.update(part));
         Digest(sum.finalize())
+    }
+
+    /// That of an insight at its place: of the lines `device`, `epoch`, `sequence`, `priority`, and of its JSON.
+    pub fn of_insight(
+        device: &Device,
+        epoch: Epoch,
+        sequence: u64,
+        priority: Priority,
+        json: &str,
+    ) -> Digest {
+        let head = format!("{device}\n{epoch}\n{sequence}\n{}\n", priority.name());
+        Digest::of([head.as_bytes(), json.as_bytes()])
     }
 }
 

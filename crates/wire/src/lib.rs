@@ -11,6 +11,7 @@ mod error;
 mod identity;
 mod insight;
 mod message;
+pub mod mqtt;
 pub mod topics;
 
 pub use batch::{Ack, Batch, Counts, Dropped, MAX_BATCH_BYTES, MAX_BATCH_PARTS, MAX_SEQUENCE};
@@ -18,4 +19,4 @@ pub use digest::Digest;
 pub use error::WireError;
 pub use identity::{Device, Epoch};
 pub use insight::{Frames, Insight, Kind, Priority, State};
-pub use message::{Entry, MAX_INSIGHT_BYTES, Message};
+pub use message::{Entry, Lost, MAX_INSIGHT_BYTES, Message};

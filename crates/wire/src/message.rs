@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Device, Digest, Epoch, Insight, Priority, WireError};
+use crate::{Batch, Device, Digest, Dropped, Epoch, Insight, Priority, WireError};
 
 /// The most bytes that an insight has as JSON.
 pub const MAX_INSIGHT_BYTES: usize = 64 << 10;
@@ -32,13 +32,13 @@ impl Entry {
         priority: Priority,
         insight: Box<RawValue>,
     ) -> Entry {
-        let digest = digest(device, epoch, sequence, priority, insight.get());
+        let digest = Digest::of_insight(device, epoch, sequence, priority, insight.get());
         Entry { sequence, priority, digest, insight }
     }
 
     /// Whether it is what once entered the queue of this device and epoch.
     pub fn is_whole(&self, device: &Device, epoch: Epoch) -> bool {
-        digest(device, epoch, self.sequence, self.priority, self.insight.get()) == self.digest
+        Digest::of_insight(device, epoch, self.sequence, self.priority, self.insight.get()) == self.digest
     }
 
     /// What it says.
@@ -55,12 +55,6 @@ impl PartialEq for Entry {
         (self.sequence, self.priority, self.digest) == (other.sequence, other.priority, other.digest)
             && self.insight.get() == other.insight.get()
     }
-}
-
-/// CRC-32C of the lines `device`, `epoch`, `sequence`, `priority` and the insight's JSON, the last without a line's end.
-fn digest(device: &Device, epoch: Epoch, sequence: u64, priority: Priority, insight: &str) -> Digest {
-    let head = format!("{device}\n{epoch}\n{sequence}\n{}\n", priority.name());
-    Digest::of([head.as_bytes(), insight.as_bytes()])
 }
 
 /// What one insight is for whoever is not the hub: an MQTT broker's subscribers, a webhook, a file. `device`, `epoch` and
@@ -108,9 +102,49 @@ impl Message {
         Ok(Message { device, epoch, entry })
     }
 
+    /// The messages of a batch, in order.
+    pub fn of(batch: &Batch) -> Vec<Message> {
+        let message = |entry: &Entry| Message {
+            device: batch.device.clone(),
+            epoch: batch.epoch,
+            entry: entry.clone(),
+        };
+        batch.entries.iter().map(message).collect()
+    }
+
     /// `device/epoch/sequence`: equal for repeats, and only for them.
     pub fn key(&self) -> String {
         format!("{}/{}/{}", self.device, self.epoch, self.entry.sequence)
+    }
+}
+
+/// What a device had to drop, for whoever is not the hub.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lost {
+    /// Who says it.
+    pub device: Device,
+    /// From which of its queues.
+    pub epoch: Epoch,
+    /// Where they stood, and what they were.
+    pub dropped: Dropped,
+}
+
+impl Lost {
+    /// The stretches of a batch of which nothing is left, in order.
+    pub fn of(batch: &Batch) -> Vec<Lost> {
+        let lost =
+            |dropped: &Dropped| Lost { device: batch.device.clone(), epoch: batch.epoch, dropped: *dropped };
+        batch.dropped.iter().map(lost).collect()
+    }
+
+    /// One line of JSON, without the line's end.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("texts and numbers are JSON")
+    }
+
+    /// `device/epoch/first-last`: equal for repeats, and only for them.
+    pub fn key(&self) -> String {
+        format!("{}/{}/{}-{}", self.device, self.epoch, self.dropped.first, self.dropped.last)
     }
 }
 
