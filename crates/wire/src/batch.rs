@@ -304,4 +304,19 @@ mod tests {
         let error = Batch::from_json(&vec![b' '; MAX_BATCH_BYTES + 1]).unwrap_err();
         assert_eq!(error.to_string(), "1048577 bytes, where 1048576 are the limit");
     }
+
+    /// The seeds of the fuzz target were written by another program, after docs/messages.md.
+    #[test]
+    fn what_others_write_after_the_documentation_is_read() {
+        let seed = |name: &str| {
+            let path = format!("{}/../../fuzz/seeds/wire/{name}", env!("CARGO_MANIFEST_DIR"));
+            std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+        };
+        let batch = Batch::from_json(&seed("batch")).unwrap();
+        assert_eq!((batch.entries.len(), batch.dropped_counts().total()), (2, 3));
+        assert!(batch.entries.iter().all(|entry| entry.parsed().is_ok()));
+        assert_eq!(Ack::from_json(&seed("ack")).unwrap().upto, 21);
+        assert!(Ack::from_json(&seed("refusal")).unwrap().refused.is_some());
+        assert_eq!(crate::Message::from_json(&seed("message")).unwrap().entry, batch.entries[0]);
+    }
 }

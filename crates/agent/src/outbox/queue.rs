@@ -42,6 +42,8 @@ pub struct Outbox<S> {
     /// Since the process began.
     dropped_total: Counts,
     renewals: Vec<String>,
+    /// Why what is there cannot be read, until an empty queue has taken its place.
+    unreadable: Option<String>,
 }
 
 /// What stretches were before a change, so that it can be undone.
@@ -65,9 +67,11 @@ impl<S: Storage> Outbox<S> {
             dropped: BTreeMap::new(),
             dropped_total: Counts::default(),
             renewals: Vec::new(),
+            unreadable: None,
         };
-        outbox.load().or_else(|error| outbox.renewed(error))?;
-        Ok(outbox)
+        let found = outbox.load().or_else(|error| outbox.renewed(error));
+        // What cannot be read is no reason not to start, even where its successor has to wait for room.
+        if outbox.unreadable.is_some() { Ok(outbox) } else { found.map(|()| outbox) }
     }
 
     fn load(&mut self) -> Result<(), StorageError> {
@@ -86,9 +90,17 @@ impl<S: Storage> Outbox<S> {
     /// After corruption: what could not be read is put aside, and sequence numbers begin anew in another epoch.
     fn renewed(&mut self, error: StorageError) -> Result<(), StorageError> {
         let StorageError::Corrupt(reason) = error else { return Err(error) };
+        let reason = self.unreadable.insert(reason).clone();
         self.storage.renew()?;
+        self.load()?;
+        self.unreadable = None;
         self.renewals.push(reason);
-        self.load()
+        Ok(())
+    }
+
+    /// Finishes what a full disk may have kept from beginning anew.
+    fn ready(&mut self) -> Result<(), StorageError> {
+        self.unreadable.clone().map_or(Ok(()), |reason| self.renewed(StorageError::Corrupt(reason)))
     }
 
     /// Writes `group` behind what is there, in one step, and drops what then is too much. What is acknowledged is forgotten
@@ -98,6 +110,7 @@ impl<S: Storage> Outbox<S> {
     /// As [`StorageError`] says; after `Unavailable` the group is not written, and whatever else there was is unchanged.
     /// A queue that cannot be read is begun anew, and the group is its first.
     pub fn commit(&mut self, group: &[Slot]) -> Result<(), StorageError> {
+        self.ready()?;
         match self.step(group, &[]) {
             Err(error @ StorageError::Corrupt(_)) => {
                 self.renewed(error)?;
@@ -112,6 +125,7 @@ impl<S: Storage> Outbox<S> {
     /// # Errors
     /// As [`StorageError`] says. A queue that cannot be read is begun anew, and there is nothing in it.
     pub fn batch(&mut self) -> Result<Option<Batch>, StorageError> {
+        self.ready()?;
         match self.account() {
             Err(error @ StorageError::Corrupt(_)) => {
                 self.renewed(error)?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use espalier_wire::{Counts, Device, Digest, Dropped, Priority};
 use rusqlite::ffi::{self, ErrorCode};
@@ -15,6 +15,8 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 /// `Espq` in the file's header, and the version of the tables.
 const APPLICATION: i32 = 0x4573_7071;
 const VERSION: i32 = 1;
+/// For another process, which may be about to end, to let go of the file.
+const BUSY: Duration = Duration::from_millis(300);
 /// Bytes that a new file claims beforehand, so that a full disk has room for the few pages of an acknowledgement or a count.
 const RESERVE: i32 = 256 << 10;
 
@@ -43,8 +45,10 @@ const TABLES: &str = "
 pub struct Sqlite {
     path: PathBuf,
     device: Device,
-    /// None only while a file is put aside.
+    /// None where it could not be opened so far.
     connection: Option<Connection>,
+    /// What could not be read has been put aside, and nothing took its place so far.
+    is_aside: bool,
 }
 
 impl Sqlite {
@@ -58,33 +62,56 @@ impl Sqlite {
         if linked < OLDEST_SQLITE {
             return Err(StorageError::Unavailable(format!("SQLite {linked} is older than {OLDEST_SQLITE}")));
         }
-        let mut sqlite = Sqlite { path: path.to_owned(), device: device.clone(), connection: None };
-        match sqlite.connect() {
-            Err(StorageError::Corrupt(_)) => {}
-            result => result?,
+        let (path, device) = (path.to_owned(), device.clone());
+        let mut sqlite = Sqlite { path, device, connection: None, is_aside: false };
+        match sqlite.connection() {
+            Ok(_) | Err(StorageError::Corrupt(_)) => Ok(sqlite),
+            Err(error) => Err(error),
         }
-        Ok(sqlite)
     }
 
-    fn connect(&mut self) -> Result<(), StorageError> {
-        let connection = Connection::open(&self.path).map_err(|e| self.error(e))?;
-        let connection = self.connection.insert(connection);
-        let prepared = prepare(connection, &self.device);
-        let owner = prepared.map_err(|e| self.error(e))?;
-        if owner != self.device.as_str() {
-            return Err(StorageError::Unavailable(format!(
-                "{}: it is the queue of device {owner:?}, not of {:?}; send it with that name, or move it away",
-                self.path.display(),
-                self.device.as_str()
-            )));
+    fn connect(&self) -> Result<Connection, StorageError> {
+        let failed = |e| error_of(&self.path, e);
+        let mut connection = Connection::open(&self.path).map_err(failed)?;
+        connection.busy_timeout(BUSY).map_err(failed)?;
+        let owner = prepare(&mut connection, &self.device).map_err(failed)?;
+        if owner == self.device.as_str() {
+            return Ok(connection);
         }
-        Ok(())
+        Err(StorageError::Unavailable(format!(
+            "{}: it is the queue of device {owner:?}, not of {:?}; send it with that name, or move it away",
+            self.path.display(),
+            self.device.as_str()
+        )))
     }
 
     fn connection(&mut self) -> Result<&mut Connection, StorageError> {
-        let path = &self.path;
-        let gone = || StorageError::Unavailable(format!("{}: it is not open", path.display()));
-        self.connection.as_mut().ok_or_else(gone)
+        if self.connection.is_none() {
+            self.connection = Some(self.connect()?);
+            self.is_aside = false;
+        }
+        Ok(self.connection.as_mut().expect("it was opened"))
+    }
+
+    fn put_aside(&self) -> Result<(), StorageError> {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let shown = self.path.display();
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            let [from, to] = [suffix.to_owned(), format!(".corrupt-{time}{suffix}")].map(|suffix| {
+                let mut path = self.path.clone().into_os_string();
+                path.push(suffix);
+                path
+            });
+            match std::fs::rename(&from, &to) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StorageError::Unavailable(format!(
+                        "{shown}{suffix} cannot be put aside: {error}"
+                    )));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Runs `query`, and says of its error which file it is about.
@@ -93,22 +120,22 @@ impl Sqlite {
         query: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StorageError> {
         let result = query(self.connection()?);
-        result.map_err(|e| self.error(e))
+        result.map_err(|e| error_of(&self.path, e))
     }
+}
 
-    fn error(&self, error: Error) -> StorageError {
-        let text = format!("{}: {error}", self.path.display());
-        let Error::SqliteFailure(failure, _) = &error else {
-            // A value of a type or range that we never wrote.
-            return StorageError::Corrupt(text);
-        };
-        match (failure.code, failure.extended_code) {
-            (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => StorageError::Fsync(text),
-            (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _)
-            | (_, ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ | ffi::SQLITE_IOERR_CORRUPTFS)
-            | (ErrorCode::ConstraintViolation, _) => StorageError::Corrupt(text),
-            _ => StorageError::Unavailable(text),
-        }
+fn error_of(path: &Path, error: Error) -> StorageError {
+    let text = format!("{}: {error}", path.display());
+    let Error::SqliteFailure(failure, _) = &error else {
+        // A value of a type or range that we never wrote.
+        return StorageError::Corrupt(text);
+    };
+    match (failure.code, failure.extended_code) {
+        (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => StorageError::Fsync(text),
+        (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _)
+        | (_, ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ | ffi::SQLITE_IOERR_CORRUPTFS)
+        | (ErrorCode::ConstraintViolation, _) => StorageError::Corrupt(text),
+        _ => StorageError::Unavailable(text),
     }
 }
 
@@ -137,12 +164,7 @@ fn prepare(connection: &mut Connection, device: &Device) -> rusqlite::Result<Str
 
 impl Storage for Sqlite {
     fn contents(&mut self) -> Result<Contents, StorageError> {
-        if self.connection.is_none() {
-            self.connect()?;
-        }
-        let device = self.device.clone();
         self.run(|connection| {
-            prepare(connection, &device)?;
             check(connection)?;
             let (epoch, next): (i64, u64) =
                 connection
@@ -209,21 +231,11 @@ impl Storage for Sqlite {
 
     fn renew(&mut self) -> Result<(), StorageError> {
         self.connection = None;
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        for suffix in ["", "-wal", "-shm", "-journal"] {
-            let mut from = self.path.clone().into_os_string();
-            from.push(suffix);
-            let mut to = self.path.clone().into_os_string();
-            to.push(format!(".corrupt-{time}{suffix}"));
-            match std::fs::rename(&from, &to) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    let path = Path::new(&from).display().to_string();
-                    return Err(StorageError::Unavailable(format!("{path} cannot be put aside: {error}")));
-                }
-                _ => {}
-            }
+        if !self.is_aside {
+            self.put_aside()?;
+            self.is_aside = true;
         }
-        self.connect()
+        self.connection().map(drop)
     }
 }
 

@@ -402,4 +402,28 @@ mod tests {
         check(r#"{"type": "stdout", "name": "a/b"}"#, "sink a/b: name: \"a/b\" is to be");
         check(r#"{"type": "smtp"}"#, "unknown variant `smtp`");
     }
+
+    /// The keys that the parser knows are those of the table in docs/messages.md.
+    #[test]
+    fn the_reference_has_every_key() {
+        let text = include_str!("../../../../docs/messages.md");
+        let (_, table) = text.split_once("| key | sinks | default | meaning |").expect("the table of keys");
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let rows: Vec<Vec<&str>> = rows.map(|row| row.split('|').map(str::trim).collect()).collect();
+        for kind in ["hub", "mqtt", "webhook", "folder", "stdout"] {
+            let is_for = |sinks: &str| match sinks {
+                "all" => true,
+                "all but stdout" => kind != "stdout",
+                some => some.split(", ").any(|sink| sink == kind),
+            };
+            let rows = rows.iter().filter(|row| is_for(row[2]));
+            let mut documented: Vec<&str> =
+                rows.flat_map(|row| row[1].split(", ")).map(|key| key.trim_matches('`')).collect();
+            let error = read(&format!(r#"{{"type": "{kind}", "no_such_key": 1}}"#)).unwrap_err();
+            let (_, known) = error.split_once("expected").expect("the parser says what it knows");
+            let mut known: Vec<&str> = known.split('`').skip(1).step_by(2).chain(["type"]).collect();
+            (documented.sort_unstable(), known.sort_unstable());
+            assert_eq!(documented, known, "{kind}: {error}");
+        }
+    }
 }

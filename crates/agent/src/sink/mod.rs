@@ -257,3 +257,46 @@ fn receiver(
         SinkConfig::Stdout(_) => return Err(SinkError::new(name, "standard output has no queue")),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use espalier_wire::Kind;
+
+    use super::*;
+
+    fn insight(number: u64) -> Insight {
+        let kind = Kind::Health { source: "streaming".into(), counters: Default::default() };
+        Insight { pipeline: "p".into(), time_ms: number, kind }
+    }
+
+    fn config(text: &str) -> SinkConfig {
+        toml::from_str(text).unwrap()
+    }
+
+    /// Nobody is there, and pushing does not wait; what is handed over is in the file after closing, which takes no second.
+    #[test]
+    fn what_nobody_takes_waits_for_the_next_start() {
+        let scratch = tempfile::tempdir().unwrap();
+        // Port 9 of this machine discards, where anybody listens at all.
+        let configs = [config("type = \"hub\"\nbroker = \"mqtt://127.0.0.1:9\"\nqueue_messages = 1000")];
+        let device = "gate".parse().unwrap();
+        let sinks = Sinks::open(&configs, scratch.path(), &device).unwrap();
+        (0..700).for_each(|number| sinks.push(&insight(number)));
+        let begun = Instant::now();
+        sinks.close();
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        let sinks = Sinks::open(&configs, scratch.path(), &device).unwrap();
+        let counters = &sinks.counters()[0];
+        assert_eq!((counters.waiting, counters.dropped.total(), counters.kind), (700, 0, "hub"));
+    }
+
+    #[test]
+    fn two_sinks_of_one_name_are_refused() {
+        let configs =
+            [config("type = \"stdout\""), config("type = \"folder\"\npath = \"x\"\nname = \"stdout\"")];
+        let scratch = tempfile::tempdir().unwrap();
+        let error = Sinks::open(&configs, scratch.path(), &"gate".parse().unwrap()).map(drop).unwrap_err();
+        assert_eq!(error.to_string(), "sink stdout: name: there is another sink of this name");
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "nothing was opened");
+    }
+}

@@ -90,3 +90,50 @@ impl Lines {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = reason.to_owned();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// A reader who takes a line when he is told to.
+    struct Slow {
+        go: Receiver<()>,
+        lines: Sender<String>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if bytes != b"\n" {
+                self.go.recv().map_err(|_| std::io::Error::other("gone"))?;
+                self.lines.send(String::from_utf8(bytes.to_vec()).unwrap()).unwrap();
+            }
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_slow_reader_loses_lines_and_they_are_counted() {
+        let (go, wait) = channel();
+        let (sender, lines) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let all = Lines::new(stop.clone());
+        let thread = all.start("test", Box::new(Slow { go: wait, lines: sender })).unwrap();
+        (0..3000).for_each(|number| all.push(Priority::Normal, number.to_string().into()));
+        (0..3000).for_each(|_| go.send(()).unwrap());
+        drop(go);
+        stop.store(true, Ordering::Relaxed);
+        all.wake();
+        thread.join().unwrap();
+        let printed: Vec<u64> = lines.iter().map(|line| line.parse().unwrap()).collect();
+        let (waiting, count, dropped, trouble) = all.figures();
+        assert!(printed.is_sorted() && printed.last() == Some(&2999));
+        assert_eq!((waiting, count, count + dropped.total()), (0, printed.len() as u64, 3000));
+        assert!(dropped.normal >= 900 && trouble == "the reader is too slow", "{dropped:?}, {trouble}");
+    }
+}

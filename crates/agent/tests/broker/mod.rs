@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use espalier_wire::{Insight, Kind, State};
 
 /// Where Mosquitto is; where it is not, the test says that it skipped `what`.
-pub fn mosquitto(what: &str) -> Option<PathBuf> {
+pub(crate) fn mosquitto(what: &str) -> Option<PathBuf> {
     let found = ["mosquitto", "/usr/sbin/mosquitto"].into_iter().find(|path| {
         Command::new(path).arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
     });
@@ -20,21 +20,21 @@ pub fn mosquitto(what: &str) -> Option<PathBuf> {
 }
 
 /// A port that nobody has now.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// A broker that dies with the test.
-pub struct Broker {
+pub(crate) struct Broker {
     program: PathBuf,
     config: PathBuf,
-    pub port: u16,
+    pub(crate) port: u16,
     child: Option<Child>,
 }
 
 impl Broker {
     /// One that keeps nothing when it ends; `more` goes into its configuration.
-    pub fn start(program: &Path, folder: &Path, more: &str) -> Broker {
+    pub(crate) fn start(program: &Path, folder: &Path, more: &str) -> Broker {
         let (port, config) = (free_port(), folder.join("mosquitto.conf"));
         let text = format!(
             "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nuser root\n{more}\n"
@@ -46,7 +46,7 @@ impl Broker {
     }
 
     /// Kills it, if it lives, and starts it anew.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill();
         let mut command = Command::new(&self.program);
         command.arg("-c").arg(&self.config).stdout(Stdio::null()).stderr(Stdio::null());
@@ -56,7 +56,7 @@ impl Broker {
     }
 
     /// Kills it with SIGKILL.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -71,7 +71,7 @@ impl Drop for Broker {
 }
 
 /// Waits until something is so.
-pub fn eventually(what: &str, patience: Duration, mut so: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, patience: Duration, mut so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !so() {
         assert!(begun.elapsed() < patience, "{what}: not within {patience:?}");
@@ -80,7 +80,7 @@ pub fn eventually(what: &str, patience: Duration, mut so: impl FnMut() -> bool) 
 }
 
 /// An insight that can be told from all others; every third has the same priority.
-pub fn insight(number: u64) -> Insight {
+pub(crate) fn insight(number: u64) -> Insight {
     let kind = match number % 3 {
         0 => Kind::Event {
             rule: "person".into(),
@@ -102,6 +102,6 @@ pub fn insight(number: u64) -> Insight {
 }
 
 /// The number of such an insight.
-pub fn number(json: &str) -> u64 {
+pub(crate) fn number(json: &str) -> u64 {
     serde_json::from_str::<Insight>(json).unwrap().time_ms
 }
