@@ -13,12 +13,14 @@ mod frame;
 mod log;
 mod machine;
 mod moment;
+pub mod outbox;
 mod package;
 mod pipeline;
 mod queue;
 mod scheduler;
 mod service;
 mod show;
+mod sink;
 mod source;
 mod stream;
 mod swap;
@@ -37,6 +39,10 @@ pub use queue::{Counts, Outcome, Policy};
 pub use scheduler::{Client, Power, Scheduler, Turn};
 pub use service::{AgentError, check, run};
 pub use show::{Board, Health, Server, Shot};
+pub use sink::{
+    Backoff, Exchange, FolderConfig, HubConfig, MqttConfig, Next, SinkConfig, SinkCounters, SinkError, Sinks,
+    StdoutConfig, WebhookConfig,
+};
 pub use source::multipart::Multipart;
 pub use source::pictures::Splitter;
 pub use source::{Persistence, Retry, Source, SourceError};

@@ -116,6 +116,20 @@ pub enum Priority {
     High,
 }
 
+impl Priority {
+    /// All, what is given up first at the front.
+    pub const ALL: [Priority; 3] = [Priority::Low, Priority::Normal, Priority::High];
+
+    /// Its name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Priority::Low => "low",
+            Priority::Normal => "normal",
+            Priority::High => "high",
+        }
+    }
+}
+
 impl Insight {
     /// How much it matters.
     pub fn priority(&self) -> Priority {
