@@ -5,7 +5,7 @@ use std::io::Read;
 
 use espalier_agent::{Fault, Multipart, Splitter};
 use espalier_graph::package::floats;
-use espalier_graph::{Format, Graph, Manifest, Package, PackageError, Stage, Tensor, verify};
+use espalier_graph::{Format, Graph, Manifest, Package, PackageError, Stage, Tensor, Weights, verify};
 use espalier_onnx::{Options, from_bytes};
 use espalier_tasks::TrueBox;
 use espalier_tasks::image::{Limits, decode};
@@ -141,7 +141,7 @@ pub fn onnx(bytes: &[u8]) {
     if imported.weights.values().all(finite) {
         let manifest = Manifest { format: Format::of(&imported.graph), ..Manifest::default() };
         let golden = Vec::new();
-        let package = Package { manifest, graph: imported.graph, weights: imported.weights, golden };
+        let package = Package { manifest, graph: imported.graph, weights: imported.weights, golden, reference: Weights::new() };
         match package.to_bytes() {
             Ok(bytes) => {
                 assert_eq!(Package::from_bytes(&bytes).expect("what was written can be read"), package)

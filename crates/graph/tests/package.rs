@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use espalier_graph::package::{Format, MAX_GOLDEN, MAX_HEADER, floats};
-use espalier_graph::{Data, Golden, Lineage, Manifest, Package, PackageError, Tensor};
+use espalier_graph::{Data, Golden, Lineage, Manifest, Package, PackageError, Tensor, Weights};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -40,6 +40,7 @@ fn package() -> Package {
             inputs: vec![Tensor::f32(&[1, 3], vec![1.0, 2.0, 3.0])],
             outputs: vec![Tensor::f32(&[1, 2], vec![-1.4, 3.25])],
         }],
+        reference: Weights::new(),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod image;
 mod metrics;
 pub mod model;
 pub mod picture_input;
+pub mod reference;
 pub mod resize;
 mod slot;
 
@@ -29,6 +30,7 @@ pub use detect::{Detect, Detection, Head, TrueBox};
 pub use metrics::{ClassScores, Metrics};
 pub use model::{Model, ModelError};
 pub use picture_input::PictureInput;
+pub use reference::{Observation, Recorder, Reference};
 pub use resize::Fit;
 pub use slot::Slot;
 

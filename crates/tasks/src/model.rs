@@ -5,6 +5,7 @@ use espalier_graph::{Bindings, Data, Dim, Golden, Graph, Tensor, Weights};
 use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, lower_for_bytes};
 
 use crate::golden::compare;
+use crate::reference::{Look, Observation};
 use crate::slot::{Form, Slot};
 use crate::{Answer, Image, ImageError, Input, Task, TaskError};
 
@@ -182,6 +183,24 @@ impl Model {
     pub fn answer(&mut self, image: &Image) -> Result<Answer, ModelError> {
         let input = Input::Image(image);
         self.run(1, filled_with(input), |task, (), outputs| task.postprocess(input.origin(), outputs))
+    }
+
+    /// The answer for one picture, and what picture and answer come to for [`Reference`](crate::Reference) statistics.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn observe(&mut self, image: &Image) -> Result<(Answer, Observation), ModelError> {
+        let origin = Input::Image(image).origin();
+        let fill = |task: &Task, slots: Vec<Slot<'_>>| {
+            let picture = task.picture_input().fit(image);
+            slots.into_iter().try_for_each(|mut slot| slot.fill_picture(task, &picture))?;
+            Ok(Look::of(&picture))
+        };
+        self.run(1, fill, |task, look, outputs| {
+            let answer = task.postprocess(origin, outputs)?;
+            let observation = Observation::new(look, &answer, outputs);
+            Ok((answer, observation))
+        })
     }
 
     /// A golden sample of `image`: its pixels and what this machine answers.
