@@ -4,12 +4,17 @@
 //! of them, or always the newest ([`Policy`]). What is broken is a frame with a [`Fault`], never the end of a stream. A
 //! [`Board`] holds what was seen last, and a [`Server`] shows it to browsers of this machine.
 //!
+//! What is made of answers are state machines that take time as an argument: [`insight`], [`drift`], [`samples`].
+//!
 //! Every frame ends in exactly one of three ways: it was processed, it was skipped, or it is broken. [`Tally`] counts them.
 
 mod address;
+pub mod drift;
 mod frame;
+pub mod insight;
 mod moment;
 mod queue;
+pub mod samples;
 mod show;
 mod source;
 mod stream;
@@ -22,6 +27,6 @@ pub use queue::Policy;
 pub use show::{Board, Server, Shot};
 pub use source::multipart::Multipart;
 pub use source::pictures::Splitter;
-pub use source::{Source, SourceError};
+pub use source::{Digits, Disturbance, Source, SourceError};
 pub use stream::{Event, Stream};
 pub use tally::{Histogram, Tally};

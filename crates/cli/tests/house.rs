@@ -56,8 +56,9 @@ fn dependencies_go_one_way() {
     check_dependencies("tasks", &["graph", "kernels", "runtime"]);
     check_dependencies("pages", &[]);
     check_dependencies("wire", &[]);
-    check_dependencies("agent", &["graph", "kernels", "pages", "runtime", "tasks", "wire"]);
-    check_dependencies("train", &["graph", "kernels", "pages", "passes", "runtime", "tasks"]);
+    check_dependencies("digits", &[]);
+    check_dependencies("agent", &["digits", "graph", "kernels", "pages", "runtime", "tasks", "wire"]);
+    check_dependencies("train", &["digits", "graph", "kernels", "pages", "passes", "runtime", "tasks"]);
     assert!(house_dependencies("runtime").contains("kernels"), "the reader of manifests reads");
 }
 
