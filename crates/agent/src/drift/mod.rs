@@ -9,6 +9,8 @@ mod bounds;
 mod column;
 mod config;
 mod scenes;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
