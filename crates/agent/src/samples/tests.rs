@@ -116,7 +116,7 @@ fn random_samples_come_at_their_rate_whatever_is_seen() {
     let folder = tempfile::tempdir().unwrap();
     let mut samples = samples(folder.path(), |config| (config.random, config.per_hour) = (0.5, 20));
     let (sure, seen) = frame(120, 0.99);
-    let hours = 40;
+    let hours = 40u32;
     let mut kept = 0;
     for second in 0..hours * 3600 {
         let kind = samples.frame(at(f64::from(second)), &second.to_le_bytes(), &sure, &seen).unwrap();
