@@ -419,7 +419,13 @@ fn random_sparsity_takes_what_pruning_takes() {
         (value.name.clone(), Tensor::new(&shape, data))
     });
     let manifest = Manifest { format: Format::of(&graph), name: "int8".into(), ..Manifest::default() };
-    let package = Package { manifest, weights: weights.collect(), graph, golden: Vec::new(), reference: Weights::new() };
+    let package = Package {
+        manifest,
+        weights: weights.collect(),
+        graph,
+        golden: Vec::new(),
+        reference: Weights::new(),
+    };
     package.write(fixture().join("int8.espalier")).unwrap();
     let kernels = |value: &Value| {
         let layers = value["layers"].as_array().unwrap().clone();

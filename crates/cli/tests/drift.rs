@@ -59,7 +59,13 @@ fn scene(model: &mut Model, pictures: &Pictures, disturbance: Disturbance) -> Sc
 }
 
 /// What begins in a stream of frames that are drawn from scenes: the statistic and the number of the frame.
-fn begun(drift: &mut Drift, seed: u64, frames: usize, scene: impl Fn(usize) -> usize, scenes: &[&Scene]) -> Vec<(String, usize)> {
+fn begun(
+    drift: &mut Drift,
+    seed: u64,
+    frames: usize,
+    scene: impl Fn(usize) -> usize,
+    scenes: &[&Scene],
+) -> Vec<(String, usize)> {
     let mut random = Random::new(seed, 99);
     let mut begun = Vec::new();
     for number in 0..frames {
@@ -146,7 +152,8 @@ fn check(name: &str, model: &mut Model, reference: &Reference, pictures: &Pictur
 fn opened(package: &Path) -> (Model, Reference) {
     let model = best::open(package, 1).unwrap();
     let stored = Package::read(package).unwrap().reference;
-    let reference = Reference::read(&stored, model.task()).unwrap().expect("the package has reference statistics");
+    let reference =
+        Reference::read(&stored, model.task()).unwrap().expect("the package has reference statistics");
     (model, reference)
 }
 
@@ -164,6 +171,27 @@ fn digits() {
     let (mut model, reference) = trained("drift-digits", DIGITS, "--model plain6 --width 0.5 --epochs 5");
     let shown = pictures(DIGITS, Split::Test, &model);
     check("digits", &mut model, &reference, &shown);
+    plays("builtin:mnist-5k?rate=1000&frames=300", 0.9, 1.0);
+    plays("builtin:mnist-5k?rate=1000&frames=300&darkness=1", 0.0, 0.4);
+}
+
+/// The camera through `run --source`: the names of its frames say what is right.
+fn plays(source: &str, least: f64, most: f64) {
+    let package = Path::new(env!("CARGO_TARGET_TMPDIR")).join("drift-digits/run/best.espalier");
+    let said = run(&["run", package.to_str().unwrap(), "--source", source, "--policy", "every", "--json"]);
+    assert_eq!(said.status, Some(0), "{}", said.err);
+    let lines: Vec<serde_json::Value> =
+        said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let is_right = |line: &&serde_json::Value| {
+        let file = line["file"].as_str().unwrap().strip_prefix("builtin:mnist-5k/").unwrap();
+        file.split('/').next() == line["label"].as_str()
+    };
+    let accuracy = lines.iter().filter(is_right).count() as f64 / lines.len() as f64;
+    assert!(
+        lines.len() == 300 && (least..=most).contains(&accuracy),
+        "{source}: {accuracy} of {}",
+        lines.len()
+    );
 }
 
 /// What `compress` makes answers by other numbers, so it has statistics of its own.
@@ -174,7 +202,10 @@ fn digits_in_int8() {
     let (run_folder, small) = (path("run"), path("small.espalier"));
     for line in [
         format!("train {DIGITS} --out {run_folder} --threads 2 --model plain6 --width 0.5 --epochs 4"),
-        format!("compress {run_folder}/best.espalier {DIGITS} --int8 --threads 1 --out {small} --report {}", path("report")),
+        format!(
+            "compress {run_folder}/best.espalier {DIGITS} --int8 --threads 1 --out {small} --report {}",
+            path("report")
+        ),
     ] {
         let said = run(&line.split_whitespace().collect::<Vec<_>>());
         assert_eq!(said.status, Some(0), "{line}: {}", said.err);
@@ -236,10 +267,13 @@ fn tmp_experiment() {
         }
         let reference = recorder.finish().unwrap();
         let shown = pictures(data, split, &model);
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(name, &mut model, &reference, &shown)));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            check(name, &mut model, &reference, &shown)
+        }));
         println!("{result:?}");
         if name != "digits" {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| halves(name, &mut model, &shown)));
+            let result =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| halves(name, &mut model, &shown)));
             println!("{result:?}");
         }
     }

@@ -350,9 +350,9 @@ fn reference_name(name: &str) -> String {
 /// Moves the reference statistics out of the tensors.
 fn take_reference(tensors: &mut Weights) -> Weights {
     let names: Vec<String> = tensors.keys().filter(|name| name.starts_with(REFERENCE)).cloned().collect();
-    let taken = names.iter().filter_map(|name| {
-        Some((name.strip_prefix(REFERENCE)?.to_owned(), tensors.remove(name)?))
-    });
+    let taken = names
+        .iter()
+        .filter_map(|name| Some((name.strip_prefix(REFERENCE)?.to_owned(), tensors.remove(name)?)));
     taken.collect()
 }
 

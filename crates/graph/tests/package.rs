@@ -96,14 +96,18 @@ fn a_package_reads_back() {
     assert_eq!(fs::read(&path).unwrap(), package().to_bytes().unwrap());
 }
 
-/// The stored file pins the format. `ESPALIER_BLESS=1` writes it anew, after a change that is meant.
+/// A stored file, which pins the format. `ESPALIER_BLESS=1` writes it anew, after a change that is meant.
+fn stored(name: &str, package: &Package) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+    if std::env::var_os("ESPALIER_BLESS").is_some() {
+        package.write(&path).unwrap();
+    }
+    fs::read(&path).unwrap()
+}
+
 #[test]
 fn the_bytes_are_canonical_and_stable() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny.espalier");
-    if std::env::var_os("ESPALIER_BLESS").is_some() {
-        package().write(&path).unwrap();
-    }
-    let stored = fs::read(&path).unwrap();
+    let stored = stored("tiny.espalier", &package());
     assert_eq!(package().to_bytes().unwrap(), stored);
     assert_eq!(Package::from_bytes(&stored).unwrap().to_bytes().unwrap(), stored);
 
@@ -155,13 +159,15 @@ fn reference_statistics_read_back() {
     package.manifest.format = package.manifest.format.with_reference();
     package.reference = [
         ("images".to_owned(), Tensor::new(&[1], Data::I32(vec![40].into()))),
-        ("energy".to_owned(), Tensor::f32(&[3], vec![-1.0, 0.5, 2.0])),
+        ("class-mix".to_owned(), Tensor::new(&[2], Data::I32(vec![15, 25].into()))),
+        ("energy".to_owned(), Tensor::f32(&[20], (0..20).map(|v| v as f32 / 4.0).collect())),
     ]
     .into();
     let bytes = package.to_bytes().unwrap();
+    assert_eq!(bytes, stored("reference.espalier", &package));
     assert_eq!(Package::from_bytes(&bytes).unwrap(), package);
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    assert_eq!(tensors.tensor("@reference/energy").unwrap().shape(), [3]);
+    assert_eq!(tensors.tensor("@reference/energy").unwrap().shape(), [20]);
     let (header, _) = split(&bytes);
     let manifest = header["__metadata__"]["espalier"].as_str().unwrap();
     assert!(manifest.starts_with(r#"{"format":{"major":1,"requires":["reference"]}"#), "{manifest}");

@@ -87,7 +87,9 @@ mod tests {
             reference.sort_by(f32::total_cmp);
             let mut column = Column::new(0, "x", &reference, reference.len());
             let places: Vec<u16> = floats(&gone).into_iter().map(|v| column.add(v)).collect();
-            window.iter().for_each(|&v| drop(column.add(v)));
+            for &v in &window {
+                column.add(v);
+            }
             places.into_iter().for_each(|place| column.remove(place));
             prop_assert!((column.distance(window.len()) - naive(&window, &reference)).abs() < 1e-12);
         }

@@ -49,10 +49,11 @@ impl DriftConfig {
     /// # Errors
     /// The first of them.
     pub fn validate(&self) -> Result<(), DriftError> {
-        let check = |key, value: f64, range: std::ops::RangeInclusive<f64>, right| match range.contains(&value) {
-            true => Ok(()),
-            false => Err(DriftError::Setting { key, value, right }),
-        };
+        let check =
+            |key, value: f64, range: std::ops::RangeInclusive<f64>, right| match range.contains(&value) {
+                true => Ok(()),
+                false => Err(DriftError::Setting { key, value, right }),
+            };
         check("window", self.window as f64, 30.0..=10_000.0, "30 to 10000 scenes")?;
         check("false_alarms", self.false_alarms, 1e-9..=0.1, "1e-9 to 0.1 in 10000 frames")?;
         check("same_scene", f64::from(self.same_scene), 0.5..=2.0, "0.5 to 1, or 2 to count every frame")

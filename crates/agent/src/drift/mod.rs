@@ -1,9 +1,9 @@
 //! Drift: whether a pipeline still sees what its model was validated on. docs/drift.md says why the tests are these.
 //!
 //! A sliding window of scenes is compared with the package's reference statistics, number by number: the distribution of each
-//! by Kolmogorov and Smirnov's test, the share of each class by the likelihood ratio of two binomials. Both tests have bounds
-//! that hold for samples of any size, the reference's own included, and the bound is divided by all looks that 10,000 frames
-//! bring, so that false alarms are rare over all of them together.
+//! by Kolmogorov and Smirnov's distance, the share of each class by Chernoff's bound. Both have bounds that hold for samples
+//! of any size. What the reference itself may be off by is allowed for once; what a window may be off by is divided by all
+//! looks that 10,000 frames bring, so that false alarms are rare over all of them together.
 
 mod bounds;
 mod column;
@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use espalier_tasks::{Observation, Reference, Task, reference};
 use espalier_wire::{Kind, State};
 
-use bounds::{distance_threshold, mix_threshold, mix_value};
+use bounds::{band, shares, surprise, surprise_threshold};
 use column::Column;
 pub use config::{DriftConfig, DriftError};
 use scenes::Scenes;
@@ -40,8 +40,11 @@ const CLASS_MIX: &str = "class-mix";
 /// Compares what a pipeline sees with what its model was validated on.
 #[derive(Debug)]
 pub struct Drift {
-    reference: Reference,
     columns: Vec<Column>,
+    /// How far the distributions of the reference may be from the true ones.
+    off: f64,
+    /// Of each class, the shares that may be the true one.
+    shares: Vec<[f64; 2]>,
     scenes: Scenes,
     size: usize,
     /// The chance of a false alarm that one comparison may have.
@@ -88,26 +91,28 @@ impl Drift {
         task: &Task,
     ) -> Result<Drift, DriftError> {
         config.validate()?;
-        let reference = reference.ok_or(DriftError::NoReference)?.clone();
+        let reference = reference.ok_or(DriftError::NoReference)?;
+        let images = reference.images;
         let names = reference::statistics(task).iter().enumerate();
         let columns: Vec<Column> = names
-            .filter_map(|(at, name)| Some(Column::new(at, name, reference.columns.get(*name)?, reference.images)))
+            .filter_map(|(at, name)| Some(Column::new(at, name, reference.columns.get(*name)?, images)))
             .collect();
         let names = columns.iter().map(|column| column.name).chain([CLASS_MIX]);
         let readings: Vec<Reading> = names.map(Reading::new).collect();
-        let comparisons = columns.len() + reference.classes.len();
-        let chance = config.false_alarms * STRIDE as f64 / FRAMES / comparisons as f64;
+        // Half of the chance is the reference's, once; the other half is the window's, in all looks together.
+        let each = config.false_alarms / 2.0 / (columns.len() + reference.classes.len()) as f64;
         Ok(Drift {
+            off: band(images, each),
+            shares: reference.classes.iter().map(|&hits| shares(hits, images, each)).collect(),
             classes: vec![0; reference.classes.len()],
             columns,
             scenes: Scenes::new(config.same_scene),
             size: config.window,
-            chance,
+            chance: each * STRIDE as f64 / FRAMES,
             window: VecDeque::new(),
             readings,
             since_look: 0,
             counted: 0,
-            reference,
         })
     }
 
@@ -143,7 +148,8 @@ impl Drift {
             self.columns.iter_mut().zip(&row.places).for_each(|(column, &place)| column.remove(place));
             row.classes.iter().for_each(|&class| self.classes[class] -= 1);
         }
-        let places = self.columns.iter_mut().map(|column| column.add(observation.values[column.at])).collect();
+        let places =
+            self.columns.iter_mut().map(|column| column.add(observation.values[column.at])).collect();
         let classes = observation.classes.clone();
         classes.iter().for_each(|&class| self.classes[class] += 1);
         self.window.push_back(Row { places, classes });
@@ -151,12 +157,15 @@ impl Drift {
     }
 
     fn look(&mut self) -> Vec<Kind> {
-        let (n, m) = (self.window.len(), self.reference.images);
-        let distance = distance_threshold(n, m, self.chance);
+        let n = self.window.len();
+        let distance = self.off + band(n, self.chance);
         let values = self.columns.iter().map(|column| (column.distance(n), distance));
-        let shares = self.classes.iter().zip(&self.reference.classes);
-        let mix = shares.map(|(&here, &there)| mix_value([here, n], [there, m])).fold(0.0, f64::max);
-        let values: Vec<(f64, f64)> = values.chain([(mix, mix_threshold(self.chance))]).collect();
+        let odd = self.classes.iter().zip(&self.shares).map(|(&hits, [low, high])| {
+            // Against the nearest share that may be the true one.
+            surprise(hits, n, (hits as f64 / n as f64).clamp(*low, *high))
+        });
+        let mix = (odd.fold(0.0, f64::max), surprise_threshold(self.chance));
+        let values: Vec<(f64, f64)> = values.chain([mix]).collect();
         let looks = self.size.div_ceil(STRIDE);
         let changed = self.readings.iter_mut().zip(values).filter_map(|(reading, (value, threshold))| {
             let state = reading.update(value, threshold, looks)?;

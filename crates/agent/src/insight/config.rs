@@ -158,8 +158,12 @@ impl SmoothConfig {
         match (self.frames, self.span_s) {
             (Some(frames), None) if (1..=FRAMES_MAX).contains(&frames) => Ok(()),
             (None, Some(span)) if span > 0.0 && span <= SPAN_MAX => Ok(()),
-            (Some(frames), None) => Err(format!("smooth: frames is {frames}, it should be 1 to {FRAMES_MAX}")),
-            (None, Some(span)) => Err(format!("smooth: span_s is {span}, it should be above 0, to {SPAN_MAX}")),
+            (Some(frames), None) => {
+                Err(format!("smooth: frames is {frames}, it should be 1 to {FRAMES_MAX}"))
+            }
+            (None, Some(span)) => {
+                Err(format!("smooth: span_s is {span}, it should be above 0, to {SPAN_MAX}"))
+            }
             _ => Err("smooth: it takes frames or span_s, one of them".into()),
         }
     }

@@ -70,7 +70,12 @@ impl Rule {
         let seconds = Duration::from_secs_f64;
         let latch = Latch::new(seconds(config.hold_s), seconds(config.release_s), seconds(config.cooldown_s));
         let appearances = config.within_s.map(|within| Appearances::new(seconds(within)));
-        Rule { smoother: config.smooth.as_ref().map(Smoother::new), appearances, latch, config: config.clone() }
+        Rule {
+            smoother: config.smooth.as_ref().map(Smoother::new),
+            appearances,
+            latch,
+            config: config.clone(),
+        }
     }
 
     fn frame(&mut self, at: Duration, size: [usize; 2], answer: &Answer, labels: &[String]) -> Vec<Kind> {

@@ -71,13 +71,10 @@ fn labels_and_confidence() {
 
 #[test]
 fn holding_releasing_and_cooling_down() {
-    let seen = |pattern: &str| pattern.chars().map(|c| label(if c == 'x' { 1 } else { 0 }, 0.9)).collect::<Vec<_>>();
+    let seen =
+        |pattern: &str| pattern.chars().map(|c| label(if c == 'x' { 1 } else { 0 }, 0.9)).collect::<Vec<_>>();
     check("labels = ['dog']\nhold_s = 0.2", &seen("xx.xxx."), &["", "", "", "", "", "+200 dog", "-200 dog"]);
-    check(
-        "labels = ['dog']\nrelease_s = 0.2",
-        &seen("xx.x..."),
-        &["+0 dog", "", "", "", "", "-300 dog", ""],
-    );
+    check("labels = ['dog']\nrelease_s = 0.2", &seen("xx.x..."), &["+0 dog", "", "", "", "", "-300 dog", ""]);
     check(
         "labels = ['dog']\ncooldown_s = 0.3",
         &seen("x.x.xxx"),
@@ -104,7 +101,8 @@ fn counts_in_a_zone() {
 
 #[test]
 fn counts_within_a_time() {
-    let seen = |pattern: &str| pattern.chars().map(|c| label(if c == 'x' { 1 } else { 0 }, 0.9)).collect::<Vec<_>>();
+    let seen =
+        |pattern: &str| pattern.chars().map(|c| label(if c == 'x' { 1 } else { 0 }, 0.9)).collect::<Vec<_>>();
     let rule = "labels = ['dog']\ncount = 2\nwithin_s = 0.4";
     // Appearances at 0, 200 and 700 ms: two are within 400 ms until the first is too old.
     check(rule, &seen("x.x....x."), &["", "", "+0 dog 2", "", "-100 dog 2", "", "", "", ""]);
@@ -113,7 +111,11 @@ fn counts_within_a_time() {
 #[test]
 fn changes_of_the_label() {
     let frames: Vec<Answer> = [0, 0, 1, 1, 2, 0].map(|i| label(i, 0.9)).into();
-    check("change = true", &frames, &["+0 cat", "", "-100 cat, +0 dog", "", "-100 dog, +0 car", "-0 car, +0 cat"]);
+    check(
+        "change = true",
+        &frames,
+        &["+0 cat", "", "-100 cat, +0 dog", "", "-100 dog, +0 car", "-0 car, +0 cat"],
+    );
     check("change = true\nhold_s = 0.1", &frames, &["", "+100 cat", "-100 cat", "+100 dog", "-100 dog", ""]);
     check("change = true\nlabels = ['dog']", &frames, &["", "", "+0 dog", "", "-100 dog", ""]);
     let smooth = "change = true\nsmooth = { method = 'majority', frames = 3 }";

@@ -56,7 +56,10 @@ impl Zone {
         let share = |v: f64| (0.0..=1.0).contains(&v);
         match self {
             Zone::Rectangle(Rectangle { left, top, right, bottom }) => {
-                match [left, top, right, bottom].into_iter().all(|&v| share(v)) && left < right && top < bottom {
+                match [left, top, right, bottom].into_iter().all(|&v| share(v))
+                    && left < right
+                    && top < bottom
+                {
                     true => Ok(()),
                     false => Err(format!(
                         "zone: from {left}, {top} to {right}, {bottom}; edges are shares of the picture, 0 to 1, left below \
@@ -66,7 +69,10 @@ impl Zone {
             }
             Zone::Polygon(points) => {
                 if !(3..=CORNERS_MAX).contains(&points.len()) {
-                    return Err(format!("zone: a polygon has 3 to {CORNERS_MAX} corners, not {}", points.len()));
+                    return Err(format!(
+                        "zone: a polygon has 3 to {CORNERS_MAX} corners, not {}",
+                        points.len()
+                    ));
                 }
                 match points.iter().flatten().find(|&&v| !share(v)) {
                     Some(v) => Err(format!("zone: {v} is no share of the picture, 0 to 1")),
@@ -102,7 +108,8 @@ mod tests {
     fn inside_and_outside() {
         let rectangle = Zone::Rectangle(Rectangle { left: 0.2, top: 0.0, right: 0.6, bottom: 0.5 });
         // A square without its upper right quarter.
-        let corner = Zone::Polygon(vec![[0.0, 0.0], [0.5, 0.0], [0.5, 0.5], [1.0, 0.5], [1.0, 1.0], [0.0, 1.0]]);
+        let corner =
+            Zone::Polygon(vec![[0.0, 0.0], [0.5, 0.0], [0.5, 0.5], [1.0, 0.5], [1.0, 1.0], [0.0, 1.0]]);
         for (zone, point, inside) in [
             (&rectangle, [0.2, 0.0], true),
             (&rectangle, [0.6, 0.5], true),
@@ -124,7 +131,10 @@ mod tests {
         };
         check(Zone::Polygon(vec![[0.0, 0.0], [1.0, 1.0]]), "3 to 100 corners, not 2");
         check(Zone::Polygon(vec![[0.0, 0.0], [1.0, 1.0], [100.0, 0.0]]), "100 is no share");
-        check(Zone::Rectangle(Rectangle { left: 0.5, top: 0.0, right: 0.5, bottom: 1.0 }), "left below right");
+        check(
+            Zone::Rectangle(Rectangle { left: 0.5, top: 0.0, right: 0.5, bottom: 1.0 }),
+            "left below right",
+        );
         check(Zone::Rectangle(Rectangle { left: f64::NAN, top: 0.0, right: 0.5, bottom: 1.0 }), "0 to 1");
     }
 

@@ -101,9 +101,9 @@ impl Chooser {
                 f64::from(said.confidence - second) < self.margin
             }
             // Between the confidence that boxes need and certainty, the lowest part.
-            Answer::Boxes(boxes) => boxes.iter().any(|found| {
-                (f64::from(found.confidence) - self.least) < self.margin * (1.0 - self.least)
-            }),
+            Answer::Boxes(boxes) => boxes
+                .iter()
+                .any(|found| (f64::from(found.confidence) - self.least) < self.margin * (1.0 - self.least)),
         }
     }
 }

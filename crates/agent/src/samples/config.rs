@@ -104,10 +104,11 @@ impl SampleConfig {
     /// # Errors
     /// The first of them.
     pub fn validate(&self) -> Result<(), SampleError> {
-        let check = |key, value: f64, range: std::ops::RangeInclusive<f64>, right| match range.contains(&value) {
-            true => Ok(()),
-            false => Err(SampleError::Setting { key, value, right }),
-        };
+        let check =
+            |key, value: f64, range: std::ops::RangeInclusive<f64>, right| match range.contains(&value) {
+                true => Ok(()),
+                false => Err(SampleError::Setting { key, value, right }),
+            };
         check("per_hour", f64::from(self.per_hour), 1.0..=3600.0, "1 to 3600")?;
         check("bytes_per_hour", self.bytes_per_hour as f64, 1e3..=1e11, "1000 to 1e11")?;
         check("folder_bytes", self.folder_bytes as f64, 1e3..=1e13, "1000 to 1e13")?;

@@ -39,7 +39,11 @@ impl Samples {
     ///
     /// # Errors
     /// Settings that cannot be kept; a folder that cannot be made or read.
-    pub fn new(config: &SampleConfig, task: &Task, reference: Option<&Reference>) -> Result<Samples, SampleError> {
+    pub fn new(
+        config: &SampleConfig,
+        task: &Task,
+        reference: Option<&Reference>,
+    ) -> Result<Samples, SampleError> {
         config.validate()?;
         let hourly = f64::from(config.per_hour);
         Ok(Samples {

@@ -64,7 +64,8 @@ impl Store {
         let (answers, others): (Vec<_>, Vec<_>) = paths.iter().partition(|path| ends(path, "json"));
         let pictures: BTreeSet<&OsStr> = others.iter().filter_map(|path| path.file_stem()).collect();
         let is_alone = |path: &&&PathBuf| {
-            path.file_stem().is_some_and(|stem| is_digest(stem.as_encoded_bytes()) && !pictures.contains(stem))
+            path.file_stem()
+                .is_some_and(|stem| is_digest(stem.as_encoded_bytes()) && !pictures.contains(stem))
         };
         let is_unfinished = |path: &&&PathBuf| {
             let name = path.file_name().unwrap_or_default().as_encoded_bytes();

@@ -106,7 +106,9 @@ fn a_full_folder_takes_no_more_until_somebody_empties_it() {
     let (answer, seen) = frame(120, 0.5);
     let mut keep = |picture: &[u8]| samples.frame(at(0.0), picture, &answer, &seen).unwrap().is_some();
     assert!(keep(&[1; 500]) && !keep(&[2; 500]));
-    std::fs::read_dir(folder.path()).unwrap().for_each(|entry| std::fs::remove_file(entry.unwrap().path()).unwrap());
+    std::fs::read_dir(folder.path())
+        .unwrap()
+        .for_each(|entry| std::fs::remove_file(entry.unwrap().path()).unwrap());
     assert!(keep(&[3; 500]));
     assert_eq!(samples.refused(), 1);
 }
@@ -116,14 +118,14 @@ fn random_samples_come_at_their_rate_whatever_is_seen() {
     let folder = tempfile::tempdir().unwrap();
     let mut samples = samples(folder.path(), |config| (config.random, config.per_hour) = (0.5, 20));
     let (sure, seen) = frame(120, 0.99);
-    let hours = 40u32;
+    let hours = 20u32;
     let mut kept = 0;
     for second in 0..hours * 3600 {
         let kind = samples.frame(at(f64::from(second)), &second.to_le_bytes(), &sure, &seen).unwrap();
         kept += usize::from(reason(kind).inspect(|reason| assert_eq!(reason, "random")).is_some());
     }
-    // 10 an hour on average: 400, with a deviation of 20.
-    assert!((320..480).contains(&kept), "{kept} in {hours} hours");
+    // 10 an hour on average: 200, with a deviation of 14.
+    assert!((150..250).contains(&kept), "{kept} in {hours} hours");
 }
 
 #[test]
@@ -143,12 +145,48 @@ fn settings_that_cannot_be_kept_are_named() {
     assert!(unknown.contains("rate"), "{unknown}");
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+/// The most that is spent within an hour, wherever it begins.
+fn hourly(spent: &[(f64, f64)]) -> f64 {
+    let from = |i: usize| {
+        let within = spent[i..].iter().take_while(|(time, _)| *time < spent[i].0 + 3600.0);
+        within.map(|(_, cost)| cost).sum::<f64>()
+    };
+    (0..spent.len()).map(from).fold(0.0, f64::max)
+}
 
-    /// In no hour more than the budgets say, wherever it begins; and what is worth keeping is kept when they allow it.
+proptest! {
+    /// No hour takes more than the budget; a long time uses at least half of it.
     #[test]
-    fn never_more_than_the_budget(
+    fn a_budget_is_never_exceeded_and_used(
+        seed in any::<u64>(),
+        budget in 1u32..200,
+        cost_max in prop::sample::select(vec![1.0, 3.0, 30.0]),
+        pause in 1f64..600.0,
+    ) {
+        let mut purse = Budget::new(budget.into());
+        let mut draw = Random::new(seed, 1);
+        let (mut seconds, mut spent) = (0.0, Vec::new());
+        for _ in 0..2000 {
+            seconds += pause * f64::from(draw.uniform()) * 2.0;
+            let cost = if cost_max == 1.0 { 1.0 } else { f64::from(draw.uniform()) * cost_max };
+            if purse.affords(Duration::from_secs_f64(seconds), cost) {
+                purse.spend(cost);
+                spent.push((seconds, cost));
+            }
+        }
+        prop_assert!(hourly(&spent) <= f64::from(budget) + 1e-6, "{} of {}", hourly(&spent), budget);
+        let wanted = (2000.0 * cost_max / 2.0).min(seconds / 3600.0 * f64::from(budget)) / 2.0;
+        let total: f64 = spent.iter().map(|(_, cost)| cost).sum();
+        prop_assert!(cost_max > f64::from(budget) / 4.0 || total >= 0.9 * wanted - 1.0, "{} of {}", total, wanted);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    /// The same of what lies in the folder, for both budgets at once.
+    #[test]
+    fn never_more_files_and_bytes_than_the_budgets(
         seed in any::<u64>(),
         per_hour in 1u32..40,
         bytes_per_hour in 1000u64..100_000,
@@ -161,25 +199,23 @@ proptest! {
             (config.random, config.seed) = (f64::from(random) / 10.0, seed);
         });
         let mut draw = Random::new(seed, 1);
-        let (mut seconds, mut kept) = (0.0, Vec::new());
-        for number in 0..400u32 {
+        let (mut seconds, mut before) = (0.0, 0);
+        let (mut files, mut bytes) = (Vec::new(), Vec::new());
+        for number in 0..150u32 {
             seconds += f64::from(pause) * f64::from(draw.uniform()) * 2.0;
             let mut picture = vec![0u8; 4 + draw.below(2000)];
             picture[..4].copy_from_slice(&number.to_le_bytes());
             let (answer, seen) = frame(120, 0.5 + 0.5 * draw.uniform());
             if samples.frame(at(seconds), &picture, &answer, &seen).unwrap().is_some() {
-                kept.push(seconds);
+                let all = std::fs::read_dir(folder.path()).unwrap();
+                let size: u64 = all.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+                files.push((seconds, 1.0));
+                bytes.push((seconds, (size - before) as f64));
+                before = size;
             }
         }
-        let sizes: Vec<u64> = std::fs::read_dir(folder.path()).unwrap()
-            .map(|entry| entry.unwrap().metadata().unwrap().len()).collect();
-        prop_assert_eq!(sizes.len(), 2 * kept.len());
-        for (i, begin) in kept.iter().enumerate() {
-            let within = kept[i..].iter().take_while(|&&time| time < begin + 3600.0).count();
-            prop_assert!(within <= per_hour as usize, "{} in the hour from {} s on", within, begin);
-        }
-        let hours = (seconds / 3600.0).ceil();
-        prop_assert!(sizes.iter().sum::<u64>() as f64 <= hours * bytes_per_hour as f64);
-        prop_assert!(random == 10 || bytes_per_hour < 12_000 || !kept.is_empty());
+        prop_assert!(hourly(&files) <= f64::from(per_hour), "{} files", hourly(&files));
+        prop_assert!(hourly(&bytes) <= bytes_per_hour as f64 + 1e-6, "{} bytes", hourly(&bytes));
+        prop_assert!(random == 10 || bytes_per_hour < 12_000 || !files.is_empty());
     }
 }

@@ -69,7 +69,8 @@ impl Digits {
         }
         let mut digits = Digits::default();
         for option in options.split('&').filter(|option| !option.is_empty()) {
-            let (key, value) = option.split_once('=').ok_or_else(|| format!("{option:?} is not KEY=VALUE"))?;
+            let (key, value) =
+                option.split_once('=').ok_or_else(|| format!("{option:?} is not KEY=VALUE"))?;
             digits.set(key, value)?;
         }
         for (from, disturbance) in &digits.stages {
@@ -149,7 +150,9 @@ fn shown(text: &str) -> String {
 
 fn number(key: &str, value: &str, range: std::ops::RangeInclusive<f64>) -> Result<f64, String> {
     let parsed = value.parse().ok().filter(|number| range.contains(number));
-    parsed.ok_or_else(|| format!("{key}={value}: it should be a number from {} to {}", range.start(), range.end()))
+    parsed.ok_or_else(|| {
+        format!("{key}={value}: it should be a number from {} to {}", range.start(), range.end())
+    })
 }
 
 fn whole(key: &str, value: &str) -> Result<u64, String> {
@@ -158,6 +161,8 @@ fn whole(key: &str, value: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -166,7 +171,11 @@ mod tests {
         let text = "builtin:mnist-5k?rate=10&seed=7&frames=9&noise=0.1&from=60&darkness=0.6&from=120";
         let digits = Digits::new(text).unwrap();
         let none = Disturbance::default();
-        let stages = [(0.0, Disturbance { noise: 0.1, ..none }), (60.0, Disturbance { darkness: 0.6, ..none }), (120.0, none)];
+        let stages = [
+            (0.0, Disturbance { noise: 0.1, ..none }),
+            (60.0, Disturbance { darkness: 0.6, ..none }),
+            (120.0, none),
+        ];
         assert_eq!(digits, Digits { rate: 10.0, seed: 7, frames: Some(9), stages: stages.to_vec() });
         for (number, stage) in [(0, 0), (599, 0), (600, 1), (1199, 1), (1200, 2), (u64::MAX, 2)] {
             assert_eq!(digits.disturbance(number), stages[stage].1, "frame {number}");
@@ -188,7 +197,24 @@ mod tests {
         check("builtin:mnist-5k?blur=nan", "blur=nan");
         check("builtin:mnist-5k?from=9&darkness=2", "from 9 s on, darkness is 2, it should be 0 to 1");
         check("builtin:mnist-5k?from=9&from=3", "from=3: the stages before begin at 9 s");
-        check(&format!("builtin:mnist-5k?{}", (1..=100).map(|i| format!("from={i}&")).collect::<String>()), "more than 100");
+        check(
+            &format!("builtin:mnist-5k?{}", (1..=100).map(|i| format!("from={i}&")).collect::<String>()),
+            "more than 100",
+        );
+    }
+
+    proptest! {
+        /// Whatever stands there is taken, and then it can be played, or refused.
+        #[test]
+        fn any_text_is_an_answer(
+            options in prop::collection::vec(("(rate|seed|frames|from|blur|darkness|noise|rotation|x)", "=?", "-?[0-9a-z.]{0,9}"), 0..6),
+            number in any::<u64>(),
+        ) {
+            let options: Vec<String> = options.into_iter().map(|(key, is, value)| key + &is + &value).collect();
+            if let Ok(digits) = Digits::new(&format!("{URI}?{}", options.join("&"))) {
+                prop_assert!(digits.disturbance(number).validate().is_ok());
+            }
+        }
     }
 
     #[test]
@@ -196,7 +222,8 @@ mod tests {
         let test = espalier_digits::test();
         let camera = Digits::new("builtin:mnist-5k?noise=0.05").unwrap();
         let other = Digits { seed: 1, ..camera.clone() };
-        let numbers = |camera: &Digits| (0..200).map(|i| camera.picture(&test, i).0.number).collect::<Vec<_>>();
+        let numbers =
+            |camera: &Digits| (0..200).map(|i| camera.picture(&test, i).0.number).collect::<Vec<_>>();
         assert_eq!(camera.picture(&test, 5), camera.picture(&test, 5));
         assert_ne!(numbers(&camera), numbers(&other));
         let mut drawn = numbers(&camera);

@@ -39,7 +39,12 @@ impl Disturbance {
     /// # Errors
     /// Names the key, its value and what would be right.
     pub fn validate(&self) -> Result<(), String> {
-        let ranges = [(self.blur, 0.0, 20.0), (self.darkness, 0.0, 1.0), (self.rotation, -180.0, 180.0), (self.noise, 0.0, 1.0)];
+        let ranges = [
+            (self.blur, 0.0, 20.0),
+            (self.darkness, 0.0, 1.0),
+            (self.rotation, -180.0, 180.0),
+            (self.noise, 0.0, 1.0),
+        ];
         for (name, (value, least, most)) in Self::KEYS.iter().zip(ranges) {
             if !(least..=most).contains(&value) {
                 return Err(format!("{name} is {value}, it should be {least} to {most}"));
@@ -63,7 +68,10 @@ impl Disturbance {
         if self.noise > 0.0 {
             let mut random = Random::new(seed, number);
             let scale = 255.0 * self.noise;
-            image.pixels.iter_mut().for_each(|v| *v = (f32::from(*v) + scale * normal(&mut random)).round() as u8);
+            image
+                .pixels
+                .iter_mut()
+                .for_each(|v| *v = (f32::from(*v) + scale * normal(&mut random)).round() as u8);
         }
         image
     }
@@ -98,7 +106,8 @@ fn between(image: &Image, [x, y]: [f32; 2], channel: usize) -> u8 {
     let (x, y) = (inside(x, image.width), inside(y, image.height));
     let (left, top) = (x as usize, y as usize);
     let (right, bottom) = ((left + 1).min(image.width - 1), (top + 1).min(image.height - 1));
-    let value = |x: usize, y: usize| f32::from(image.pixels[(y * image.width + x) * image.channels + channel]);
+    let value =
+        |x: usize, y: usize| f32::from(image.pixels[(y * image.width + x) * image.channels + channel]);
     let row = |y: usize| value(left, y) + (value(right, y) - value(left, y)) * x.fract();
     (row(top) + (row(bottom) - row(top)) * y.fract()).round() as u8
 }
@@ -154,10 +163,14 @@ mod tests {
         let none = Disturbance::default();
         check(none, |image| *image == dot());
         check(Disturbance { darkness: 0.6, ..none }, |image| at(image, 11, 7) == 80);
-        check(Disturbance { rotation: 90.0, ..none }, |image| at(image, 7, 3) == 200 && at(image, 11, 7) == 0);
+        check(Disturbance { rotation: 90.0, ..none }, |image| {
+            at(image, 7, 3) == 200 && at(image, 11, 7) == 0
+        });
         check(Disturbance { rotation: -90.0, ..none }, |image| at(image, 7, 11) == 200);
         // The middle of a bell of deviation 1 is 1/(2 pi) in two dimensions.
-        check(Disturbance { blur: 1.0, ..none }, |image| at(image, 11, 7).abs_diff(32) <= 1 && at(image, 10, 7) > 10);
+        check(Disturbance { blur: 1.0, ..none }, |image| {
+            at(image, 11, 7).abs_diff(32) <= 1 && at(image, 10, 7) > 10
+        });
         check(Disturbance { noise: 0.1, ..none }, |image| {
             let sum: u32 = image.pixels.iter().map(|&v| u32::from(v)).sum();
             let mean = f64::from(sum) / image.pixels.len() as f64;

@@ -42,9 +42,7 @@ pub struct Observation {
 /// the logits, low for what the network does not know (Liu et al. 2020, without their sign); `boxes` how many there are.
 pub fn statistics(task: &Task) -> &'static [&'static str] {
     match task {
-        Task::ClassifyImage(_) => {
-            &["brightness", "contrast", "sharpness", "colour", "confidence", "energy"]
-        }
+        Task::ClassifyImage(_) => &["brightness", "contrast", "sharpness", "colour", "confidence", "energy"],
         Task::Detect(_) => &["brightness", "contrast", "sharpness", "colour", "confidence", "boxes"],
     }
 }
@@ -98,18 +96,25 @@ impl Reference {
             return Ok(None);
         }
         let counts = |name: &str| match stored.get(name).map(|tensor| &tensor.data) {
-            Some(Data::I32(counts)) => Ok(counts.iter().map(|&n| usize::try_from(n).ok()).collect::<Vec<_>>()),
+            Some(Data::I32(counts)) => {
+                Ok(counts.iter().map(|&n| usize::try_from(n).ok()).collect::<Vec<_>>())
+            }
             _ => Err(format!("the reference statistics lack `{name}`, a row of i32")),
         };
         let images = match counts(IMAGES)?[..] {
             [Some(images)] if images >= IMAGES_LEAST => images,
-            _ => return Err(format!("`{IMAGES}` of the reference statistics is not one number from {IMAGES_LEAST} on")),
+            _ => {
+                return Err(format!(
+                    "`{IMAGES}` of the reference statistics is not one number from {IMAGES_LEAST} on"
+                ));
+            }
         };
         let labels = task.labels().len();
         let classes: Option<Vec<usize>> = counts(CLASSES)?.into_iter().collect();
         let classes = classes.filter(|counts| counts.len() == labels && counts.iter().all(|&n| n <= images));
-        let classes = classes
-            .ok_or_else(|| format!("`{CLASSES}` of the reference statistics is not {labels} counts of {images} images"))?;
+        let classes = classes.ok_or_else(|| {
+            format!("`{CLASSES}` of the reference statistics is not {labels} counts of {images} images")
+        })?;
         let mut columns = BTreeMap::new();
         for name in statistics(task) {
             // What another version did not measure is not compared.
@@ -129,10 +134,14 @@ impl Reference {
             let counts: Vec<i32> = counts.into_iter().map(|n| n.min(i32::MAX as usize) as i32).collect();
             Tensor::new(&[counts.len()], Data::I32(counts.into()))
         };
-        let columns = self.columns.iter().map(|(name, values)| {
-            (name.clone(), Tensor::f32(&[values.len()], values.clone()))
-        });
-        let rest = [(IMAGES.to_owned(), counts(vec![self.images])), (CLASSES.to_owned(), counts(self.classes.clone()))];
+        let columns = self
+            .columns
+            .iter()
+            .map(|(name, values)| (name.clone(), Tensor::f32(&[values.len()], values.clone())));
+        let rest = [
+            (IMAGES.to_owned(), counts(vec![self.images])),
+            (CLASSES.to_owned(), counts(self.classes.clone())),
+        ];
         columns.chain(rest).collect()
     }
 }
@@ -264,7 +273,9 @@ mod tests {
         );
         check(|s| drop(s.insert("energy".into(), Tensor::f32(&[31], vec![0.5; 31]))), "`energy`");
         check(
-            |s| drop(s.insert("colour".into(), Tensor::f32(&[30], (0..30).rev().map(|v| v as f32).collect()))),
+            |s| {
+                drop(s.insert("colour".into(), Tensor::f32(&[30], (0..30).rev().map(|v| v as f32).collect())))
+            },
             "`colour` of the reference statistics is not a sorted row",
         );
     }

@@ -19,7 +19,6 @@ const VALUES_MAX: u64 = 1 << 30;
 /// Most images of one file: each takes some hundred bytes besides its pixels.
 const IMAGES_MAX: usize = 4 << 20;
 
-
 /// An images file and its labels file.
 pub(super) struct Pair {
     images: PathBuf,
