@@ -7,10 +7,10 @@ use std::time::Duration;
 use espalier_agent::config::Config;
 use espalier_agent::{Fault, Multipart, Splitter};
 use espalier_graph::package::floats;
-use espalier_graph::{Format, Graph, Manifest, Package, PackageError, Stage, Tensor, verify};
+use espalier_graph::{Format, Graph, Manifest, Package, PackageError, Stage, Tensor, Weights, verify};
 use espalier_onnx::{Options, from_bytes};
-use espalier_tasks::TrueBox;
 use espalier_tasks::image::{Limits, decode};
+use espalier_tasks::{ClassifyImage, Reference, Task, TrueBox};
 use espalier_train::data::{read_coco, read_idx, read_yolo};
 use espalier_wire::mqtt::{Event, MqttError, Options as MqttOptions, Session};
 use espalier_wire::{Ack, Batch, Message};
@@ -164,7 +164,13 @@ pub fn onnx(bytes: &[u8]) {
     if imported.weights.values().all(finite) {
         let manifest = Manifest { format: Format::of(&imported.graph), ..Manifest::default() };
         let golden = Vec::new();
-        let package = Package { manifest, graph: imported.graph, weights: imported.weights, golden };
+        let package = Package {
+            manifest,
+            graph: imported.graph,
+            weights: imported.weights,
+            golden,
+            reference: Weights::new(),
+        };
         match package.to_bytes() {
             Ok(bytes) => {
                 assert_eq!(Package::from_bytes(&bytes).expect("what was written can be read"), package)
@@ -199,6 +205,14 @@ fn check_package(bytes: &[u8]) {
     SafeTensors::deserialize(&again).expect("any safetensors reader takes it");
     let second = Package::from_bytes(&again).expect("what was written can be read");
     assert_eq!(second.to_bytes().expect("twice"), again, "the bytes are canonical");
+    let labels = ["a", "b"].map(String::from).to_vec();
+    let task = Task::ClassifyImage(ClassifyImage::new([4, 4], vec![0.5], vec![0.5], labels));
+    if let Ok(Some(reference)) = Reference::read(&package.reference, &task) {
+        assert!(
+            reference.columns.values().all(|column| column.is_sorted() && column.len() <= reference.images)
+        );
+        assert!(reference.classes.len() == 2 && reference.classes.iter().all(|&n| n <= reference.images));
+    }
 }
 
 /// The bytes up to the first NUL, after the old length, as a header of the right length.

@@ -4,12 +4,16 @@
 //! of them, or always the newest ([`Policy`]). What is broken is a frame with a [`Fault`], never the end of a stream. A
 //! [`Board`] holds what was seen last, and a [`Server`] shows it to browsers of this machine.
 //!
+//! What is made of answers are state machines that take time as an argument: [`insight`], [`drift`], [`samples`].
+//!
 //! Every frame ends in exactly one of three ways: it was processed, it was skipped, or it is broken. [`Tally`] counts them.
 
 mod address;
 pub mod config;
+pub mod drift;
 mod figures;
 mod frame;
+pub mod insight;
 mod log;
 mod machine;
 mod moment;
@@ -17,6 +21,7 @@ pub mod outbox;
 mod package;
 mod pipeline;
 mod queue;
+pub mod samples;
 mod scheduler;
 mod service;
 mod show;
@@ -45,7 +50,7 @@ pub use sink::{
 };
 pub use source::multipart::Multipart;
 pub use source::pictures::Splitter;
-pub use source::{Persistence, Retry, Source, SourceError};
+pub use source::{Digits, Disturbance, Persistence, Retry, Source, SourceError};
 pub use stream::{Event, Reading, Stream};
 pub use tally::{Histogram, Tally, Times};
 

@@ -148,7 +148,7 @@ impl Pace {
 pub(crate) fn open(config: &ModelConfig, threads: usize, pace: Pace) -> Result<Opened, Refusal> {
     let stamp = Stamp::of(&config.path)?;
     let package = pace.run(|| Ok::<_, Refusal>(Package::from_bytes(&read(&config.path)?)?))?;
-    let Package { manifest, graph, weights, golden } = package;
+    let Package { manifest, graph, weights, golden, .. } = package;
     let task: Task = serde_json::from_value(manifest.task.ok_or(Refusal::NoTask)?)
         .map_err(|error| Refusal::Task(error.to_string()))?;
     let isa = config.isa().map_err(Refusal::Task)?;

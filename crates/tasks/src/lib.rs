@@ -16,6 +16,7 @@ mod metrics;
 pub mod model;
 pub mod picture_input;
 mod plans;
+pub mod reference;
 pub mod resize;
 mod slot;
 
@@ -33,6 +34,7 @@ pub use engine::{Engine, EngineError};
 pub use metrics::{ClassScores, Metrics};
 pub use model::{Model, ModelError};
 pub use picture_input::PictureInput;
+pub use reference::{Observation, Recorder, Reference};
 pub use resize::Fit;
 pub use slot::Slot;
 

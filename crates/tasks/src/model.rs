@@ -7,6 +7,7 @@ use espalier_runtime::{Isa, LowerError, Sizes};
 use crate::engine::{Engine, EngineError, Hosted};
 use crate::golden::{GOLDEN_TOLERANCE, OWN, compare};
 use crate::plans::Plans;
+use crate::reference::{Look, Observation};
 use crate::slot::Slot;
 use crate::{Answer, Image, ImageError, Input, Task, TaskError};
 
@@ -200,6 +201,24 @@ impl Model {
     pub fn answer(&mut self, image: &Image) -> Result<Answer, ModelError> {
         let input = Input::Image(image);
         self.run(1, filled_with(input), |task, (), outputs| task.postprocess(input.origin(), outputs))
+    }
+
+    /// The answer for one picture, and what picture and answer come to for [`Reference`](crate::Reference) statistics.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn observe(&mut self, image: &Image) -> Result<(Answer, Observation), ModelError> {
+        let origin = Input::Image(image).origin();
+        let fill = |task: &Task, slots: Vec<Slot<'_>>| {
+            let picture = task.picture_input().fit(image);
+            slots.into_iter().try_for_each(|mut slot| slot.fill_picture(task, &picture))?;
+            Ok(Look::of(&picture))
+        };
+        self.run(1, fill, |task, look, outputs| {
+            let answer = task.postprocess(origin, outputs)?;
+            let observation = Observation::new(look, &answer, outputs);
+            Ok((answer, observation))
+        })
     }
 
     /// A golden sample of `image`: its pixels and what this machine answers.

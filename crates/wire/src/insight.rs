@@ -54,7 +54,7 @@ pub enum Kind {
     Drift {
         /// What became of it.
         state: State,
-        /// The statistic that says so: `class-mix`, `confidence`, `features`.
+        /// The statistic that says so: `class-mix`, `confidence`, `brightness`, ... (docs/drift.md lists them).
         statistic: String,
         /// The test's value.
         value: f64,

@@ -86,6 +86,11 @@ impl Feed {
         self.wait() && self.queue.push(file, bytes)
     }
 
+    /// The source's own time from one frame to the next, where nobody wants another.
+    pub(super) fn pace(&mut self, period: Duration) {
+        self.period.get_or_insert(period);
+    }
+
     /// Until the next frame is due.
     fn wait(&mut self) -> bool {
         let Some(period) = self.period else { return true };

@@ -1,6 +1,8 @@
 //! Where pictures come from.
 
 mod buffer;
+mod digits;
+mod disturb;
 mod feed;
 mod ffmpeg;
 mod files;
@@ -18,6 +20,8 @@ use espalier_tasks::image::{is_image, is_image_name};
 use crate::address::Address;
 use crate::queue::Policy;
 
+pub use digits::Digits;
+pub use disturb::Disturbance;
 pub(crate) use feed::{End, Feed, Interrupter};
 pub use feed::{Persistence, Retry};
 
@@ -65,10 +69,12 @@ pub enum Source {
     Http(Address),
     /// Any other address, RTSP say, through `ffmpeg`.
     Remote(Address),
+    /// The built-in digits as a camera.
+    Digits(Digits),
 }
 
 impl Source {
-    /// What `text` names: a number is a camera, `-` standard input, what has a scheme (`rtsp://...`) an address, anything
+    /// What `text` names: a number is a camera, `-` standard input, `builtin:mnist-5k` the built-in digits, what has a scheme (`rtsp://...`) an address, anything
     /// else a file or folder. In addresses, `${NAME}` stands for a variable of the environment.
     ///
     /// # Errors
@@ -77,6 +83,8 @@ impl Source {
         let is_variable = text.starts_with("${") && text.ends_with('}');
         if text == "-" {
             Ok(Source::Input)
+        } else if Digits::is_meant(text) {
+            Digits::new(text).map(Source::Digits)
         } else if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             camera(Path::new(&format!("/dev/video{text}")), text)
         } else if text.contains("://") || is_variable {
@@ -104,7 +112,7 @@ impl Source {
 
     /// Whether it goes on whether or not anybody looks.
     pub fn is_live(&self) -> bool {
-        matches!(self, Source::Camera(_) | Source::Http(_) | Source::Remote(_))
+        matches!(self, Source::Camera(_) | Source::Http(_) | Source::Remote(_) | Source::Digits(_))
     }
 
     /// What is usual for it: the newest of what is live, every frame of what is stored or piped.
@@ -130,6 +138,7 @@ impl Source {
             Source::Camera(path) => ffmpeg::camera(path, feed),
             Source::Http(address) => http::read(address, feed),
             Source::Remote(address) => ffmpeg::remote(address, feed),
+            Source::Digits(digits) => digits.play(feed).map(over),
         }
     }
 }
@@ -139,6 +148,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Input => f.write_str("standard input"),
+            Source::Digits(digits) => digits.fmt(f),
             Source::Http(address) | Source::Remote(address) => address.fmt(f),
             Source::Folder(path)
             | Source::Watched(path)
@@ -213,6 +223,7 @@ mod tests {
         check("http://h/v", Source::Http(address("http://h/v")), true);
         check("RTSP://h/v", Source::Remote(address("RTSP://h/v")), true);
         check("/dev/null", Source::Camera("/dev/null".into()), true);
+        check("builtin:mnist-5k", Source::Digits(Digits::default()), true);
     }
 
     #[test]
