@@ -3,12 +3,13 @@
 
 use std::io::Read;
 
-use espalier_agent::{Fault, Multipart, Splitter};
+use espalier_agent::{Fault, Multipart, Rows, Splitter};
 use espalier_graph::package::floats;
 use espalier_graph::{Format, Graph, Manifest, Package, PackageError, Stage, Tensor, verify};
 use espalier_onnx::{Options, from_bytes};
 use espalier_tasks::TrueBox;
 use espalier_tasks::image::{Limits, decode};
+use espalier_tasks::series::{Columns, ROW_BYTES};
 use espalier_train::data::{read_coco, read_idx, read_yolo};
 use flate2::read::MultiGzDecoder;
 use safetensors::SafeTensors;
@@ -17,7 +18,7 @@ use safetensors::SafeTensors;
 pub type Target = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("boxes", boxes),
     ("graph_text", graph_text),
     ("idx", idx),
@@ -26,6 +27,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("multipart", multipart),
     ("onnx", onnx),
     ("package", package),
+    ("rows", rows),
 ];
 
 /// Any bytes as labels with boxes, in YOLO's form and in COCO's. What is accepted has known classes, boxes of numbers that
@@ -147,6 +149,30 @@ pub fn onnx(bytes: &[u8]) {
                 assert_eq!(Package::from_bytes(&bytes).expect("what was written can be read"), package)
             }
             Err(error) => assert!(matches!(error, PackageError::TooLarge { .. }), "{error}"),
+        }
+    }
+}
+
+/// Any bytes as the rows of a series, CSV or JSON, in one piece and in small ones. What is a row has the numbers that were
+/// asked for, all of them finite; a row is not much longer than its line can be.
+pub fn rows(bytes: &[u8]) {
+    let columns = Columns { values: vec!["value".into()], time: Some("timestamp".into()) };
+    let split = |piece: usize| {
+        let (mut rows, mut found) = (Rows::new(), Split::new());
+        for piece in bytes.chunks(piece) {
+            rows.push(piece);
+            found.extend(std::iter::from_fn(|| rows.row()));
+        }
+        found.extend(rows.end());
+        found
+    };
+    let found = split(bytes.len().max(1));
+    assert!(bytes.len() > ROW_BYTES || found == split(7), "pieces matter");
+    assert!(found.len() <= bytes.len() / 2 + 1, "a row takes a byte and an end");
+    for row in found.iter().flatten() {
+        if let Ok(row) = columns.of_json(row) {
+            assert!(row.values.len() == 1 && row.values[0].is_finite());
+            assert!(row.time.is_some_and(f64::is_finite));
         }
     }
 }

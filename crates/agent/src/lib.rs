@@ -22,6 +22,7 @@ pub use queue::Policy;
 pub use show::{Board, Server, Shot};
 pub use source::multipart::Multipart;
 pub use source::pictures::Splitter;
+pub use source::rows::Rows;
 pub use source::{Source, SourceError};
 pub use stream::{Event, Stream};
 pub use tally::{Histogram, Tally};

@@ -2,11 +2,13 @@
 //! Training validates with it, the command line predicts with it, devices run it.
 
 use espalier_graph::{Bindings, Data, Dim, Golden, Graph, Tensor, Weights};
-use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, lower_for_bytes};
+use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, lower, lower_for_bytes};
 
+use crate::anomaly::Monitor;
 use crate::golden::compare;
+use crate::series::{Follows, Row, Window};
 use crate::slot::{Form, Slot};
-use crate::{Answer, Image, ImageError, Input, Task, TaskError};
+use crate::{Answer, Content, Image, ImageError, Input, Task, TaskError};
 
 /// Why a model could not be made or asked.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +66,8 @@ pub struct Model {
     isa: Isa,
     pool: Pool,
     plans: Vec<Planned>,
+    /// What is remembered of a series.
+    monitor: Option<Monitor>,
 }
 
 /// A plan, and how it takes its inputs.
@@ -90,12 +94,39 @@ impl Model {
     ) -> Result<Self, ModelError> {
         task.validate()?;
         check_shapes(&graph, &task)?;
-        Ok(Model { task, graph, weights, isa, pool: Pool::new(threads), plans: Vec::new() })
+        let monitor = monitor(&task);
+        Ok(Model { task, graph, weights, isa, pool: Pool::new(threads), plans: Vec::new(), monitor })
     }
 
     /// The task.
     pub fn task(&self) -> &Task {
         &self.task
+    }
+
+    /// Gives the model other settings of its task, another threshold say. What it remembers of a series is forgotten.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn set_task(&mut self, task: Task) -> Result<(), ModelError> {
+        task.validate()?;
+        check_shapes(&self.graph, &task)?;
+        self.plans.clear();
+        self.monitor = monitor(&task);
+        self.task = task;
+        Ok(())
+    }
+
+    /// Forgets the series that it was answering: what comes next does not follow on it.
+    pub fn forget(&mut self) {
+        self.monitor = monitor(&self.task);
+    }
+
+    /// Goes on with the series that `before` was answering, so that a model that takes its place need not wait for a window of
+    /// rows. Nothing happens where the two take other rows.
+    pub fn follow(&mut self, before: &Model) {
+        if let (Some(new), Some(old)) = (&mut self.monitor, &before.monitor) {
+            new.follow(old);
+        }
     }
 
     /// The pool that runs the plans.
@@ -123,10 +154,16 @@ impl Model {
         if self.plans.len() == PLANS_MAX {
             self.plans.remove(0);
         }
-        let mut plan = lower_for_bytes(&self.graph, &self.weights, options)?;
-        let form = match plan.input_bytes(input_name(&self.graph)) {
-            Some((quant, _)) => Form::Bytes(Box::new(self.task.picture_input().byte_tables(quant))),
-            None => Form::Floats,
+        let (plan, form) = match self.task.picture_input() {
+            Some(input) => {
+                let mut plan = lower_for_bytes(&self.graph, &self.weights, options)?;
+                let form = match plan.input_bytes(input_name(&self.graph)) {
+                    Some((quant, _)) => Form::Bytes(Box::new(input.byte_tables(quant))),
+                    None => Form::Floats,
+                };
+                (plan, form)
+            }
+            None => (lower(&self.graph, &self.weights, options)?, Form::Floats),
         };
         self.plans.push(Planned { batch, plan, form });
         Ok(self.plans.len() - 1)
@@ -165,33 +202,59 @@ impl Model {
         self.run(batch, fill, |_, (), outputs| Ok(outputs.iter().map(|output| output.to_vec()).collect()))
     }
 
-    /// The outputs for one picture, pre-processing included.
+    /// The outputs for one input, pre-processing included.
     ///
     /// # Errors
     /// As [`Model::run`].
-    pub fn outputs(&mut self, image: &Image) -> Result<Vec<Vec<f32>>, ModelError> {
-        self.run(1, filled_with(Input::Image(image)), |_, (), outputs| {
+    pub fn outputs<'a>(&mut self, input: impl Into<Input<'a>>) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.run(1, filled_with(input.into()), |_, (), outputs| {
             Ok(outputs.iter().map(|output| output.to_vec()).collect())
         })
     }
 
-    /// The answer for one picture.
+    /// The answer for one input. Of a series the model remembers the newest rows and what is usual: its rows come one after
+    /// another, each is answered in the light of those before, and the network runs where a window is due.
     ///
     /// # Errors
     /// As [`Model::run`].
-    pub fn answer(&mut self, image: &Image) -> Result<Answer, ModelError> {
-        let input = Input::Image(image);
-        self.run(1, filled_with(input), |task, (), outputs| task.postprocess(input.origin(), outputs))
+    pub fn answer<'a>(&mut self, input: impl Into<Input<'a>>) -> Result<Answer, ModelError> {
+        match input.into() {
+            Input::Row(row) => self.answer_row(row),
+            input => {
+                self.run(1, filled_with(input), |task, (), outputs| task.postprocess(input.origin(), outputs))
+            }
+        }
     }
 
-    /// A golden sample of `image`: its pixels and what this machine answers.
+    fn answer_row(&mut self, row: &Row) -> Result<Answer, ModelError> {
+        let Some(mut monitor) = self.monitor.take() else { return Err(self.task.wants_other().into()) };
+        let told = self.tell(&mut monitor, row);
+        let reading = monitor.reading(row);
+        self.monitor = Some(monitor);
+        told.map(|()| Answer::Reading(reading))
+    }
+
+    fn tell(&mut self, monitor: &mut Monitor, row: &Row) -> Result<(), ModelError> {
+        let Some(window) = monitor.push(row)? else { return Ok(()) };
+        let outputs = self.outputs(&window)?;
+        Ok(monitor.judge(window.follows, &outputs[0])?)
+    }
+
+    /// A golden sample of a raw input, a picture or a window, and what this machine answers.
     ///
     /// # Errors
     /// As [`Model::run`].
-    pub fn golden(&mut self, image: &Image) -> Result<Golden, ModelError> {
-        let outputs = self.outputs(image)?;
-        let shape = [image.height, image.width, image.channels];
-        let input = Tensor::new(&shape, Data::U8(image.pixels.clone().into()));
+    pub fn golden<'a>(&mut self, input: impl Into<Input<'a>>) -> Result<Golden, ModelError> {
+        let input = input.into();
+        let outputs = self.outputs(input)?;
+        let input = match input {
+            Input::Image(image) => {
+                let shape = [image.height, image.width, image.channels];
+                Tensor::new(&shape, Data::U8(image.pixels.clone().into()))
+            }
+            Input::Window(Window { values, .. }) => Tensor::f32(&[values.len()], values.clone()),
+            Input::Row(_) => return Err(self.task.wants_other().into()),
+        };
         let outputs = outputs.into_iter().map(|output| Tensor::f32(&[output.len()], output)).collect();
         Ok(Golden { inputs: vec![input], outputs })
     }
@@ -203,7 +266,7 @@ impl Model {
     pub fn replay(&mut self, golden: &[Golden]) -> Result<(), ModelError> {
         let answers = golden.iter().map(|sample| {
             let input = sample.inputs.first().ok_or(ModelError::GoldenInput)?;
-            self.outputs(&picture(input)?)
+            self.outputs(content(input)?.input())
         });
         compare(golden, &answers.collect::<Result<Vec<_>, _>>()?)
     }
@@ -218,12 +281,26 @@ fn filled_with<'a>(input: Input<'a>) -> impl FnOnce(&Task, Vec<Slot<'_>>) -> Res
     move |task, slots| slots.into_iter().try_for_each(|mut slot| slot.fill(task, input))
 }
 
-fn picture(tensor: &Tensor) -> Result<Image, ImageError> {
+/// The raw input in a golden sample: pixels `[height, width, channels]`, or the numbers of a window.
+///
+/// # Errors
+/// It is neither.
+pub fn content(tensor: &Tensor) -> Result<Content, ModelError> {
     match (&tensor.shape[..], &tensor.data) {
         (&[height, width, channels], Data::U8(pixels)) => {
-            Image::new(width, height, channels, pixels.to_vec())
+            Ok(Content::Image(Image::new(width, height, channels, pixels.to_vec())?))
         }
-        _ => Image::new(0, 0, 0, Vec::new()),
+        (&[_], Data::F32(values)) => {
+            Ok(Content::Window(Window { values: values.to_vec(), follows: Follows::Nothing }))
+        }
+        _ => Err(ModelError::GoldenInput),
+    }
+}
+
+fn monitor(task: &Task) -> Option<Monitor> {
+    match task {
+        Task::ClassifyImage(_) | Task::Detect(_) => None,
+        Task::Anomaly(task) => Some(Monitor::new(task)),
     }
 }
 

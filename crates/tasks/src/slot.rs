@@ -59,9 +59,10 @@ impl Slot<'_> {
         match self {
             Slot::Floats(to) => task.preprocess(input, to),
             Slot::Bytes(Bytes { quads, tables, .. }) => {
-                let Input::Image(image) = input;
-                let picture = task.picture_input().fit(image);
-                tables.apply(&picture.pixels, quads)
+                let (Input::Image(image), Some(way)) = (input, task.picture_input()) else {
+                    return Err(task.wants_other());
+                };
+                tables.apply(&way.fit(image).pixels, quads)
             }
         }
     }

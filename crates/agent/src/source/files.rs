@@ -8,7 +8,7 @@ use espalier_tasks::image::{EXTENSIONS, is_image_name};
 use super::{Feed, SourceError};
 use crate::frame::{Fault, PICTURE_BYTES};
 
-fn named(path: &Path) -> impl Fn(std::io::Error) -> SourceError {
+pub(super) fn named(path: &Path) -> impl Fn(std::io::Error) -> SourceError {
     move |error| SourceError::failed(format!("{}: {error}", path.display()))
 }
 
@@ -76,7 +76,7 @@ pub(super) fn mjpeg(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
 
 /// Standard input.
 pub(super) fn input(feed: &mut Feed) -> Result<(), SourceError> {
-    feed.pictures(std::io::stdin().lock()).map(drop)
+    super::rows::input(std::io::stdin().lock(), feed).map(drop)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Where pictures come from.
+//! Where pictures and rows come from.
 
 mod buffer;
 mod feed;
@@ -7,12 +7,14 @@ mod files;
 mod http;
 pub(crate) mod multipart;
 pub(crate) mod pictures;
+pub(crate) mod rows;
 
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use espalier_tasks::Task;
 use espalier_tasks::image::{is_image, is_image_name};
 
 use crate::address::Address;
@@ -22,6 +24,8 @@ pub(crate) use feed::{Feed, Interrupter};
 
 /// Endings of the names of JPEGs one after another.
 const MJPEG: [&str; 2] = ["mjpeg", "mjpg"];
+/// Endings of the names of series.
+const SERIES: [&str; 3] = ["csv", "jsonl", "ndjson"];
 
 /// Why a source gives nothing, or nothing more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +44,7 @@ impl SourceError {
     }
 }
 
-/// A source of pictures.
+/// A source of pictures, or of the rows of a series.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The pictures of a folder, by name.
@@ -49,7 +53,9 @@ pub enum Source {
     Picture(PathBuf),
     /// A file of JPEGs one after another.
     Mjpeg(PathBuf),
-    /// Standard input: pictures one after another.
+    /// A file of rows: CSV with a header, or a JSON object a line.
+    Series(PathBuf),
+    /// Standard input: pictures one after another, or rows.
     Input,
     /// Any other file: a video for `ffmpeg`.
     Video(PathBuf),
@@ -106,12 +112,32 @@ impl Source {
         if self.is_live() { Policy::Latest } else { Policy::Every }
     }
 
+    /// Refuses a source that cannot give what `task` takes.
+    ///
+    /// # Errors
+    /// [`SourceError::Wrong`] for pictures where rows of a series are needed, and the other way round.
+    pub fn check(&self, task: &Task) -> Result<(), SourceError> {
+        let (gives_rows, takes_rows) = (matches!(self, Source::Series(_)), task.row_columns().is_some());
+        let kind = task.kind();
+        match (self, gives_rows, takes_rows) {
+            (Source::Input, ..) | (_, true, true) | (_, false, false) => Ok(()),
+            (_, true, false) => Err(SourceError::Wrong(format!(
+                "{self}: it gives rows of a series, and the package is for {kind}, which looks at pictures"
+            ))),
+            (_, false, true) => Err(SourceError::Wrong(format!(
+                "{self}: it gives pictures, and the package is for {kind}, which looks at series (.csv, .jsonl, or - for \
+                 standard input)"
+            ))),
+        }
+    }
+
     /// Reads it to its end, or until nobody takes frames any more.
     pub(crate) fn read(&self, feed: &mut Feed) -> Result<(), SourceError> {
         match self {
             Source::Folder(path) => files::folder(path, feed),
             Source::Picture(path) => files::picture(path, feed),
             Source::Mjpeg(path) => files::mjpeg(path, feed),
+            Source::Series(path) => rows::file(path, feed),
             Source::Input => files::input(feed),
             Source::Video(path) => ffmpeg::file(path, feed),
             Source::Camera(path) => feed.keep_on(|feed| ffmpeg::camera(path, feed)),
@@ -130,6 +156,7 @@ impl fmt::Display for Source {
             Source::Folder(path)
             | Source::Picture(path)
             | Source::Mjpeg(path)
+            | Source::Series(path)
             | Source::Video(path)
             | Source::Camera(path) => path.display().fmt(f),
         }
@@ -154,6 +181,8 @@ fn local(path: &Path) -> Result<Source, SourceError> {
         Ok(Source::Camera(path.into()))
     } else if MJPEG.iter().any(|known| extension.eq_ignore_ascii_case(known)) {
         Ok(Source::Mjpeg(path.into()))
+    } else if SERIES.iter().any(|known| extension.eq_ignore_ascii_case(known)) {
+        Ok(Source::Series(path.into()))
     } else if is_image_name(path) || path.is_file() && begins_a_picture(path) {
         Ok(Source::Picture(path.into()))
     } else {
@@ -189,6 +218,8 @@ mod tests {
             ("a.mjpg", Source::Mjpeg),
             ("a.MJPEG", Source::Mjpeg),
             ("a.mp4", Source::Video),
+            ("a.csv", Source::Series),
+            ("a.JSONL", Source::Series),
         ] {
             let path = path(name);
             check(path.to_str().unwrap(), source(path.clone()), false);

@@ -1,4 +1,4 @@
-//! `espalier run --source`: a stream of pictures, answers as lines.
+//! `espalier run --source`: a stream of pictures or rows, answers as lines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::Context;
 use espalier_agent::{Board, Event, Fault, Frame, Policy, Server, Shot, Source, SourceError, Stream, Tally};
-use espalier_tasks::{Answer, Image, Model};
+use espalier_tasks::{Answer, Content, Model};
 use serde_json::{Value, json};
 
 use crate::exit::usage;
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 #[group(skip)]
 #[command(next_help_heading = "Of streams")]
 pub(super) struct Args {
-    /// Where pictures come from.
+    /// Where pictures or rows come from.
     #[arg(long, value_name = "0|FILE|URL|-")]
     pub(super) source: Option<String>,
     /// Show the newest picture with its answer to browsers of this machine.
@@ -33,7 +33,7 @@ pub(super) struct Args {
     /// every of what is stored or piped.
     #[arg(long, requires = "source", value_parser = ["latest", "every"])]
     policy: Option<String>,
-    /// At most so many frames a second: for playing a file at its own speed.
+    /// At most so many frames (pictures, rows) a second: for playing a file at its own speed.
     #[arg(long, value_name = "FPS", requires = "source")]
     rate: Option<f64>,
 }
@@ -46,6 +46,10 @@ pub(super) fn run(args: &super::Args, source: &str) -> anyhow::Result<()> {
     }
     let source = Source::new(source).map_err(source_error)?;
     let model = model(args, isa, threads)?;
+    source.check(model.task()).map_err(source_error)?;
+    if flags.show && model.task().picture_input().is_none() {
+        return Err(usage("--show: a series has no picture; its answers are the lines of the output"));
+    }
     let shown = flags.show.then(|| show(args, &source, &model)).transpose()?;
     let policy = match flags.policy.as_deref() {
         Some("latest") => Policy::Latest,
@@ -127,7 +131,7 @@ impl Run {
                 Event::Trouble(text) => self.trouble(&text),
                 Event::Ended(Ok(())) if self.tally.seen == 0 => anyhow::bail!("the source gave no frame"),
                 Event::Ended(Ok(())) if self.tally.broken == self.tally.seen => {
-                    anyhow::bail!("no frame of the source is a picture")
+                    anyhow::bail!("no frame of the source is what the package takes")
                 }
                 Event::Ended(result) => return result.map_err(source_error),
                 Event::Nothing => {}
@@ -137,8 +141,8 @@ impl Run {
     }
 
     fn frame(&mut self, frame: Frame) -> anyhow::Result<()> {
-        match frame.image() {
-            Ok(image) => self.picture(&frame, image),
+        match frame.content(self.model.task()) {
+            Ok(content) => self.answer(&frame, content),
             Err(fault) => {
                 self.broken(&frame, &fault);
                 Ok(())
@@ -146,14 +150,14 @@ impl Run {
         }
     }
 
-    fn picture(&mut self, frame: &Frame, image: Image) -> anyhow::Result<()> {
+    fn answer(&mut self, frame: &Frame, content: Content) -> anyhow::Result<()> {
         let begun = Instant::now();
-        let answer = self.model.answer(&image)?;
+        let answer = self.model.answer(content.input())?;
         let (inference, latency) = (begun.elapsed(), frame.captured.elapsed());
         self.tally.processed(inference, latency);
         let (inference_ms, latency_ms) = (inference.as_secs_f64() * 1e3, latency.as_secs_f64() * 1e3);
         self.print(frame, &answer, inference_ms)?;
-        if let Some(board) = &self.board {
+        if let (Some(board), Content::Image(image)) = (&self.board, content) {
             let (number, captured) = (frame.number, frame.captured);
             board.shot(Shot { number, image, answer, inference_ms, latency_ms, captured }, &self.tally);
         }
