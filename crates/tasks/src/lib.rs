@@ -4,6 +4,7 @@
 //! same answer everywhere. A new task is that file, one variant in each of the enums below and of
 //! [`Answer`] and [`Metrics`], and what the compiler then asks for.
 
+pub mod anomaly;
 mod answer;
 pub mod classification;
 pub mod classify_image;
@@ -18,13 +19,17 @@ pub mod picture_input;
 mod plans;
 pub mod reference;
 pub mod resize;
+pub mod series;
 mod slot;
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::series::{Columns, Follows};
+
 pub use self::image::{Image, ImageError, Limits, decode};
+pub use anomaly::{Anomaly, Reading};
 pub use answer::Answer;
 pub use classification::Prediction;
 pub use classify_image::ClassifyImage;
@@ -36,6 +41,7 @@ pub use model::{Model, ModelError};
 pub use picture_input::PictureInput;
 pub use reference::{Observation, Recorder, Reference};
 pub use resize::Fit;
+pub use series::{Row, Window};
 pub use slot::Slot;
 
 /// A task and its settings, as the package's manifest holds them: `{"kind": "classify-image", ...}`.
@@ -46,6 +52,8 @@ pub enum Task {
     ClassifyImage(ClassifyImage),
     /// Boxes around the things in one image.
     Detect(Detect),
+    /// Whether the newest rows of a series are unusual.
+    Anomaly(Anomaly),
 }
 
 /// One raw input. Which variant a task takes is the task's; another is [`TaskError::Input`].
@@ -53,6 +61,50 @@ pub enum Task {
 pub enum Input<'a> {
     /// A decoded image of any size.
     Image(&'a Image),
+    /// The newest rows of a series.
+    Window(&'a Window),
+    /// One row, for a [`Model`] that remembers those before it; alone it is no tensor.
+    Row(&'a Row),
+}
+
+impl<'a> From<&'a Image> for Input<'a> {
+    fn from(image: &'a Image) -> Self {
+        Input::Image(image)
+    }
+}
+
+impl<'a> From<&'a Window> for Input<'a> {
+    fn from(window: &'a Window) -> Self {
+        Input::Window(window)
+    }
+}
+
+impl<'a> From<&'a Row> for Input<'a> {
+    fn from(row: &'a Row) -> Self {
+        Input::Row(row)
+    }
+}
+
+/// One raw input that was read from somewhere.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// A decoded image.
+    Image(Image),
+    /// The newest rows of a series.
+    Window(Window),
+    /// One row of a series.
+    Row(Row),
+}
+
+impl Content {
+    /// It, borrowed.
+    pub fn input(&self) -> Input<'_> {
+        match self {
+            Content::Image(image) => Input::Image(image),
+            Content::Window(window) => Input::Window(window),
+            Content::Row(row) => Input::Row(row),
+        }
+    }
 }
 
 /// What answers and metrics have to know of an input beside its tensor.
@@ -65,6 +117,8 @@ pub enum Origin {
         /// Columns.
         width: usize,
     },
+    /// Of a window, what came before it in its series.
+    Window(Follows),
 }
 
 impl Input<'_> {
@@ -72,6 +126,8 @@ impl Input<'_> {
     pub fn origin(&self) -> Origin {
         match self {
             Input::Image(image) => Origin::Image { height: image.height, width: image.width },
+            Input::Window(window) => Origin::Window(window.follows),
+            Input::Row(_) => Origin::Window(Follows::Nothing),
         }
     }
 }
@@ -83,6 +139,13 @@ pub enum Truth {
     Class(usize),
     /// The boxes in it.
     Boxes(Vec<TrueBox>),
+    /// Where the newest row of a window lies among the times in which something was wrong.
+    Series {
+        /// Which of them it lies in.
+        label: Option<usize>,
+        /// How many its series has; none where nothing is labelled.
+        labels: Option<usize>,
+    },
 }
 
 /// A metric and which way is better.
@@ -154,6 +217,7 @@ impl Task {
         match self {
             Task::ClassifyImage(_) => classify_image::KIND,
             Task::Detect(_) => detect::KIND,
+            Task::Anomaly(_) => anomaly::KIND,
         }
     }
 
@@ -162,6 +226,7 @@ impl Task {
         match self {
             Task::ClassifyImage(task) => task.validate(),
             Task::Detect(task) => task.validate(),
+            Task::Anomaly(task) => task.validate(),
         }
     }
 
@@ -170,20 +235,35 @@ impl Task {
         match self {
             Task::ClassifyImage(task) => &task.labels,
             Task::Detect(task) => &task.labels,
+            Task::Anomaly(_) => &[],
         }
     }
 
-    /// How its pictures become input.
-    pub fn picture_input(&self) -> &PictureInput {
+    /// How its pictures become input; none where it looks at no pictures.
+    pub fn picture_input(&self) -> Option<&PictureInput> {
         match self {
-            Task::ClassifyImage(task) => &task.input,
-            Task::Detect(task) => &task.input,
+            Task::ClassifyImage(task) => Some(&task.input),
+            Task::Detect(task) => Some(&task.input),
+            Task::Anomaly(_) => None,
+        }
+    }
+
+    /// Which columns make its rows; none where it looks at no series.
+    pub fn row_columns(&self) -> Option<Columns> {
+        match self {
+            Task::ClassifyImage(_) | Task::Detect(_) => None,
+            Task::Anomaly(task) => Some(task.row_columns()),
         }
     }
 
     /// The shape of one input tensor, without the batch.
     pub fn input_shape(&self) -> Vec<usize> {
-        self.picture_input().shape().to_vec()
+        match self {
+            Task::ClassifyImage(ClassifyImage { input, .. }) | Task::Detect(Detect { input, .. }) => {
+                input.shape().to_vec()
+            }
+            Task::Anomaly(task) => task.shape().to_vec(),
+        }
     }
 
     /// Whether the task reads outputs of these shapes, for a batch of one; where not, what it reads.
@@ -196,6 +276,10 @@ impl Task {
             Task::Detect(Detect { head, input, labels, .. }) => {
                 (head.fits(input.size, labels.len(), shapes), head.wants(input.size, labels.len()))
             }
+            Task::Anomaly(task) => {
+                let want = [1, task.columns.len()];
+                (*shapes == [&want[..]], format!("one of shape {want:?}"))
+            }
         };
         if fits { Ok(()) } else { Err(wants) }
     }
@@ -205,6 +289,8 @@ impl Task {
         match (self, input) {
             (Task::ClassifyImage(task), Input::Image(image)) => task.input.preprocess(image, out),
             (Task::Detect(task), Input::Image(image)) => task.input.preprocess(image, out),
+            (Task::Anomaly(task), Input::Window(window)) => task.preprocess(window, out),
+            (task, _) => Err(task.wants_other()),
         }
     }
 
@@ -217,7 +303,20 @@ impl Task {
             (Task::Detect(task), Origin::Image { height, width }) => {
                 task.postprocess([height, width], outputs).map(Answer::Boxes)
             }
+            (Task::Anomaly(task), Origin::Window(follows)) => {
+                task.postprocess(follows, only(outputs)?).map(Answer::Reading)
+            }
+            (task, _) => Err(task.wants_other()),
         }
+    }
+
+    /// The refusal of an input of another kind.
+    pub(crate) fn wants_other(&self) -> TaskError {
+        let expected = match self {
+            Task::ClassifyImage(_) | Task::Detect(_) => "pictures",
+            Task::Anomaly(_) => "windows of a series",
+        };
+        TaskError::Input { kind: self.kind(), expected }
     }
 
     /// An empty accumulator of this task's metrics.
@@ -225,6 +324,7 @@ impl Task {
         match self {
             Task::ClassifyImage(task) => Metrics::Classification(classification::Metrics::new(&task.labels)),
             Task::Detect(task) => Metrics::Detection(Box::new(detect::Metrics::new(task))),
+            Task::Anomaly(task) => Metrics::Anomaly(Box::new(anomaly::Metrics::new(task))),
         }
     }
 
@@ -233,6 +333,7 @@ impl Task {
         match self {
             Task::ClassifyImage(_) => Metric { name: "accuracy", higher_is_better: true },
             Task::Detect(_) => Metric { name: detect::PRIMARY, higher_is_better: true },
+            Task::Anomaly(_) => Metric { name: anomaly::PRIMARY, higher_is_better: true },
         }
     }
 }

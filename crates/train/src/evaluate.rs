@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use espalier_tasks::classification::Metrics;
-use espalier_tasks::{self as tasks, Input, Limits, Model, ModelError, Origin, Slot, Task, TaskError, Truth};
+use espalier_tasks::{self as tasks, Limits, Model, ModelError, Origin, Slot, Task, TaskError, Truth};
 
 use crate::data::{Batches, DataError, Example, Examples, Images, Skipped, parallel};
 
@@ -99,8 +99,8 @@ fn load(
 ) -> Vec<Result<(Origin, Truth), DataError>> {
     let mut loaded: Vec<Option<Result<(Origin, Truth), DataError>>> = batch.iter().map(|_| None).collect();
     parallel::for_each(threads, batch.iter().zip(slots).zip(&mut loaded), |((example, mut slot), loaded)| {
-        let read = example.load(&Limits::default()).and_then(|(image, truth)| {
-            let input = Input::Image(&image);
+        let read = example.load(&Limits::default()).and_then(|(content, truth)| {
+            let input = content.input();
             slot.fill(task, input)?;
             Ok((input.origin(), truth))
         });

@@ -92,7 +92,7 @@ impl Figure {
                 "Frames that nobody looked at: newer ones were there, or they were too old.",
                 counts.skipped,
             ),
-            counter("frames_broken_total", "Frames without a picture.", counts.broken),
+            counter("frames_broken_total", "Frames without a picture or row.", counts.broken),
             gauge("queue_depth", "Frames that wait or are being looked at.", counts.waiting as f64),
             counter("seen_bytes_total", "Bytes of all frames, as the source gave them.", counts.bytes),
         ];

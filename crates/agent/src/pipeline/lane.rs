@@ -99,7 +99,8 @@ impl Listener for Lane {
 
     fn between(&mut self, model: &mut Model) {
         self.shared.live();
-        if let Some(Fresh { model: fresh, name, insights }) = self.shared.slot.take() {
+        if let Some(Fresh { model: mut fresh, name, insights }) = self.shared.slot.take() {
+            fresh.follow(model);
             self.shared.slot.spend(std::mem::replace(model, fresh));
             if let Some(insights) = insights {
                 self.insights = insights;

@@ -1,4 +1,4 @@
-//! `espalier run --source`: a stream of pictures, answers as lines.
+//! `espalier run --source`: a stream of pictures or rows, answers as lines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ use crate::{open, print};
 #[group(skip)]
 #[command(next_help_heading = "Of streams")]
 pub(super) struct Args {
-    /// Where pictures come from.
+    /// Where pictures or rows come from.
     #[arg(long, value_name = "0|FILE|URL|-")]
     pub(super) source: Option<String>,
     /// Show the newest picture with its answer to browsers of this machine.
@@ -33,7 +33,7 @@ pub(super) struct Args {
     /// every of what is stored or piped.
     #[arg(long, requires = "source", value_parser = ["latest", "every"])]
     policy: Option<String>,
-    /// At most so many frames a second: for playing a file at its own speed.
+    /// At most so many frames (pictures, rows) a second: for playing a file at its own speed.
     #[arg(long, value_name = "FPS", requires = "source")]
     rate: Option<f64>,
 }
@@ -45,10 +45,15 @@ pub(super) fn run(args: &super::Args, source: &str) -> anyhow::Result<()> {
     }
     let source = Source::new(source).map_err(source_error)?;
     let model = model(args)?;
+    source.check(model.task()).map_err(source_error)?;
     let policy = match flags.policy.as_deref() {
         Some("latest") => Policy::Latest,
         Some(_) => Policy::Every,
         None => source.policy(),
+    };
+    let nothing = match model.task().row_columns() {
+        Some(_) => "no line of the source is a row of what the package takes",
+        None => "no frame of the source is a picture",
     };
     let stop = stop()?;
     let package = args.package.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -75,7 +80,7 @@ pub(super) fn run(args: &super::Args, source: &str) -> anyhow::Result<()> {
     match ended? {
         Ok(()) if stop.load(Ordering::Relaxed) => Ok(()),
         Ok(()) if counts.seen() == 0 => bail!("the source gave no frame"),
-        Ok(()) if counts.broken == counts.seen() => bail!("no frame of the source is a picture"),
+        Ok(()) if counts.broken == counts.seen() => bail!("{nothing}"),
         result => result.map_err(source_error),
     }
 }
