@@ -237,7 +237,7 @@ impl Model {
     fn tell(&mut self, monitor: &mut Monitor, row: &Row) -> Result<(), ModelError> {
         let Some(window) = monitor.push(row)? else { return Ok(()) };
         let outputs = self.outputs(&window)?;
-        Ok(monitor.judge(window.follows, &outputs[0])?)
+        Ok(monitor.judge(&window, &outputs[0])?)
     }
 
     /// A golden sample of a raw input, a picture or a window, and what this machine answers.

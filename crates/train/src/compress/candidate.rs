@@ -180,9 +180,9 @@ impl<'a> Labels<'a> {
             Task::ClassifyImage(_) => argmax(output),
             Task::Detect(_) => return,
             Task::Anomaly(task) => {
-                let (Some(window), Ok(error)) = (self.val.list[at].window(), task.error(output)) else {
-                    return;
-                };
+                let Some(window) = self.val.list[at].window() else { return };
+                let errors = task.window_errors(window, output);
+                let Ok(error) = errors.and_then(|errors| task.error(&errors)) else { return };
                 if window.follows == Follows::Nothing {
                     self.judge = None;
                 }
