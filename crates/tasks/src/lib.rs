@@ -108,7 +108,7 @@ impl Content {
 }
 
 /// What answers and metrics have to know of an input beside its tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Origin {
     /// Of an image, its size before it was brought to the network's.
     Image {
@@ -117,8 +117,8 @@ pub enum Origin {
         /// Columns.
         width: usize,
     },
-    /// Of a window, what came before it in its series.
-    Window(Follows),
+    /// A window itself: what the network says is compared with it.
+    Window(Window),
 }
 
 impl Input<'_> {
@@ -126,8 +126,10 @@ impl Input<'_> {
     pub fn origin(&self) -> Origin {
         match self {
             Input::Image(image) => Origin::Image { height: image.height, width: image.width },
-            Input::Window(window) => Origin::Window(window.follows),
-            Input::Row(_) => Origin::Window(Follows::Nothing),
+            Input::Window(window) => Origin::Window((*window).clone()),
+            Input::Row(row) => {
+                Origin::Window(Window { values: row.values.clone(), follows: Follows::Nothing })
+            }
         }
     }
 }
@@ -277,7 +279,7 @@ impl Task {
                 (head.fits(input.size, labels.len(), shapes), head.wants(input.size, labels.len()))
             }
             Task::Anomaly(task) => {
-                let want = [1, task.columns.len()];
+                let want = [1, task.shape()[0]];
                 (*shapes == [&want[..]], format!("one of shape {want:?}"))
             }
         };
@@ -303,8 +305,8 @@ impl Task {
             (Task::Detect(task), Origin::Image { height, width }) => {
                 task.postprocess([height, width], outputs).map(Answer::Boxes)
             }
-            (Task::Anomaly(task), Origin::Window(follows)) => {
-                task.postprocess(follows, only(outputs)?).map(Answer::Reading)
+            (Task::Anomaly(task), Origin::Window(window)) => {
+                task.postprocess(&window, only(outputs)?).map(Answer::Reading)
             }
             (task, _) => Err(task.wants_other()),
         }
@@ -375,14 +377,14 @@ mod tests {
         task.preprocess(Input::Image(&image), &mut tensor).unwrap();
         assert_eq!(tensor, [-1.0, 1.0, -1.0, 1.0]);
         let origin = Input::Image(&image).origin();
-        let answer = task.postprocess(origin, &[&[0.0, 3.0]]).unwrap();
+        let answer = task.postprocess(origin.clone(), &[&[0.0, 3.0]]).unwrap();
         assert_eq!(answer.summary(), "dog  95.3 %");
         assert_eq!(answer.fields(task.labels())["label"], "dog");
         let mut metrics = task.metrics();
-        metrics.add(origin, &[&[0.0, 3.0]], &Truth::Class(1)).unwrap();
+        metrics.add(origin.clone(), &[&[0.0, 3.0]], &Truth::Class(1)).unwrap();
         assert_eq!(metrics.metrics()[task.primary_metric().name], 1.0);
         assert_eq!((metrics.confusion().unwrap().len(), metrics.per_class().len()), (2, 2));
-        let other = metrics.add(origin, &[&[0.0, 3.0]], &Truth::Boxes(Vec::new())).unwrap_err();
+        let other = metrics.add(origin.clone(), &[&[0.0, 3.0]], &Truth::Boxes(Vec::new())).unwrap_err();
         assert_eq!(other.to_string(), "task classification takes a class");
         assert!(task.postprocess(origin, &[]).is_err());
         assert!(task.preprocess(Input::Image(&image), &mut [0.0; 3]).is_err());

@@ -38,8 +38,8 @@ impl Metrics {
                 metrics.add([height, width], outputs, boxes)
             }
             (Metrics::Detection(_), ..) => Err(TaskError::Input { kind: detect::KIND, expected: "boxes" }),
-            (Metrics::Anomaly(metrics), &Truth::Series { label, labels }, Origin::Window(follows)) => {
-                metrics.add(follows, only(outputs)?, label, labels)
+            (Metrics::Anomaly(metrics), &Truth::Series { label, labels }, Origin::Window(window)) => {
+                metrics.add(&window, only(outputs)?, label, labels)
             }
             (Metrics::Anomaly(_), ..) => {
                 Err(TaskError::Input { kind: anomaly::KIND, expected: "windows of a series" })

@@ -244,7 +244,7 @@ impl Model {
     fn answer_row(&mut self, row: &Row) -> Result<Answer, ModelError> {
         if let Some(window) = self.monitor()?.push(row)? {
             let outputs = self.outputs(&window)?;
-            self.monitor()?.judge(window.follows, &outputs[0])?;
+            self.monitor()?.judge(&window, &outputs[0])?;
         }
         Ok(Answer::Reading(self.monitor()?.reading(row)))
     }

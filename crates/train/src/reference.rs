@@ -56,7 +56,7 @@ impl Looks {
         outputs: &[&[f32]],
     ) -> Result<(), TaskError> {
         if let Some((look, origin)) = &self.0[at] {
-            let answer = task.postprocess(*origin, outputs)?;
+            let answer = task.postprocess(origin.clone(), outputs)?;
             recorder.add(Observation::new(look.clone(), &answer, outputs));
         }
         Ok(())

@@ -1,6 +1,8 @@
 //! The training step as a graph: forward, loss, backward, clip, update.
 
-use espalier_graph::{Graph, GraphError, Op, ReduceFn, Role, Shape, Stage, TensorType, ValueId, verify};
+use espalier_graph::{
+    BinaryFn, Graph, GraphError, Op, ReduceFn, Role, Shape, Stage, TensorType, ValueId, verify,
+};
 use espalier_passes::{Optimizer, differentiate, ema, prune_unused, training, update};
 
 /// What a step does besides the network's own work.
@@ -17,11 +19,11 @@ pub struct StepOptions {
 }
 
 /// Appends loss, gradients and updates to a trainable network: a classifier with output `logits`, or an autoencoder with output
-/// `errors`. The step's inputs are the network's, of a classifier `target [N,K]`, `lr`, and what optimizer and moving average
+/// `reconstruction`. The step's inputs are the network's, of a classifier `target [N,K]`, `lr`, and what optimizer and moving average
 /// ask for; its outputs `loss []` and the network's. States for which `frozen` holds stay as they are.
 ///
 /// # Errors
-/// No output `logits` of rank 2 and no `errors`; nothing left to train.
+/// No output `logits` of rank 2 and no `reconstruction`; nothing left to train.
 pub fn training_step(
     network: &Graph,
     options: &StepOptions,
@@ -57,18 +59,21 @@ fn with_gradients(
     Ok((graph, pairs))
 }
 
-/// What is to become small: of `logits` the cross-entropy with `target`, of `errors` their mean.
+/// What is to become small: of `logits` the cross-entropy with `target`, of a `reconstruction` the mean square of what is left of
+/// `x`.
 fn loss(graph: &mut Graph) -> Result<ValueId, GraphError> {
-    match (graph.output("logits"), graph.output("errors")) {
-        (Some(logits), _) => {
+    match (graph.output("logits"), graph.output("reconstruction"), graph.find("x")) {
+        (Some(logits), ..) => {
             let target = graph.add_input("target", graph.ty(logits).clone())?;
             graph.add("loss", Op::CrossEntropy, &[logits, target])
         }
-        (None, Some(errors)) => {
-            let axes = (0..graph.ty(errors).shape.rank()).collect();
-            graph.add("loss", Op::Reduce { f: ReduceFn::Mean, axes, keep: false }, &[errors])
+        (None, Some(again), Some(x)) => {
+            let left = graph.add("loss.left", Op::Binary { f: BinaryFn::Sub }, &[x, again])?;
+            let squares = graph.add("loss.squares", Op::Binary { f: BinaryFn::Mul }, &[left, left])?;
+            let axes = (0..graph.ty(squares).shape.rank()).collect();
+            graph.add("loss", Op::Reduce { f: ReduceFn::Mean, axes, keep: false }, &[squares])
         }
-        (None, None) => Err(GraphError::Invalid("a classifier has an output `logits`".into())),
+        _ => Err(GraphError::Invalid("a classifier has an output `logits`".into())),
     }
 }
 

@@ -196,7 +196,7 @@ fn summary(name: &str, scores: &[Scores]) -> String {
 }
 
 /// Mean F1 over the series is above that of the best rolling z-score, and of the best with alarms that go on as ours do; int8
-/// is within a point of float.
+/// loses at most a point of it.
 #[test]
 fn above_a_rolling_z_score() {
     let Some(nab) = espalier_testing::data("nab") else { return };
@@ -235,5 +235,6 @@ fn above_a_rolling_z_score() {
     for other in plain.iter().chain(&held) {
         assert!(ours > mean(other, "f1"), "{ours} is not above {}", mean(other, "f1"));
     }
-    assert!((ours - mean(&int8, "f1")).abs() <= 0.01, "int8 {} against float {ours}", mean(&int8, "f1"));
+    // As in `compress`, what is better by rounding is luck and counts as equal.
+    assert!(ours - mean(&int8, "f1") <= 0.01, "int8 {} against float {ours}", mean(&int8, "f1"));
 }

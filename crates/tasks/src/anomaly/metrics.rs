@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Anomaly, Judge};
 use crate::TaskError;
-use crate::series::Follows;
+use crate::series::{Follows, Window};
 
 /// The metric that targets and budgets are about.
 pub const PRIMARY: &str = "f1";
@@ -55,12 +55,13 @@ impl Metrics {
     /// where nothing is labelled.
     pub fn add(
         &mut self,
-        follows: Follows,
-        errors: &[f32],
+        window: &Window,
+        output: &[f32],
         label: Option<usize>,
         labels: Option<usize>,
     ) -> Result<(), TaskError> {
-        let error = self.task.error(errors)?;
+        let error = self.task.error(&self.task.window_errors(window, output)?)?;
+        let follows = window.follows;
         if follows == Follows::Nothing {
             self.judge = Judge::new(&self.task);
         }
@@ -183,10 +184,12 @@ mod tests {
         let mut metrics = Metrics::new(&task());
         for (at, error) in [0.2f32, 0.2, 2.0, 0.2].into_iter().enumerate() {
             let follows = if at == 0 { Follows::Nothing } else { Follows::Window };
-            metrics.add(follows, &[error * error; 2], (at == 2).then_some(0), Some(1)).unwrap();
+            let window = Window { values: [1.0, 10.0].repeat(4), follows };
+            metrics.add(&window, &[error; 8], (at == 2).then_some(0), Some(1)).unwrap();
         }
         let found = metrics.metrics();
         assert_eq!((found["recall"], found["false_alarms"], metrics.n()), (1.0, 1.0, 4));
-        assert!(metrics.add(Follows::Window, &[0.0; 3], None, None).is_err());
+        let torn = Window { values: vec![0.0; 3], follows: Follows::Window };
+        assert!(metrics.add(&torn, &[0.0; 8], None, None).is_err());
     }
 }

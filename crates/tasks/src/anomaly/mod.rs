@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::series::{COLUMNS_MAX, Columns, Follows, Window, Windows};
+use crate::series::{COLUMNS_MAX, Columns, Window, Windows};
 use crate::{TaskError, check_labels, check_length, ensure};
 
 pub use calibration::Calibration;
@@ -148,22 +148,42 @@ impl Anomaly {
         Ok(())
     }
 
-    /// The error of a window: the root of the mean square over all columns. `errors` are the network's output, the mean
-    /// square of each column.
+    /// The mean square error of each column between the tensor of a window and what the network made of it.
+    pub fn column_errors(&self, input: &[f32], output: &[f32]) -> Result<Vec<f32>, TaskError> {
+        check_length("the output", output.len(), self.shape()[0])?;
+        check_length("the input", input.len(), output.len())?;
+        let columns = self.columns.len();
+        let mut errors = vec![0.0; columns];
+        for (x, y) in input.chunks_exact(columns).zip(output.chunks_exact(columns)) {
+            errors.iter_mut().zip(x.iter().zip(y)).for_each(|(error, (x, y))| *error += (x - y) * (x - y));
+        }
+        errors.iter_mut().for_each(|error| *error /= self.window as f32);
+        Ok(errors)
+    }
+
+    /// The same for a window as it came.
+    pub fn window_errors(&self, window: &Window, output: &[f32]) -> Result<Vec<f32>, TaskError> {
+        let mut input = vec![0.0; self.shape()[0]];
+        self.preprocess(window, &mut input)?;
+        self.column_errors(&input, output)
+    }
+
+    /// The error of a window: the root of the mean square error over all columns.
     pub fn error(&self, errors: &[f32]) -> Result<f64, TaskError> {
-        check_length("the output", errors.len(), self.columns.len())?;
+        check_length("the errors", errors.len(), self.columns.len())?;
         let sum: f64 = errors.iter().map(|&error| f64::from(error)).sum();
         Ok((sum / errors.len() as f64).sqrt())
     }
 
     /// What one window comes to by itself, judged against the usual error of the calibration.
-    pub fn postprocess(&self, follows: Follows, errors: &[f32]) -> Result<Reading, TaskError> {
-        let judged = Judge::new(self).judge(follows, self.error(errors)?);
+    pub fn postprocess(&self, window: &Window, output: &[f32]) -> Result<Reading, TaskError> {
+        let errors = self.window_errors(window, output)?;
+        let judged = Judge::new(self).judge(window.follows, self.error(&errors)?);
         Ok(Reading {
             score: Some(judged.score),
             alarm: judged.alarm,
             threshold: self.calibration.threshold,
-            column: self.worst(errors),
+            column: self.worst(&errors),
             at: None,
             values: BTreeMap::new(),
         })
@@ -212,11 +232,16 @@ pub(crate) mod tests {
     }
 
     fn window() -> Window {
-        Window { values: Vec::new(), follows: Follows::Nothing }
+        Window { values: Vec::new(), follows: crate::series::Follows::Nothing }
     }
 
     #[test]
     fn errors_of_columns_become_one() {
+        let window = Window { values: vec![1.0, 10.0].repeat(4), ..window() };
+        let output = [1.0, 2.0, -1.0, 2.0, 1.0, 2.0, 1.0, -2.0];
+        let errors = task().window_errors(&window, &output).unwrap();
+        assert_eq!(errors, [1.0, 4.0]);
+        assert!(task().window_errors(&window, &[0.0; 2]).is_err());
         assert_eq!(task().error(&[1.0, 7.0]).unwrap(), 2.0);
         assert_eq!(task().worst(&[1.0, 7.0]).unwrap(), "b");
         assert!(task().error(&[1.0]).is_err());

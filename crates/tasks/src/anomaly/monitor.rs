@@ -1,7 +1,7 @@
 //! A series as it comes, row after row.
 
 use super::{Anomaly, Judge, Judgement, KIND, Reading};
-use crate::series::{Follows, Row, Window, Windows};
+use crate::series::{Row, Window, Windows};
 use crate::{TaskError, check_length};
 
 /// What a model remembers of the series that it answers.
@@ -40,9 +40,10 @@ impl Monitor {
     }
 
     /// Judges the network's output for the window that was due.
-    pub(crate) fn judge(&mut self, follows: Follows, errors: &[f32]) -> Result<(), TaskError> {
-        let judged = self.judge.judge(follows, self.task.error(errors)?);
-        self.last = Some((judged, self.task.worst(errors)));
+    pub(crate) fn judge(&mut self, window: &Window, output: &[f32]) -> Result<(), TaskError> {
+        let errors = self.task.window_errors(window, output)?;
+        let judged = self.judge.judge(window.follows, self.task.error(&errors)?);
+        self.last = Some((judged, self.task.worst(&errors)));
         Ok(())
     }
 

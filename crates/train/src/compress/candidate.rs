@@ -191,7 +191,7 @@ impl<'a> Labels<'a> {
             Task::Detect(_) => return Ok(()),
             Task::Anomaly(task) => {
                 let Some(window) = self.val.list[at].window() else { return Ok(()) };
-                let error = task.error(output)?;
+                let error = task.error(&task.window_errors(window, output)?)?;
                 if window.follows == Follows::Nothing {
                     self.judge = None;
                 }

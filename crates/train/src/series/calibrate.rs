@@ -31,8 +31,8 @@ pub(crate) fn calibrated(
             task.preprocess(window, input)?;
         }
         let outputs = model.infer(&inputs, batch.len())?.swap_remove(0);
-        for output in outputs.chunks_exact(task.columns.len()) {
-            errors.push(task.error(output)?);
+        for (input, output) in inputs.chunks_exact(len).zip(outputs.chunks_exact(len)) {
+            errors.push(task.error(&task.column_errors(input, output)?)?);
         }
     }
     let answers = |rows: usize| rows.div_ceil(task.stride).max(1);

@@ -141,7 +141,9 @@ impl SeriesSet {
         });
         self.skipped.extend(skipped);
         let labels = labels.and_then(|labels| labels.of(path)).filter(|_| self.columns.time.is_some());
-        Ok(Arc::new(Series { name, rows, labels }))
+        let (series, all) = (Series { name, labels, rows: Vec::new() }, rows.len());
+        // Labels of another time have no part.
+        Ok(Series { rows, ..series }.part(0, all))
     }
 
     /// Cuts what came in one piece.
