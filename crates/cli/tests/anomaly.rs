@@ -235,7 +235,6 @@ fn what_does_not_fit_is_said() {
     let pictures = folder.join("digits.png");
     fs::write(&pictures, b"\x89PNG").unwrap();
     check(&["run", &package, "--source", pictures.to_str().unwrap()], 2, "looks at series");
-    check(&["run", &package, "--source", &pump, "--show"], 2, "--show: a series has no picture");
     check(
         &["predict", &package, other.to_str().unwrap()],
         1,

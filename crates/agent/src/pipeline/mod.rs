@@ -114,7 +114,8 @@ impl Pipeline {
     /// Begins.
     ///
     /// # Errors
-    /// A source that nothing can be, or that gives other things than the package takes; insights that the package's labels do not allow.
+    /// A source that nothing can be, or that gives other things than the package takes; insights that the package's labels
+    /// do not allow.
     pub(crate) fn start(
         config: PipelineConfig,
         opened: Opened,

@@ -9,7 +9,6 @@ mod false_alarms;
 mod settings;
 mod verdict;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ use espalier_graph::{Graph, Package, Weights};
 use espalier_passes::portable;
 use espalier_runtime::{Isa, Plan};
 use espalier_tasks::anomaly::Calibration;
-use espalier_tasks::{Anomaly, Model, Task};
+use espalier_tasks::{Anomaly, Model, Recorder, Task};
 
 use crate::best::{self, model_states};
 use crate::checkpoint::Epoch;
@@ -28,7 +27,7 @@ use crate::diagnosis::Verdict;
 use crate::event::{Event, Learned, Outcome, Stopped, Subject};
 use crate::networks;
 use crate::observers::Observers;
-use crate::run::{Feed, Lesson, Run, fresh, resumed};
+use crate::run::{Feed, Lesson, Run, Validated, fresh, resumed};
 use crate::run_folder::RunFolder;
 use crate::step::training_step;
 use crate::trainer::{Request, UsageError, usage_if_missing, usage_if_taken};

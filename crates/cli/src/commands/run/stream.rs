@@ -23,7 +23,7 @@ pub(super) struct Args {
     /// Where pictures or rows come from.
     #[arg(long, value_name = "0|FILE|URL|-")]
     pub(super) source: Option<String>,
-    /// Show the newest picture with its answer to browsers of this machine.
+    /// Show the newest picture with its answer, or the newest row with its score, to browsers of this machine.
     #[arg(long, requires = "source")]
     show: bool,
     /// Port of the page; default: 8484, or any that is free.
@@ -51,15 +51,15 @@ pub(super) fn run(args: &super::Args, source: &str) -> anyhow::Result<()> {
         Some(_) => Policy::Every,
         None => source.policy(),
     };
-    let nothing = match model.task().row_columns() {
-        Some(_) => "no line of the source is a row of what the package takes",
-        None => "no frame of the source is a picture",
+    let (shown, nothing) = match model.task().row_columns() {
+        Some(_) => ("live values", "no line of the source is a row of what the package takes"),
+        None => ("live picture", "no frame of the source is a picture"),
     };
     let stop = stop()?;
     let package = args.package.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let labels = model.task().labels().to_vec();
     let board = Board::new(source.to_string(), package, labels);
-    let server = flags.show.then(|| show(&board, flags.port)).transpose()?;
+    let server = flags.show.then(|| show(shown, &board, flags.port)).transpose()?;
     let reading = Reading { policy, rate: flags.rate, ..Reading::usual(&source) };
     let begun = Instant::now();
     let mut viewer = Viewer::new(model, board.clone(), Manner::default());
@@ -97,10 +97,10 @@ fn model(args: &super::Args) -> anyhow::Result<Model> {
     args.compute.model(&args.package)
 }
 
-fn show(board: &Arc<Board>, port: Option<u16>) -> anyhow::Result<Server> {
+fn show(what: &str, board: &Arc<Board>, port: Option<u16>) -> anyhow::Result<Server> {
     let server = Server::start(board.clone(), port)
         .with_context(|| port.map_or("--show".into(), |port| format!("--port {port}")))?;
-    eprintln!("live picture: {}", server.url());
+    eprintln!("{what}: {}", server.url());
     Ok(server)
 }
 
