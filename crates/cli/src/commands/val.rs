@@ -89,7 +89,8 @@ fn text(value: &Value, metrics: &Metrics, labels: &[String]) -> String {
     let classes = metrics.per_class();
     let names = classes.iter().take(1).flat_map(|class| class.scores.iter().map(|(name, _)| *name));
     let columns: Vec<&str> = ["label", "n"].into_iter().chain(names).collect();
-    let rows = value["per_class"].as_array().map(|rows| print::columns(rows, &columns)).unwrap_or_default();
+    let rows = value["per_class"].as_array().filter(|rows| !rows.is_empty());
+    let rows = rows.map(|rows| print::columns(rows, &columns)).unwrap_or_default();
     let confusion = value.get("confusion").map(|value| format!("\n{}", confusion(value, labels)));
     let what = if matches!(metrics, Metrics::Anomaly(_)) { "windows" } else { "images" };
     format!("{} {what}: {}\n\n{rows}{}", value["n"], all.join(", "), confusion.unwrap_or_default())
