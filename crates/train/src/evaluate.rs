@@ -47,6 +47,9 @@ pub fn measure(
     measure_each(model, examples, threads, &mut |_, _| Ok(()), done)
 }
 
+/// Takes an input's number, and its outputs.
+pub type EachOutputs<'a> = dyn FnMut(usize, &[&[f32]]) -> Result<(), TaskError> + 'a;
+
 /// As [`measure`]; `each` is told the number of every example that could be read, and its outputs.
 ///
 /// # Errors
@@ -55,7 +58,7 @@ pub fn measure_each(
     model: &mut Model,
     examples: &Examples,
     threads: usize,
-    each: &mut dyn FnMut(usize, &[&[f32]]) -> Result<(), TaskError>,
+    each: &mut EachOutputs<'_>,
     done: &mut dyn FnMut(usize),
 ) -> Result<Measured, EvaluateError> {
     let batch = if model.takes_batches() { (BATCH_ELEMENTS / model.input_len()).clamp(1, BATCH) } else { 1 };
