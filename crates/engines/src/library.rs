@@ -79,10 +79,18 @@ impl Library {
                 _ => Ok(library.clone()),
             };
         }
-        let candidates = named.map_or_else(|| NAMES.iter().map(PathBuf::from).collect(), |path| vec![path]);
+        let candidates = named.map_or_else(usual, |path| vec![path]);
         let library = first(&candidates)?;
         Ok(loaded.insert(library).clone())
     }
+}
+
+/// Where the library is if nothing names it: beside the program, else where the system looks.
+fn usual() -> Vec<PathBuf> {
+    let program = std::env::current_exe().ok();
+    let folder = program.as_deref().and_then(Path::parent);
+    let beside = |name| folder.map(|folder| folder.join(name)).filter(|path| path.is_file());
+    NAMES.iter().map(|name| beside(name).unwrap_or_else(|| PathBuf::from(name))).collect()
 }
 
 /// The file that a path stands for: itself, or the library in that folder.
