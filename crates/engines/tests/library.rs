@@ -58,7 +58,7 @@ fn what_is_no_library_is_named_with_what_to_do() {
     );
     check(folder, &["is in that folder"]);
     let text = folder.join("libonnxruntime.so.text");
-    std::fs::write(&text, "this is no library\n").unwrap();
+    std::fs::write(&text, "this is no library\n".repeat(100)).unwrap();
     check(&text, &["tried", "install ONNX Runtime"]);
     // The loader's own reason, not only that it failed.
     assert!(!cfg!(target_os = "linux") || refusal(&text).contains("invalid ELF header"));
