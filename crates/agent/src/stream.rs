@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::frame::Frame;
-use crate::queue::{Item, Policy, Queue};
-use crate::source::{Feed, Interrupter, Source, SourceError};
-use crate::tally::Tally;
+use crate::queue::{Counts, Item, Next, Outcome, Policy, Queue};
+use crate::source::{Feed, Interrupter, Persistence, Source, SourceError};
 
 /// What a stream has to say.
 #[derive(Debug)]
 pub enum Event {
-    /// The next frame.
+    /// The next frame, which has to be settled.
     Frame(Frame),
     /// Something about the source that somebody should know, such as a lost connection; it goes on.
     Trouble(String),
@@ -28,21 +27,50 @@ pub struct Stream {
     interrupter: Interrupter,
 }
 
+/// How a source is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reading {
+    /// What happens to frames that come faster than they are looked at.
+    pub policy: Policy,
+    /// The most frames a second that are read, for what would come faster.
+    pub rate: Option<f64>,
+    /// How long it is read.
+    pub persistence: Persistence,
+}
+
+impl Reading {
+    /// How `source` is read where nobody says otherwise.
+    pub fn usual(source: &Source) -> Reading {
+        Reading { policy: source.policy(), rate: None, persistence: source.persistence() }
+    }
+}
+
 impl Stream {
-    /// Begins to read. `rate` is the most frames a second, for what would come faster.
-    pub fn open(source: Source, policy: Policy, rate: Option<f64>) -> Stream {
-        let (queue, interrupter) = (Arc::new(Queue::new(policy)), Interrupter::default());
-        let period = rate.map(|rate| Duration::from_secs_f64(1.0 / rate.clamp(1e-3, 1e6)));
+    /// Begins to read what `resolve` gives; it is asked before every attempt.
+    pub fn open(
+        mut resolve: impl FnMut() -> Result<Source, SourceError> + Send + 'static,
+        reading: Reading,
+    ) -> Stream {
+        let (queue, interrupter) = (Arc::new(Queue::new(reading.policy)), Interrupter::default());
+        let period = reading.rate.map(|rate| Duration::from_secs_f64(1.0 / rate.clamp(1e-3, 1e6)));
         let mut feed = Feed::new(queue.clone(), interrupter.clone(), period);
         std::thread::spawn({
             let queue = queue.clone();
             move || {
-                let read = catch_unwind(AssertUnwindSafe(|| source.read(&mut feed)));
-                let failed = |_| Err(SourceError::Failed(format!("{source}: reading it panicked")));
-                queue.end(read.unwrap_or_else(failed));
+                let mut attempt = |feed: &mut Feed| {
+                    let source = resolve()?;
+                    let failed = |_| Err(SourceError::Failed(format!("{source}: reading it panicked")));
+                    catch_unwind(AssertUnwindSafe(|| source.read(feed))).unwrap_or_else(failed)
+                };
+                queue.end(feed.keep_on(reading.persistence, &mut attempt));
             }
         });
         Stream { queue, interrupter }
+    }
+
+    /// Waits up to `patience` for what is next, and leaves it there.
+    pub(crate) fn wait(&self, patience: Duration) -> Next {
+        self.queue.wait(patience)
     }
 
     /// What is next; waits up to `patience`.
@@ -61,9 +89,14 @@ impl Stream {
         self.interrupter.interrupt();
     }
 
-    /// Brings the counts of the stream into a tally.
-    pub fn count(&self, tally: &mut Tally) {
-        (tally.seen, tally.skipped) = self.queue.counts();
+    /// Says what became of a frame; every frame that was taken has to be settled.
+    pub fn settle(&self, outcome: Outcome) {
+        self.queue.settle(outcome);
+    }
+
+    /// What became of the frames.
+    pub fn counts(&self) -> Counts {
+        self.queue.counts()
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::queue::Counts;
+
 /// Buckets a factor of 1.02 apart, from a microsecond on.
 const STEP: f64 = 1.02;
 const FIRST: f64 = 1e-6;
@@ -46,34 +48,73 @@ const WINDOW: usize = 32;
 /// Frames older than this do not count for the rate.
 const RECENT: Duration = Duration::from_secs(5);
 
+/// Quantiles of the last times are those of one to two such spans.
+const SPAN: Duration = Duration::from_secs(30);
+
+/// Times of one kind: all of them, and the last.
+#[derive(Clone, Debug, Default)]
+pub struct Times {
+    /// All.
+    pub all: Histogram,
+    /// Sum of all, in seconds.
+    pub sum: f64,
+    /// How many there were.
+    pub count: u64,
+    span: Histogram,
+    before: Histogram,
+    begun: Option<Instant>,
+}
+
+impl Times {
+    fn add(&mut self, time: Duration, now: Instant) {
+        self.all.add(time);
+        (self.sum, self.count) = (self.sum + time.as_secs_f64(), self.count + 1);
+        self.turn(now);
+        self.span.add(time);
+    }
+
+    /// Forgets what is too old.
+    fn turn(&mut self, now: Instant) {
+        let begun = *self.begun.get_or_insert(now);
+        let passed = now.saturating_duration_since(begun);
+        if passed >= SPAN {
+            let span = std::mem::take(&mut self.span);
+            self.before = if passed < 2 * SPAN { span } else { Histogram::default() };
+            self.begun = Some(now);
+        }
+    }
+
+    /// The time that the share `q` (0 to 1) of the last 30 to 60 seconds did not exceed.
+    pub fn lately(&mut self, q: f64) -> Option<Duration> {
+        self.turn(Instant::now());
+        let mut both = self.span.clone();
+        both.counts.iter_mut().zip(&self.before.counts).for_each(|(sum, before)| *sum += before);
+        both.quantile(q)
+    }
+}
+
 /// What became of a stream's frames.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Frames that the source gave: processed, skipped and broken ones together.
-    pub seen: u64,
-    /// Frames with an answer.
-    pub processed: u64,
-    /// Frames that nobody looked at because newer ones were there, or because the stream was closed.
-    pub skipped: u64,
-    /// Frames without a picture.
-    pub broken: u64,
+    /// Frames by what became of them.
+    pub counts: Counts,
     /// Time of one answer, pre-processing included.
-    pub inference: Histogram,
+    pub inference: Times,
     /// Time from the frame's last byte to its answer.
-    pub latency: Histogram,
+    pub latency: Times,
     pub(crate) recent: VecDeque<Instant>,
 }
 
 impl Tally {
     /// A frame got its answer.
     pub fn processed(&mut self, inference: Duration, latency: Duration) {
-        self.processed += 1;
-        self.inference.add(inference);
-        self.latency.add(latency);
+        let now = Instant::now();
+        self.inference.add(inference, now);
+        self.latency.add(latency, now);
         if self.recent.len() == WINDOW {
             self.recent.pop_front();
         }
-        self.recent.push_back(Instant::now());
+        self.recent.push_back(now);
     }
 
     /// Frames processed a second, lately.
@@ -96,12 +137,12 @@ impl Tally {
         };
         format!(
             "{} frames seen = {} processed + {} skipped + {} broken; inference {}; end to end {}",
-            self.seen,
-            self.processed,
-            self.skipped,
-            self.broken,
-            times(&self.inference),
-            times(&self.latency)
+            self.counts.seen(),
+            self.counts.processed,
+            self.counts.skipped,
+            self.counts.broken,
+            times(&self.inference.all),
+            times(&self.latency.all)
         )
     }
 }
@@ -126,7 +167,8 @@ mod tests {
 
     #[test]
     fn the_summary_adds_up() {
-        let mut tally = Tally { seen: 4, skipped: 1, broken: 1, ..Tally::default() };
+        let counts = Counts { processed: 2, skipped: 1, broken: 1, ..Counts::default() };
+        let mut tally = Tally { counts, ..Tally::default() };
         assert_eq!((tally.fps(), tally.summary().contains("p50 - ms")), (0.0, true));
         (0..2).for_each(|_| tally.processed(Duration::from_millis(3), Duration::from_millis(9)));
         let text = tally.summary();
@@ -135,5 +177,17 @@ mod tests {
             "{text}"
         );
         assert!(tally.fps() > 0.0);
+    }
+
+    #[test]
+    fn old_times_are_forgotten() {
+        let (mut times, begun) = (Times::default(), Instant::now());
+        times.add(Duration::from_millis(80), begun);
+        times.add(Duration::from_millis(2), begun + SPAN);
+        assert!(times.lately(1.0) > Some(Duration::from_millis(79)));
+        times.add(Duration::from_millis(2), begun + 2 * SPAN);
+        assert!(times.lately(1.0) < Some(Duration::from_millis(3)));
+        times.turn(begun + 9 * SPAN);
+        assert_eq!((times.lately(0.5), times.count), (None, 3));
     }
 }

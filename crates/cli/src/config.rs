@@ -1,6 +1,6 @@
 //! `--config FILE.toml` and `--set key=value`, for every command: both become flags before the command line is parsed,
 //! so there is one definition of every flag. A config's keys are flags without dashes; flags win over the config, and
-//! `--set` wins over both.
+//! `--set` wins over both. Of `espalier agent`, `--config` is what to run, and is left alone.
 
 use std::ffi::OsString;
 
@@ -18,10 +18,11 @@ const OPPOSITES: [(&str, &str); 1] = [("flip", "no-flip")];
 /// A config that cannot be read or is no flat table; a set without `=`.
 pub(crate) fn expand(args: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     let (mut rest, mut config, mut sets) = (Vec::new(), Vec::new(), Vec::new());
+    let own = args.get(1).is_some_and(|command| command == "agent");
     let mut args = args.into_iter().peekable();
     while let Some(arg) = args.next_if(|arg| arg != "--") {
         match split(&arg) {
-            Some(("--config", value)) => {
+            Some(("--config", value)) if !own => {
                 let path = value.or_else(|| args.next()).context("--config needs a file")?;
                 config.extend(read(&path)?);
             }
@@ -118,6 +119,7 @@ mod tests {
             ],
         );
         check(&["e"], &["e"]);
+        check(&["e", "agent", &config, "--check"], &["e", "agent", &config, "--check"]);
         check(
             &["e", "train", &config, "--set", "json=false", "--set=max_time=9s", "--", "--set", "D"],
             &["e", "train", "--epochs=3", "--no-flip", "--lr=0.5", "--max-time=9s", "--", "--set", "D"],

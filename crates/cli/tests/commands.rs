@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use common::{Said, fresh, picture, pictures, run};
 use espalier_graph::package::Format;
-use espalier_graph::{Bindings, DType, Data, Graph, Manifest, Package, Tensor};
+use espalier_graph::{Bindings, DType, Data, Graph, Manifest, Package, Tensor, Weights};
 use espalier_runtime::Isa;
 use espalier_tasks::{ClassifyImage, Limits, Task, decode};
 use serde_json::Value;
@@ -419,7 +419,13 @@ fn random_sparsity_takes_what_pruning_takes() {
         (value.name.clone(), Tensor::new(&shape, data))
     });
     let manifest = Manifest { format: Format::of(&graph), name: "int8".into(), ..Manifest::default() };
-    let package = Package { manifest, weights: weights.collect(), graph, golden: Vec::new() };
+    let package = Package {
+        manifest,
+        weights: weights.collect(),
+        graph,
+        golden: Vec::new(),
+        reference: Weights::new(),
+    };
     package.write(fixture().join("int8.espalier")).unwrap();
     let kernels = |value: &Value| {
         let layers = value["layers"].as_array().unwrap().clone();

@@ -4,9 +4,11 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-use common::{Said, fresh, pictures, run};
+use common::{Said, espalier, fresh, pictures, run};
 use espalier_graph::{Data, Package, Tensor};
 use serde_json::Value;
 
@@ -28,14 +30,18 @@ fn fixture() -> &'static Path {
     })
 }
 
-/// Runs `line`, in which {} is `folder` and DATA the digits.
-fn at(folder: &Path, line: &str) -> Said {
+/// The words of `line`, in which {} is `folder` and DATA the digits.
+fn words(folder: &Path, line: &str) -> Vec<String> {
     let words = line.split_whitespace().map(|word| match word {
         "DATA" => DIGITS.to_string(),
         word => word.replace("{}", folder.to_str().unwrap()),
     });
-    let words: Vec<String> = words.collect();
-    run(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    words.collect()
+}
+
+/// Runs `line`.
+fn at(folder: &Path, line: &str) -> Said {
+    run(&words(folder, line).iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 fn last_line(out: &str) -> Value {
@@ -297,6 +303,35 @@ fn pruned_networks_are_smaller_and_resume_trains_nothing_again() {
         file == fs::read(fixture().join("pruned.espalier")).unwrap(),
         "what was resumed is something else"
     );
+}
+
+/// Of two lessons the first was over when Ctrl-C came: only the second is given again.
+#[test]
+fn an_interrupted_search_loses_the_current_step_at_most() {
+    let line = "compress {}/run/best.espalier DATA --prune 0.4 --qat --int8 --max-drop 0.2 --max-time 30s --threads 1 --out \
+                {}/interrupted.espalier --report {}/interrupted --json --resume";
+    let (folder, out) = (fixture().join("interrupted/trained"), fixture().join("interrupted.espalier"));
+    let kept = || fs::read_dir(&folder).map_or(0, |entries| entries.count());
+    let args = words(fixture(), line);
+    let mut search = espalier(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut search = search.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while Package::read(folder.join("40---of-the-work-pruned.espalier")).is_err() {
+        assert!(search.try_wait().unwrap().is_none(), "it ended before a network was kept: {folder:?}");
+        assert!(start.elapsed() < Duration::from_secs(300), "no network is kept");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let first_lesson = start.elapsed().as_secs_f64();
+    let interrupted = Command::new("kill").args(["-INT", &search.id().to_string()]).status().unwrap();
+    assert!(interrupted.success() && !search.wait().unwrap().success(), "Ctrl-C ends it");
+    assert!(!out.exists() && kept() == 1, "the second lesson was not over");
+
+    let said = at(fixture(), line);
+    assert_eq!(said.status, Some(0), "{}", said.err);
+    let result = last_line(&said.out);
+    assert!(seconds(&result, "train") < 0.2 * first_lesson, "{result}");
+    assert_eq!(kept(), 2, "the second network is kept too");
+    assert!(Package::read(out).unwrap().manifest.format.requires.contains(&"int8".to_owned()), "{result}");
 }
 
 #[test]

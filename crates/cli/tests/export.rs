@@ -113,7 +113,7 @@ fn write(path: &Path, graph: Graph, weights: Weights, task: &Task) {
         version: 1,
         ..Manifest::default()
     };
-    Package { manifest, graph, weights, golden }.write(path).unwrap();
+    Package { manifest, graph, weights, golden, reference: Weights::new() }.write(path).unwrap();
 }
 
 /// Runs `export` in `folder`, with `python` in the place of a Python.

@@ -57,9 +57,14 @@ fn dependencies_go_one_way() {
     check_dependencies("tasks", &["graph", "kernels", "runtime"]);
     check_dependencies("pages", &[]);
     check_dependencies("wire", &[]);
+    check_dependencies("digits", &[]);
+    check_dependencies("hub", &["wire"]);
     check_dependencies("engines", &["graph", "onnx", "runtime", "tasks"]);
-    check_dependencies("agent", &["engines", "graph", "kernels", "pages", "runtime", "tasks", "wire"]);
-    check_dependencies("train", &["graph", "kernels", "pages", "passes", "runtime", "tasks"]);
+    check_dependencies(
+        "agent",
+        &["digits", "engines", "graph", "kernels", "pages", "runtime", "tasks", "wire"],
+    );
+    check_dependencies("train", &["digits", "graph", "kernels", "pages", "passes", "runtime", "tasks"]);
     assert!(house_dependencies("runtime").contains("kernels"), "the reader of manifests reads");
 }
 

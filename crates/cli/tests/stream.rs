@@ -597,3 +597,40 @@ fn a_rate_is_kept() {
     assert_eq!((said.status, counts(&said)), (Some(0), [10, 10, 0, 0]), "{}", said.err);
     assert!(begun.elapsed() > Duration::from_millis(440), "ten frames at 20 a second take 0.45 s");
 }
+
+/// `espalier agent` is the agent of its own program: same configuration, same words.
+#[test]
+fn the_agent_runs_a_configuration() {
+    let folder = fresh("agent");
+    fs::write(folder.join("two.mjpeg"), [jpeg(16, 16, RED), jpeg(16, 16, GREEN)].concat()).unwrap();
+    let config = folder.join("agent.toml");
+    let write = |uri: &str| {
+        let text = format!(
+            "device = {{ name = \"d\" }}\nstatus = {{ enabled = false }}\n[[pipeline]]\nname = \"gate\"\n\
+             source = {{ uri = \"{uri}\" }}\nmodel = {{ path = \"{}\" }}\n",
+            package()
+        );
+        fs::write(&config, text).unwrap();
+    };
+    let path = config.display().to_string();
+    write("two.mjpeg");
+    let checked = run(&["agent", "--config", &path, "--check"]);
+    assert_eq!(checked.status, Some(0), "{}", checked.err);
+    assert!(
+        checked.out.starts_with("gate: ") && checked.out.contains("golden samples agree"),
+        "{}",
+        checked.out
+    );
+    let ran = run(&["agent", "--config", &path]);
+    assert_eq!(ran.status, Some(0), "{}", ran.err);
+    assert!(ran.err.contains("2 frames seen = 2 processed + 0 skipped + 0 broken"), "{}", ran.err);
+    write("");
+    let wrong = run(&["agent", "--config", &path]);
+    assert!(
+        wrong.status == Some(2) && wrong.err.contains("pipeline[0].source.uri = \"\": "),
+        "{}",
+        wrong.err
+    );
+    let missing = run(&["agent"]);
+    assert!(missing.status == Some(2) && missing.err.contains("--config"), "{}", missing.err);
+}

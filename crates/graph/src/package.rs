@@ -14,7 +14,7 @@ use memmap2::Mmap;
 
 use crate::files::{FileError, write_atomic};
 use crate::graph::{Graph, GraphError, ValueId};
-use crate::types::{Bindings, TensorType};
+use crate::types::{Bindings, DType, TensorType};
 use crate::verify::{Stage, verify};
 use crate::weights::{Tensor, Weights};
 
@@ -28,6 +28,12 @@ pub const MAX_HEADER: usize = 1 << 20;
 
 /// Most golden samples of a package.
 pub const MAX_GOLDEN: usize = 64;
+
+/// Most tensors of a package's reference statistics.
+pub const MAX_REFERENCE: usize = 64;
+
+/// Most elements of a tensor of them.
+pub const MAX_REFERENCE_ELEMENTS: usize = 1 << 16;
 
 /// Raw input with the outputs that the sender of a package measured for it.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +56,9 @@ pub struct Package {
     pub weights: Weights,
     /// Samples that every device must answer alike.
     pub golden: Vec<Golden>,
+    /// Statistics of what the model was validated on, by name, for devices to tell drift by; the tasks give them their
+    /// meaning. Empty where nobody measured them.
+    pub reference: Weights,
 }
 
 /// Why a package could not be read or written.
@@ -147,7 +156,8 @@ impl Package {
         let (text, mut weights) = container::read(bytes, file)?;
         let (manifest, graph) = Manifest::read(&text)?;
         let golden = take_golden(&mut weights)?;
-        let package = Package { manifest, graph, weights, golden };
+        let reference = take_reference(&mut weights);
+        let package = Package { manifest, graph, weights, golden, reference };
         package.check()?;
         Ok(package)
     }
@@ -175,7 +185,9 @@ impl Package {
                 list.iter().enumerate().map(move |(at, tensor)| (golden_name(i, part, at), tensor))
             })
         });
-        container::write(self.manifest.write(&self.graph)?, weights.chain(golden))
+        let reference = self.reference.iter().map(|(name, tensor)| (reference_name(name), tensor));
+        let manifest = self.manifest.write(&self.graph)?;
+        container::write(manifest, weights.chain(golden).chain(reference))
     }
 
     /// Checks what reading and writing both guarantee: a known format, a portable graph, for each of its states one
@@ -194,7 +206,34 @@ impl Package {
         if let Some(name) = self.weights.keys().find(|name| !is_state(name)) {
             return Err(PackageError::tensor(name, "is no state of the graph"));
         }
-        self.check_golden()
+        self.check_golden()?;
+        self.check_reference()
+    }
+
+    /// Few tensors, none of them large, each a row of numbers under a plain name.
+    fn check_reference(&self) -> Result<(), PackageError> {
+        self.manifest.check_reference(!self.reference.is_empty())?;
+        if let Some(name) = self.reference.keys().nth(MAX_REFERENCE) {
+            let reason = format!("is one too many, at most {MAX_REFERENCE} statistics are allowed");
+            return Err(PackageError::tensor(&reference_name(name), reason));
+        }
+        for (name, tensor) in &self.reference {
+            let fault = |reason| PackageError::tensor(&reference_name(name), reason);
+            let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if name.is_empty() || name.len() > 64 || !name.bytes().all(is_plain) {
+                return Err(fault("should be named by up to 64 small letters, digits and -".into()));
+            }
+            well_formed(tensor).map_err(fault)?;
+            let is_number = matches!(tensor.data.dtype(), DType::F32 | DType::I32);
+            if !is_number || tensor.shape.len() != 1 || tensor.data.len() > MAX_REFERENCE_ELEMENTS {
+                let reason = format!(
+                    "is {}, it should be a row of at most {MAX_REFERENCE_ELEMENTS} f32 or i32",
+                    tensor.ty()
+                );
+                return Err(fault(reason));
+            }
+        }
+        Ok(())
     }
 
     fn check_golden(&self) -> Result<(), PackageError> {
@@ -300,6 +339,21 @@ fn take_golden(tensors: &mut Weights) -> Result<Vec<Golden>, PackageError> {
         }
         golden.push(Golden { inputs, outputs });
     }
+}
+
+const REFERENCE: &str = "@reference/";
+
+fn reference_name(name: &str) -> String {
+    format!("{REFERENCE}{name}")
+}
+
+/// Moves the reference statistics out of the tensors.
+fn take_reference(tensors: &mut Weights) -> Weights {
+    let names: Vec<String> = tensors.keys().filter(|name| name.starts_with(REFERENCE)).cloned().collect();
+    let taken = names
+        .iter()
+        .filter_map(|name| Some((name.strip_prefix(REFERENCE)?.to_owned(), tensors.remove(name)?)));
+    taken.collect()
 }
 
 fn check_weight(name: &str, ty: &TensorType, tensor: Option<&Tensor>) -> Result<(), PackageError> {

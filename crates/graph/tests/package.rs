@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use espalier_graph::package::{Format, MAX_GOLDEN, MAX_HEADER, floats};
-use espalier_graph::{Data, Golden, Lineage, Manifest, Package, PackageError, Tensor};
+use espalier_graph::package::{
+    Format, MAX_GOLDEN, MAX_HEADER, MAX_REFERENCE, MAX_REFERENCE_ELEMENTS, floats,
+};
+use espalier_graph::{Data, Golden, Lineage, Manifest, Package, PackageError, Tensor, Weights};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -40,6 +42,7 @@ fn package() -> Package {
             inputs: vec![Tensor::f32(&[1, 3], vec![1.0, 2.0, 3.0])],
             outputs: vec![Tensor::f32(&[1, 2], vec![-1.4, 3.25])],
         }],
+        reference: Weights::new(),
     }
 }
 
@@ -93,14 +96,18 @@ fn a_package_reads_back() {
     assert_eq!(fs::read(&path).unwrap(), package().to_bytes().unwrap());
 }
 
-/// The stored file pins the format. `ESPALIER_BLESS=1` writes it anew, after a change that is meant.
+/// A stored file, which pins the format. `ESPALIER_BLESS=1` writes it anew, after a change that is meant.
+fn stored(name: &str, package: &Package) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+    if std::env::var_os("ESPALIER_BLESS").is_some() {
+        package.write(&path).unwrap();
+    }
+    fs::read(&path).unwrap()
+}
+
 #[test]
 fn the_bytes_are_canonical_and_stable() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny.espalier");
-    if std::env::var_os("ESPALIER_BLESS").is_some() {
-        package().write(&path).unwrap();
-    }
-    let stored = fs::read(&path).unwrap();
+    let stored = stored("tiny.espalier", &package());
     assert_eq!(package().to_bytes().unwrap(), stored);
     assert_eq!(Package::from_bytes(&stored).unwrap().to_bytes().unwrap(), stored);
 
@@ -144,6 +151,58 @@ fn golden_samples_hold_every_input_and_output() {
     let want = ["@golden/0/input", "@golden/0/input/1", "@golden/0/output", "@golden/0/output/1"];
     assert_eq!(golden, want.into());
     assert_eq!(Package::from_bytes(&bytes).unwrap(), package);
+}
+
+#[test]
+fn reference_statistics_read_back() {
+    let mut package = package();
+    package.manifest.format = package.manifest.format.with_reference();
+    package.reference = [
+        ("images".to_owned(), Tensor::new(&[1], Data::I32(vec![40].into()))),
+        ("class-mix".to_owned(), Tensor::new(&[2], Data::I32(vec![15, 25].into()))),
+        ("energy".to_owned(), Tensor::f32(&[20], (0..20).map(|v| v as f32 / 4.0).collect())),
+    ]
+    .into();
+    let bytes = package.to_bytes().unwrap();
+    assert_eq!(bytes, stored("reference.espalier", &package));
+    assert_eq!(Package::from_bytes(&bytes).unwrap(), package);
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.tensor("@reference/energy").unwrap().shape(), [20]);
+    let (header, _) = split(&bytes);
+    let manifest = header["__metadata__"]["espalier"].as_str().unwrap();
+    assert!(manifest.starts_with(r#"{"format":{"major":1,"requires":["reference"]}"#), "{manifest}");
+}
+
+#[test]
+fn reference_statistics_that_are_none_are_refused() {
+    let check = |name: &str, tensor: Tensor, want: &str| {
+        check_change(
+            |package| {
+                package.manifest.format = Format::default().with_reference();
+                package.reference.insert(name.into(), tensor);
+            },
+            want,
+        );
+    };
+    let row = |n: usize| Tensor::f32(&[n], vec![0.0; n]);
+    check("a b", row(1), "tensor `@reference/a b` should be named by up to 64 small letters");
+    check("", row(1), "should be named");
+    check("a", row(MAX_REFERENCE_ELEMENTS + 1), "is f32[65537], it should be a row of at most 65536");
+    check("a", Tensor::f32(&[1, 1], vec![0.0]), "is f32[1,1], it should be a row");
+    check("a", Tensor::new(&[1], Data::U8(vec![0].into())), "it should be a row of at most 65536 f32 or i32");
+    check("a", Tensor::f32(&[1], vec![f32::NAN]), "tensor `@reference/a` holds a value that is not finite");
+    check("a", Tensor { data: Data::F32(vec![0.0].into()), shape: vec![2] }, "has 1 elements");
+    check_change(
+        |package| drop(package.reference.insert("a".into(), row(1))),
+        "does not require `reference`, though the package holds reference statistics",
+    );
+    check_change(
+        |package| {
+            package.manifest.format = Format::default().with_reference();
+            (0..=MAX_REFERENCE).for_each(|i| drop(package.reference.insert(format!("a{i}"), row(1))));
+        },
+        "at most 64 statistics are allowed",
+    );
 }
 
 #[test]

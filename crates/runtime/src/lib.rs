@@ -16,4 +16,4 @@ pub use espalier_kernels::{Isa, IsaError};
 pub use fuse::{Group, Work, fuse};
 pub use lower::{LowerError, MAX_VALUE_BYTES, Options, lower, lower_for_bytes};
 pub use plan::{Plan, Sizes, StepInfo};
-pub use pool::{Barrier, Pool};
+pub use pool::{Pool, Share};

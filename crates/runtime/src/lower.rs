@@ -545,8 +545,8 @@ impl<'a> Lowering<'a> {
     }
 }
 
-/// Bytes that are worth a thread: packing them takes longer than it takes to start.
-const WORTH_A_THREAD: usize = 1 << 19;
+/// Bytes that are worth a thread: packing them takes longer than a thread may take to start on a busy machine.
+const WORTH_A_THREAD: usize = 1 << 23;
 
 /// Writes contents into the plan's memory, by as many threads as the plan has workers where there is enough for them; large
 /// ones first, so that no thread is left with one at the end.

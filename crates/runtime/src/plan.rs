@@ -7,7 +7,7 @@ use espalier_kernels::{Buffer, Io, Kernel};
 
 use crate::lower::{Draft, Storage};
 use crate::memory::Block;
-use crate::pool::Pool;
+use crate::pool::{Pool, Share};
 
 /// A range of the plan's memory.
 #[derive(Clone, Copy, Debug)]
@@ -234,65 +234,35 @@ impl Plan {
 
     /// Runs all steps on `pool`, which must have as many workers as the plan was made for. Allocates nothing.
     pub fn run(&mut self, pool: &mut Pool) {
-        self.run_with(pool, &mut |_, _| {});
+        self.run_with(pool, &mut |_| {});
     }
 
     /// As [`Plan::run`]; adds the time of each step to `times`, which has one entry per step.
     pub fn run_profiled(&mut self, pool: &mut Pool, times: &mut [Duration]) {
         assert_eq!(times.len(), self.steps.len(), "one time per step");
         let mut last = Instant::now();
-        self.run_with(pool, &mut |step, begun| {
-            if begun {
-                last = Instant::now();
-            } else {
-                times[step] += last.elapsed();
-            }
+        self.run_with(pool, &mut |step| {
+            let now = Instant::now();
+            times[step] += now - last;
+            last = now;
         });
     }
 
-    /// `observe(step, begun)` is called by worker 0 before and after each step.
-    fn run_with(&mut self, pool: &mut Pool, observe: &mut (dyn FnMut(usize, bool) + Send)) {
+    /// `observe` is told of each step when it is complete.
+    fn run_with(&mut self, pool: &mut Pool, observe: &mut dyn FnMut(usize)) {
         assert_eq!(pool.workers(), self.sizes.threads, "the plan was made for another number of workers");
-        let observe = OnlyWorkerZero(std::cell::UnsafeCell::new(observe));
-        let this = &*self;
-        pool.run(&|worker, barrier| {
-            let notify = |step, begun| {
-                if worker.index == 0 {
-                    observe.call(step, begun);
-                }
-            };
-            let scratch_at = this.sizes.scratch_offset + worker.index * this.sizes.scratch_bytes;
-            for (number, step) in this.steps.iter().enumerate() {
-                notify(number, true);
-                // SAFETY: this worker's own range of the memory, beyond all values; floats take any bits.
-                let scratch = unsafe {
-                    std::slice::from_raw_parts_mut(
-                        this.memory.at(scratch_at).cast::<f32>(),
-                        this.sizes.scratch_bytes / 4,
-                    )
-                };
-                // SAFETY: the memory lives and is initialised; outputs overlap nothing the step reads (asserted in `new`);
-                // `&mut self` and the barrier keep all other access away.
-                let io = unsafe { Io::new(&step.inputs, &step.outputs) };
-                step.kernel.run(&io, worker, scratch);
-                barrier.wait();
-                notify(number, false);
-            }
-        });
-    }
-}
-
-type Observer<'a> = &'a mut (dyn FnMut(usize, bool) + Send);
-
-/// Lets worker 0 alone call a `FnMut` inside of a closure that all workers share.
-struct OnlyWorkerZero<'a>(std::cell::UnsafeCell<Observer<'a>>);
-
-// SAFETY: `call` is made by worker 0 only, which runs on one thread.
-unsafe impl Sync for OnlyWorkerZero<'_> {}
-
-impl OnlyWorkerZero<'_> {
-    fn call(&self, step: usize, begun: bool) {
-        // SAFETY: see above; the reference does not outlive the call.
-        (unsafe { &mut *self.0.get() })(step, begun);
+        let (this, sizes) = (&*self, self.sizes);
+        let job = |Share { step, worker, thread }: Share| {
+            let step = &this.steps[step];
+            let scratch_at = this.memory.at(sizes.scratch_offset + thread * sizes.scratch_bytes);
+            // SAFETY: this thread's own range of the memory, beyond all values; floats take any bits.
+            let scratch =
+                unsafe { std::slice::from_raw_parts_mut(scratch_at.cast::<f32>(), sizes.scratch_bytes / 4) };
+            // SAFETY: the memory lives and is initialised; outputs overlap nothing the step reads (asserted in `new`); `&mut
+            // self` keeps all other access away, and the pool computes one step after the other and each share once.
+            let io = unsafe { Io::new(&step.inputs, &step.outputs) };
+            step.kernel.run(&io, worker, scratch);
+        };
+        pool.run(self.steps.len(), &job, observe);
     }
 }

@@ -27,6 +27,11 @@ pub(crate) struct Canvas<'a> {
     font: RasterHeight,
 }
 
+/// Writes a line into the left upper corner of a picture, which becomes a colour picture.
+pub fn note(image: &mut Image, text: &str) {
+    Canvas::new(image).text(text, 0);
+}
+
 impl<'a> Canvas<'a> {
     /// Lines and letters grow with the picture, which becomes a colour picture.
     pub(crate) fn new(image: &'a mut Image) -> Self {

@@ -131,7 +131,7 @@ impl Image {
 }
 
 /// `0.299 R + 0.587 G + 0.114 B` in 16-bit fixed point, rounded.
-fn luma(rgb: &[u8]) -> u8 {
+pub(crate) fn luma(rgb: &[u8]) -> u8 {
     let [r, g, b] = [rgb[0], rgb[1], rgb[2]].map(u32::from);
     ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16) as u8
 }

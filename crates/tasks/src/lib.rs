@@ -16,6 +16,7 @@ mod metrics;
 pub mod model;
 pub mod picture_input;
 mod plans;
+pub mod reference;
 pub mod resize;
 mod slot;
 
@@ -28,10 +29,12 @@ pub use answer::Answer;
 pub use classification::Prediction;
 pub use classify_image::ClassifyImage;
 pub use detect::{Detect, Detection, Head, TrueBox};
+pub use draw::note;
 pub use engine::{Engine, EngineError};
 pub use metrics::{ClassScores, Metrics};
 pub use model::{Model, ModelError};
 pub use picture_input::PictureInput;
+pub use reference::{Observation, Recorder, Reference};
 pub use resize::Fit;
 pub use slot::Slot;
 

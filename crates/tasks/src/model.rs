@@ -2,11 +2,12 @@
 //! Training validates with it, the command line predicts with it, devices run it.
 
 use espalier_graph::{Bindings, Data, Dim, Golden, Graph, Tensor, Weights};
-use espalier_runtime::{Isa, LowerError};
+use espalier_runtime::{Isa, LowerError, Sizes};
 
 use crate::engine::{Engine, EngineError, Hosted};
 use crate::golden::{GOLDEN_TOLERANCE, OWN, compare};
 use crate::plans::Plans;
+use crate::reference::{Look, Observation};
 use crate::slot::Slot;
 use crate::{Answer, Image, ImageError, Input, Task, TaskError};
 
@@ -202,6 +203,24 @@ impl Model {
         self.run(1, filled_with(input), |task, (), outputs| task.postprocess(input.origin(), outputs))
     }
 
+    /// The answer for one picture, and what picture and answer come to for [`Reference`](crate::Reference) statistics.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn observe(&mut self, image: &Image) -> Result<(Answer, Observation), ModelError> {
+        let origin = Input::Image(image).origin();
+        let fill = |task: &Task, slots: Vec<Slot<'_>>| {
+            let picture = task.picture_input().fit(image);
+            slots.into_iter().try_for_each(|mut slot| slot.fill_picture(task, &picture))?;
+            Ok(Look::of(&picture))
+        };
+        self.run(1, fill, |task, look, outputs| {
+            let answer = task.postprocess(origin, outputs)?;
+            let observation = Observation::new(look, &answer, outputs);
+            Ok((answer, observation))
+        })
+    }
+
     /// A golden sample of `image`: its pixels and what this machine answers.
     ///
     /// # Errors
@@ -219,12 +238,44 @@ impl Model {
     /// # Errors
     /// The first element outside of the [tolerance](Self::tolerance).
     pub fn replay(&mut self, golden: &[Golden]) -> Result<(), ModelError> {
-        let answers = golden.iter().map(|sample| {
-            let input = sample.inputs.first().ok_or(ModelError::GoldenInput)?;
-            self.outputs(&picture(input)?)
-        });
-        let answers = answers.collect::<Result<Vec<_>, _>>()?;
+        self.replay_in_turns(golden, |one| one())
+    }
+
+    /// As [`replay`](Self::replay); `turn` gets each inference by itself, to call it when others do not need the cores.
+    ///
+    /// # Errors
+    /// As [`replay`](Self::replay); also where `turn` did not call what it got.
+    pub fn replay_in_turns(
+        &mut self,
+        golden: &[Golden],
+        mut turn: impl FnMut(&mut dyn FnMut()),
+    ) -> Result<(), ModelError> {
+        let mut answers = Vec::with_capacity(golden.len());
+        for sample in golden {
+            let image = picture(sample.inputs.first().ok_or(ModelError::GoldenInput)?)?;
+            let mut answer = Err(ModelError::GoldenInput);
+            turn(&mut || answer = self.outputs(&image));
+            answers.push(answer?);
+        }
         compare(golden, &answers, &self.engine(), self.tolerance())
+    }
+
+    /// Lowers the plan for `batch` inputs, where there is none yet, and says what memory it takes; an engine does not tell.
+    ///
+    /// # Errors
+    /// The graph cannot be lowered.
+    pub fn prepare(&mut self, batch: usize) -> Result<Option<Sizes>, ModelError> {
+        match &mut self.backend {
+            Backend::Plans(plans) => Ok(Some(plans.planned(&self.graph, &self.task, batch)?.0.sizes())),
+            Backend::Engine(_) => Ok(None),
+        }
+    }
+
+    /// Gives the weights back, which the plans that were prepared hold packed. Other batch sizes are errors from now on.
+    pub fn keep_prepared(&mut self) {
+        if let Backend::Plans(plans) = &mut self.backend {
+            plans.forget_weights();
+        }
     }
 }
 
@@ -233,7 +284,11 @@ fn filled_with<'a>(input: Input<'a>) -> impl FnOnce(&Task, Vec<Slot<'_>>) -> Res
     move |task, slots| slots.into_iter().try_for_each(|mut slot| slot.fill(task, input))
 }
 
-fn picture(tensor: &Tensor) -> Result<Image, ImageError> {
+/// The picture of a golden sample's input.
+///
+/// # Errors
+/// It is none.
+pub fn picture(tensor: &Tensor) -> Result<Image, ImageError> {
     match (&tensor.shape[..], &tensor.data) {
         (&[height, width, channels], Data::U8(pixels)) => {
             Image::new(width, height, channels, pixels.to_vec())

@@ -1,7 +1,7 @@
 //! A network in our own runtime: a plan for each batch size that was asked for.
 
 use espalier_graph::{Bindings, Graph, Weights};
-use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, lower_for_bytes};
+use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, Sizes, lower_for_bytes};
 
 use crate::Task;
 use crate::slot::{Form, Slot};
@@ -47,6 +47,11 @@ impl Plans {
         Ok((&mut self.made[at], &mut self.pool))
     }
 
+    /// Gives the weights back; what was planned holds them packed.
+    pub(crate) fn forget_weights(&mut self) {
+        self.weights = Weights::new();
+    }
+
     fn plan(&mut self, graph: &Graph, task: &Task, batch: usize) -> Result<usize, LowerError> {
         let options =
             Options { isa: self.isa, threads: self.pool.workers(), bindings: Bindings::batch(batch) };
@@ -67,6 +72,11 @@ impl Planned {
     /// The places of the inputs.
     pub(crate) fn slots(&mut self, graph: &Graph) -> Vec<Slot<'_>> {
         self.form.slots(&mut self.plan, input_name(graph), self.batch)
+    }
+
+    /// What memory it takes.
+    pub(crate) fn sizes(&self) -> Sizes {
+        self.plan.sizes()
     }
 
     /// Computes what is in the places.

@@ -4,7 +4,7 @@ use espalier_graph::Quant;
 use espalier_runtime::Plan;
 
 use crate::picture_input::ByteTables;
-use crate::{Input, Task, TaskError, check_length};
+use crate::{Image, Input, Task, TaskError, check_length};
 
 /// How a network takes its input.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,11 +58,21 @@ impl Slot<'_> {
     pub fn fill(&mut self, task: &Task, input: Input<'_>) -> Result<(), TaskError> {
         match self {
             Slot::Floats(to) => task.preprocess(input, to),
-            Slot::Bytes(Bytes { quads, tables, .. }) => {
+            Slot::Bytes(_) => {
                 let Input::Image(image) = input;
-                let picture = task.picture_input().fit(image);
-                tables.apply(&picture.pixels, quads)
+                self.fill_picture(task, &task.picture_input().fit(image))
             }
+        }
+    }
+
+    /// As [`Slot::fill`], of a picture that has the network's size already.
+    ///
+    /// # Errors
+    /// Those of [`Task::preprocess`].
+    pub(crate) fn fill_picture(&mut self, task: &Task, fitted: &Image) -> Result<(), TaskError> {
+        match self {
+            Slot::Floats(to) => task.picture_input().normalize(&fitted.pixels, to),
+            Slot::Bytes(Bytes { quads, tables, .. }) => tables.apply(&fitted.pixels, quads),
         }
     }
 

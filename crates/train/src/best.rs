@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context;
-use espalier_graph::{Graph, Lineage, Manifest, Package, Role, Weights};
+use espalier_graph::{Format, Graph, Lineage, Manifest, Package, Role, Weights};
 use espalier_passes::{average_name, fold_batch_norm, portable};
 use espalier_runtime::Isa;
-use espalier_tasks::{ClassifyImage, Image, Model, Task};
+use espalier_tasks::{ClassifyImage, Image, Model, Reference, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::imported;
@@ -90,7 +90,8 @@ fn shrunk(image: &Image) -> Image {
     espalier_tasks::resize::resize(image, [scaled(image.height), scaled(image.width)])
 }
 
-/// The package: portable graph and weights unfolded, so that it can be trained further.
+/// The package: portable graph and weights unfolded, so that it can be trained further; golden samples of the pictures, and
+/// the reference statistics of val.
 ///
 /// # Errors
 /// A golden sample that cannot be answered.
@@ -101,7 +102,7 @@ pub fn package(
     settings: &Settings,
     metrics: BTreeMap<String, f64>,
     model: &mut Model,
-    pictures: &[Image],
+    (pictures, reference): (&[Image], Option<Reference>),
 ) -> anyhow::Result<Package> {
     let graph = portable(network)?;
     let golden = pictures.iter().map(|picture| model.golden(picture)).collect::<Result<Vec<_>, _>>()?;
@@ -114,7 +115,9 @@ pub fn package(
         channels: settings.channels,
         size: [settings.imgsz; 2],
     });
+    let format = Format::of(&graph);
     let manifest = Manifest {
+        format: if reference.is_some() { format.with_reference() } else { format },
         name: settings.model.clone(),
         network: network.map(serde_json::to_value).transpose()?,
         metric: Some(task.primary_metric().name.into()),
@@ -129,5 +132,6 @@ pub fn package(
         ..Manifest::default()
     };
     let weights = model_states(&graph, weights);
-    Ok(Package { manifest, graph, weights, golden })
+    let reference = reference.map(|reference| reference.tensors()).unwrap_or_default();
+    Ok(Package { manifest, graph, weights, golden, reference })
 }

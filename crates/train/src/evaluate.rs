@@ -44,7 +44,7 @@ pub fn measure(
     threads: usize,
     done: &mut dyn FnMut(usize),
 ) -> Result<Measured, EvaluateError> {
-    measure_each(model, examples, threads, &mut |_, _| {}, done)
+    measure_each(model, examples, threads, &mut |_, _| Ok(()), done)
 }
 
 /// As [`measure`]; `each` is told the number of every example that could be read, and its outputs.
@@ -55,7 +55,7 @@ pub fn measure_each(
     model: &mut Model,
     examples: &Examples,
     threads: usize,
-    each: &mut dyn FnMut(usize, &[&[f32]]),
+    each: &mut dyn FnMut(usize, &[&[f32]]) -> Result<(), TaskError>,
     done: &mut dyn FnMut(usize),
 ) -> Result<Measured, EvaluateError> {
     let batch = if model.takes_batches() { (BATCH_ELEMENTS / model.input_len()).clamp(1, BATCH) } else { 1 };
@@ -71,7 +71,7 @@ pub fn measure_each(
                     match loaded {
                         Ok((origin, truth)) => {
                             metrics.add(origin, &rows, &truth)?;
-                            each(seen + at, &rows);
+                            each(seen + at, &rows)?;
                         }
                         Err(error) => skipped.push(Skipped {
                             name: example.name(),

@@ -15,6 +15,7 @@ pub mod init;
 pub mod layers;
 pub mod networks;
 pub mod observers;
+pub mod reference;
 mod rules;
 pub mod run_folder;
 pub mod schedule;

@@ -13,18 +13,19 @@ use anyhow::{Context, bail};
 use espalier_graph::{Bindings, Graph, Role, State, Weights};
 use espalier_passes::Optimizer;
 use espalier_runtime::{Isa, Options, Plan, Pool, lower};
-use espalier_tasks::classification::argmax;
-use espalier_tasks::{ClassifyImage, Image, Limits};
+use espalier_tasks::classification::{Metrics, argmax};
+use espalier_tasks::{ClassifyImage, Image, Limits, Model, Recorder};
 
 use crate::best;
 use crate::checkpoint::{self, Epoch, Progress};
 use crate::data::{self, Batch, CACHE_BYTES, Dataset, Images, Loader, Sample, Split, Statistics};
 use crate::diagnosis::{Evidence, diagnose, standard_error};
-use crate::evaluate::evaluate;
+use crate::evaluate::answers;
 use crate::event::{Event, Outcome, Stopped, Times};
 use crate::imported;
 use crate::init::{Import, Init};
 use crate::observers::{Observers, mlflow};
+use crate::reference::Looks;
 use crate::rules::cores;
 use crate::run_folder::{RunError, RunFolder};
 use crate::schedule::{Schedule, ema_decay};
@@ -201,6 +202,8 @@ struct Run {
     pool: Pool,
     loader: Loader,
     val: Arc<Images>,
+    /// What the images of val look like.
+    looks: Looks,
     golden: Vec<Image>,
     class_counts: BTreeMap<String, usize>,
     progress: Progress,
@@ -252,6 +255,7 @@ impl Run {
         };
         let stored = settings.augment.stored_side(settings.imgsz, statistics);
         let (train, val) = (load(Split::Train, stored)?, load(Split::Val, settings.imgsz)?);
+        let looks = Looks::of_images(&val, settings.threads);
         let samples = dataset.split(Split::Val);
         let golden = best::golden_pictures(samples.len(), |i| samples[i].image(&Limits::default()))?;
         let loader = Loader::new(
@@ -287,6 +291,7 @@ impl Run {
             pool,
             loader,
             val,
+            looks,
             golden,
             class_counts: dataset.classes.iter().cloned().zip(dataset.counts(Split::Train)).collect(),
             progress,
@@ -409,7 +414,7 @@ impl Run {
         let states = self.states();
         let weights = best::model_states(&self.network, &states);
         let mut model = best::model(&self.network, &weights, &self.task, self.settings.threads)?;
-        let metrics = evaluate(&mut model, &self.val, &mut |_| {})?;
+        let (metrics, recorder) = self.answer_val(&mut model)?;
         let row = Epoch {
             epoch: self.progress.epoch + 1,
             train_loss: self.progress.loss_sum / self.progress.batch.max(1) as f64,
@@ -428,7 +433,7 @@ impl Run {
                 &self.settings,
                 val,
                 &mut model,
-                &self.golden,
+                (&self.golden, recorder.finish()),
             )?;
             package.write(self.folder.best())?;
         }
@@ -443,6 +448,17 @@ impl Run {
         let row = history.last().expect("just pushed");
         observers.tell(Event::Epoch { row, best: is_best, history, step })?;
         self.save()
+    }
+
+    /// Metrics and reference statistics of val.
+    fn answer_val(&self, model: &mut Model) -> anyhow::Result<(Metrics, Recorder)> {
+        let task = model.task().clone();
+        let (mut metrics, mut recorder) = (Metrics::new(task.labels()), Recorder::new(&task));
+        answers(model, &self.val, &mut |at, logits, label| {
+            metrics.add(logits, label)?;
+            self.looks.record(&mut recorder, &task, at, &[logits])
+        })?;
+        Ok((metrics, recorder))
     }
 
     /// By the one-standard-error rule (Breiman et al. 1984): among the epochs whose metric is within a standard error of

@@ -54,7 +54,7 @@ pub enum Kind {
     Drift {
         /// What became of it.
         state: State,
-        /// The statistic that says so: `class-mix`, `confidence`, `features`.
+        /// The statistic that says so: `class-mix`, `confidence`, `brightness`, ... (docs/drift.md lists them).
         statistic: String,
         /// The test's value.
         value: f64,
@@ -114,6 +114,20 @@ pub enum Priority {
     Normal,
     /// Events and drift.
     High,
+}
+
+impl Priority {
+    /// All, what is given up first at the front.
+    pub const ALL: [Priority; 3] = [Priority::Low, Priority::Normal, Priority::High];
+
+    /// Its name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Priority::Low => "low",
+            Priority::Normal => "normal",
+            Priority::High => "high",
+        }
+    }
 }
 
 impl Insight {

@@ -1,13 +1,16 @@
 //! As much of HTTP/1.1 as a page with a live picture needs: one `GET` for each connection.
 
 use std::io::{self, BufWriter, Read, Write};
-use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use espalier_tasks::image::write_jpeg;
+use espalier_tasks::note;
+use serde_json::Value;
 
-use super::{Board, FIGURES_APART, HEARTBEAT, PICTURES_APART, Shot, page};
+use super::board::STALE;
+use super::{Board, FIGURES_APART, HEARTBEAT, PICTURES_APART, Reply, Shared, Shot};
 
 /// Bytes and number of a request's headers, at most.
 const HEAD_BYTES: usize = 8 << 10;
@@ -21,25 +24,30 @@ const COMMON: &str = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff
                       same-origin\r\nReferrer-Policy: no-referrer\r\nConnection: close\r\n";
 
 /// Answers one request.
-pub(super) fn serve(stream: TcpStream, board: &Board, closed: &AtomicBool) -> io::Result<()> {
+pub(super) fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
-    let request = request(&stream);
+    let request = request(&stream, &shared.names);
     let mut out = BufWriter::new(&stream);
-    match request.as_deref() {
-        Ok("/") => whole(&mut out, "200 OK", "text/html; charset=utf-8", page::html(board).as_bytes()),
-        Ok("/picture.mjpeg") => pictures(&mut out, board, closed),
-        Ok("/figures") => figures(&mut out, board, closed),
-        Ok(_) => {
-            whole(&mut out, "404 Not Found", "text/plain", b"There is /, /picture.mjpeg and /figures.\n")
-        }
+    match request.map(|path| shared.site.reply(&path)) {
+        Ok(Some(Reply::Text(kind, text))) => whole(&mut out, "200 OK", kind, text.as_bytes()),
+        Ok(Some(Reply::Picture(board))) => match board.latest() {
+            Some(shot) => {
+                let bytes = drawn(&shot, shot.captured.elapsed() >= STALE)?;
+                whole(&mut out, "200 OK", "image/jpeg", &bytes)
+            }
+            None => whole(&mut out, "503 Service Unavailable", "text/plain", b"There is no picture yet.\n"),
+        },
+        Ok(Some(Reply::Pictures(board))) => pictures(&mut out, &board, shared),
+        Ok(Some(Reply::Figures(newer))) => figures(&mut out, newer, shared),
+        Ok(None) => whole(&mut out, "404 Not Found", "text/plain", shared.site.paths().as_bytes()),
         Err(status) => whole(&mut out, status, "text/plain", format!("{status}\n").as_bytes()),
     }
 }
 
 /// The path that is asked for, or the status that refuses the request.
-fn request(mut stream: &TcpStream) -> Result<String, &'static str> {
+fn request(mut stream: &TcpStream, names: &[String]) -> Result<String, &'static str> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 1024];
     let begun = Instant::now();
@@ -47,7 +55,7 @@ fn request(mut stream: &TcpStream) -> Result<String, &'static str> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS];
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(&bytes) {
-            Ok(httparse::Status::Complete(_)) => return path(&request),
+            Ok(httparse::Status::Complete(_)) => return path(&request, names),
             Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES && begun.elapsed() < PATIENCE => {}
             _ => return Err("400 Bad Request"),
         }
@@ -58,16 +66,28 @@ fn request(mut stream: &TcpStream) -> Result<String, &'static str> {
     }
 }
 
-/// Only who knows this machine by its own name is answered: a foreign page whose name was pointed here is not.
-fn path(request: &httparse::Request<'_, '_>) -> Result<String, &'static str> {
+/// Only who knows this machine by its address or by its own name is answered: a foreign page whose name was pointed here
+/// is not.
+fn path(request: &httparse::Request<'_, '_>, names: &[String]) -> Result<String, &'static str> {
     let host = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
     let host = host.and_then(|header| str::from_utf8(header.value).ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     match (request.method, request.path) {
-        _ if name != "127.0.0.1" && name != "localhost" => Err("421 Misdirected Request"),
+        _ if !is_own(host, names) => Err("421 Misdirected Request"),
         (Some("GET"), Some(path)) => Ok(path.split('?').next().unwrap_or_default().to_owned()),
         _ => Err("405 Method Not Allowed"),
     }
+}
+
+fn is_own(host: &str, names: &[String]) -> bool {
+    let is_address = host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok();
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    is_address
+        || bracketed.is_some_and(|host| host.parse::<IpAddr>().is_ok())
+        || ["localhost"]
+            .into_iter()
+            .chain(names.iter().map(String::as_str))
+            .any(|own| own.eq_ignore_ascii_case(name))
 }
 
 fn head(out: &mut impl Write, status: &str, kind: &str) -> io::Result<()> {
@@ -81,44 +101,64 @@ fn whole(out: &mut impl Write, status: &str, kind: &str, body: &[u8]) -> io::Res
     out.flush()
 }
 
-/// Every newest picture with its answer drawn in, as long as the browser takes them.
-fn pictures(out: &mut impl Write, board: &Board, closed: &AtomicBool) -> io::Result<()> {
+/// Every newest picture with its answer drawn in, as long as the browser takes them. One that has grown old is sent again,
+/// marked as old.
+fn pictures(out: &mut impl Write, board: &Board, shared: &Shared) -> io::Result<()> {
     head(out, "200 OK", "multipart/x-mixed-replace; boundary=frame")?;
     out.write_all(b"\r\n--frame\r\n")?;
-    let (mut version, mut shown) = (u64::MAX, 0);
-    while !closed.load(Ordering::Relaxed) {
-        let Some((newer, shot)) = board.newer(version, HEARTBEAT) else { continue };
-        version = newer;
-        let Some(shot) = shot.filter(|shot| shot.number != shown) else { continue };
-        shown = shot.number;
-        let bytes = drawn(&shot)?;
-        write!(out, "Content-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n", bytes.len())?;
-        out.write_all(&bytes)?;
-        // Browsers show a part when the next boundary is there.
-        out.write_all(b"\r\n--frame\r\n")?;
-        out.flush()?;
-        std::thread::sleep(PICTURES_APART);
+    let (mut version, mut shown): (_, Option<Arc<Shot>>) = (u64::MAX, None);
+    while !shared.is_closed() {
+        let age = |shot: &Arc<Shot>| shot.captured.elapsed();
+        let fresh = shown.as_ref().map_or(HEARTBEAT, |shot| STALE.saturating_sub(age(shot)).min(HEARTBEAT));
+        if let Some((newer, shot)) = board.newer(version, fresh) {
+            version = newer;
+            let is_newer =
+                shot.as_ref().map(|shot| shot.captured) != shown.as_ref().map(|shot| shot.captured);
+            if is_newer && let Some(shot) = shot {
+                part(out, drawn(&shot, false)?)?;
+                shown = Some(shot);
+                std::thread::sleep(PICTURES_APART);
+                continue;
+            }
+        }
+        if let Some(shot) = shown.as_ref().filter(|shot| age(shot) >= STALE) {
+            part(out, drawn(shot, true)?)?;
+            std::thread::sleep(HEARTBEAT);
+        }
     }
     Ok(())
 }
 
-fn drawn(shot: &Shot) -> io::Result<Vec<u8>> {
+/// Browsers show a part when the next boundary is there.
+fn part(out: &mut impl Write, bytes: Vec<u8>) -> io::Result<()> {
+    write!(out, "Content-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n", bytes.len())?;
+    out.write_all(&bytes)?;
+    out.write_all(b"\r\n--frame\r\n")?;
+    out.flush()
+}
+
+fn drawn(shot: &Shot, is_old: bool) -> io::Result<Vec<u8>> {
     let (mut image, mut bytes) = (shot.image.clone(), Vec::new());
-    shot.answer.draw(&mut image);
+    if is_old {
+        image.pixels.iter_mut().for_each(|pixel| *pixel /= 3);
+        note(&mut image, &format!("{:.1} s old", shot.captured.elapsed().as_secs_f64()));
+    } else {
+        shot.answer.draw(&mut image);
+    }
     write_jpeg(&image, QUALITY, &mut bytes)?;
     Ok(bytes)
 }
 
 /// The figures as server-sent events, each a line of JSON.
-fn figures(out: &mut impl Write, board: &Board, closed: &AtomicBool) -> io::Result<()> {
+fn figures(
+    out: &mut impl Write,
+    mut newer: Box<dyn FnMut() -> Value + Send>,
+    shared: &Shared,
+) -> io::Result<()> {
     head(out, "200 OK", "text/event-stream")?;
     out.write_all(b"\r\n")?;
-    let mut version = u64::MAX;
-    while !closed.load(Ordering::Relaxed) {
-        if let Some((newer, _)) = board.newer(version, HEARTBEAT) {
-            version = newer;
-        }
-        write!(out, "data: {}\n\n", board.figures())?;
+    while !shared.is_closed() {
+        write!(out, "data: {}\n\n", newer())?;
         out.flush()?;
         std::thread::sleep(FIGURES_APART);
     }
@@ -127,14 +167,12 @@ fn figures(out: &mut impl Write, board: &Board, closed: &AtomicBool) -> io::Resu
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use espalier_tasks::{Answer, Detection, Image, Limits, decode};
 
     use super::super::Server;
     use super::*;
+    use crate::queue::Counts;
     use crate::source::multipart::Multipart;
-    use crate::tally::Tally;
 
     fn shot(number: u64) -> Shot {
         let found =
@@ -146,14 +184,15 @@ mod tests {
 
     fn show() -> (Arc<Board>, Server) {
         let board = Board::new("<camera>".into(), "a.espalier".into(), vec!["<cat>".into()]);
-        board.shot(shot(7), &Tally { seen: 9, processed: 7, skipped: 2, ..Tally::default() });
+        board.tally(|tally| tally.counts = Counts { processed: 7, skipped: 2, ..Counts::default() });
+        board.shot(shot(7));
         let server = Server::start(board.clone(), Some(0)).unwrap();
         (board, server)
     }
 
     /// Sends `head` and reads up to `enough` bytes of the answer.
     fn ask(server: &Server, head: &str, enough: usize) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", server.address.port())).unwrap();
         stream.write_all(head.as_bytes()).unwrap();
         let mut bytes = Vec::new();
         let _ = stream.take(enough as u64).read_to_end(&mut bytes);
@@ -169,6 +208,9 @@ mod tests {
         };
         check("GET / HTTP/1.1\r\nHost: localhost:1\r\n\r\n", "200");
         check("GET /?a HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", "200");
+        check("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "200");
+        check("GET / HTTP/1.1\r\nHost: localhost.evil.example\r\n\r\n", "421");
+        check("GET / HTTP/1.1\r\nHost: 127.0.0.1.evil.example\r\n\r\n", "421");
         check("GET /etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n", "404");
         check("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", "421");
         check("GET / HTTP/1.1\r\n\r\n", "421");
@@ -200,16 +242,19 @@ mod tests {
         let first = figures(head + board.figures().to_string().len() + 6);
         assert_eq!((&first["frame"], &first["ms"], &first["skipped"]), (&7.into(), &3.25.into(), &2.into()));
         assert_eq!(first["boxes"][0]["label"], "<cat>");
-        board.trouble("gone", &Tally::default());
-        assert_eq!(board.figures()["trouble"], "gone");
-        board.ended(&Tally::default());
+        board.failing("gone");
+        assert_eq!(
+            (&board.figures()["trouble"], &board.figures()["source"]),
+            (&"gone".into(), &"failing".into())
+        );
+        board.ended(None);
         assert_eq!(board.figures()["ended"], true);
     }
 
     #[test]
     fn pictures_are_a_stream_with_boxes_drawn_in() {
         let (board, server) = show();
-        let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", server.address.port())).unwrap();
         stream.write_all(b"GET /picture.mjpeg HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         let (mut parts, mut chunk) = (Multipart::new("multipart/x; boundary=frame").unwrap(), [0; 999]);
         let mut picture = || loop {
@@ -223,14 +268,26 @@ mod tests {
         let image = picture();
         assert_eq!((image.width, image.height, image.channels), (96, 64, 3));
         assert!(image.pixels.chunks(3).any(|p| p[0].abs_diff(p[1]) > 60), "a box in colour");
-        board.shot(shot(8), &Tally::default());
+        board.shot(shot(8));
         assert_eq!(picture().width, 96, "the next one follows");
+        let begun = Instant::now();
+        let old = picture();
+        let took = begun.elapsed();
+        assert!(took < STALE + PICTURES_APART * 5, "after a second it is marked as old: {took:?}");
+        let brightest = |image: &Image| image.pixels.chunks(3).filter(|p| p[0] > 60).count();
+        assert!(brightest(&old) < 96 * 64 / 2, "it is dark");
+    }
+
+    #[test]
+    fn a_machine_has_the_names_it_is_given() {
+        assert!(is_own("Gate.local:8484", &["gate.local".into()]));
+        assert!(!is_own("gate.local", &[]));
     }
 
     #[test]
     fn a_port_that_is_taken_is_an_error_and_dropping_frees_it() {
         let (board, server) = show();
-        let port = server.port;
+        let port = server.address.port();
         assert!(Server::start(board.clone(), Some(port)).is_err());
         drop(server);
         let again = (0..100).find_map(|_| {

@@ -1,17 +1,20 @@
-//! What was seen last, for browsers of this machine.
+//! What was seen last, for browsers, and what is counted, for programs.
 
+mod board;
 mod http;
 mod page;
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use espalier_tasks::{Answer, Image};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use crate::tally::Tally;
+pub(crate) use board::round;
+pub use board::{Board, Health, Shot};
+pub(crate) use page::status;
 
 /// The port where none is asked for and this one is free.
 const PORT: u16 = 8484;
@@ -21,139 +24,107 @@ const CONNECTIONS: usize = 16;
 const PICTURES_APART: Duration = Duration::from_millis(60);
 const FIGURES_APART: Duration = Duration::from_millis(100);
 /// Figures come at least that often, so that a page notices when a source is silent.
-const HEARTBEAT: Duration = Duration::from_millis(500);
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
 
-/// A frame with its answer.
-#[derive(Clone, Debug)]
-pub struct Shot {
-    /// The frame's number.
-    pub number: u64,
-    /// Its picture, nothing drawn in.
-    pub image: Image,
-    /// What the network says.
-    pub answer: Answer,
-    /// Time of the answer, in milliseconds.
-    pub inference_ms: f64,
-    /// Time from the frame's last byte to its answer, in milliseconds.
-    pub latency_ms: f64,
-    /// When the frame's last byte was here.
-    pub captured: Instant,
+/// What is answered to a path.
+pub(crate) enum Reply {
+    /// A text of a content type.
+    Text(&'static str, String),
+    /// The newest labelled picture of a board.
+    Picture(Arc<Board>),
+    /// The labelled pictures of a board, one after another.
+    Pictures(Arc<Board>),
+    /// Figures again and again; the function waits until there are newer ones.
+    Figures(Box<dyn FnMut() -> Value + Send>),
 }
 
-#[derive(Default)]
-struct State {
-    shot: Option<Arc<Shot>>,
-    tally: Tally,
-    trouble: Option<String>,
-    ended: bool,
-    /// Counts changes.
-    version: u64,
+pub(crate) const HTML: &str = "text/html; charset=utf-8";
+
+/// What a server shows.
+pub(crate) trait Site: Send + Sync {
+    /// What is at `path`.
+    fn reply(&self, path: &str) -> Option<Reply>;
+
+    /// The paths there are, for who asks for another.
+    fn paths(&self) -> &'static str;
 }
 
-/// Holds what a stream showed last. Putting something on it costs nothing worth mentioning: pictures are drawn and encoded
-/// by the threads of those who look, as often as they look.
-pub struct Board {
-    title: String,
-    model: String,
-    labels: Vec<String>,
-    state: Mutex<State>,
-    changed: Condvar,
-}
+/// One board by itself.
+struct Single(Arc<Board>);
 
-impl Board {
-    /// An empty board: what the source, the model and its classes are called.
-    pub fn new(source: String, model: String, labels: Vec<String>) -> Arc<Board> {
-        let (state, changed) = (Mutex::default(), Condvar::new());
-        Arc::new(Board { title: source, model, labels, state, changed })
-    }
-
-    /// Shows a frame with its answer.
-    pub fn shot(&self, shot: Shot, tally: &Tally) {
-        self.change(|state| {
-            (state.shot, state.tally, state.trouble) = (Some(Arc::new(shot)), tally.clone(), None);
-        });
-    }
-
-    /// Shows the counts of frames without an answer, and a sentence about the source.
-    pub fn trouble(&self, text: &str, tally: &Tally) {
-        self.change(|state| (state.trouble, state.tally) = (Some(text.to_owned()), tally.clone()));
-    }
-
-    /// Says that nothing follows.
-    pub fn ended(&self, tally: &Tally) {
-        self.change(|state| (state.ended, state.tally) = (true, tally.clone()));
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.state();
-        change(&mut state);
-        state.version += 1;
-        self.changed.notify_all();
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The frame of a change after `version` and the number of that change; `None` where nothing changed within `patience`.
-    fn newer(&self, version: u64, patience: Duration) -> Option<(u64, Option<Arc<Shot>>)> {
-        let same = |state: &mut State| state.version == version;
-        let waited = self.changed.wait_timeout_while(self.state(), patience, same);
-        let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        (!timeout.timed_out()).then(|| (state.version, state.shot.clone()))
-    }
-
-    /// Everything but the picture.
-    fn figures(&self) -> Value {
-        let state = self.state();
-        let tally = &state.tally;
-        let mut figures = Map::new();
-        if let Some(shot) = &state.shot {
-            figures = shot.answer.fields(&self.labels);
-            figures.insert("frame".into(), shot.number.into());
-            figures.insert("ms".into(), round(shot.inference_ms).into());
-            figures.insert("latency_ms".into(), round(shot.latency_ms).into());
-            figures.insert("age_ms".into(), round(shot.captured.elapsed().as_secs_f64() * 1e3).into());
+impl Site for Single {
+    fn reply(&self, path: &str) -> Option<Reply> {
+        match path {
+            "/" => Some(Reply::Text(HTML, page::html(&self.0))),
+            "/picture.mjpeg" => Some(Reply::Pictures(self.0.clone())),
+            "/figures" => {
+                let (board, mut version) = (self.0.clone(), u64::MAX);
+                Some(Reply::Figures(Box::new(move || {
+                    if let Some((newer, _)) = board.newer(version, HEARTBEAT) {
+                        version = newer;
+                    }
+                    board.figures()
+                })))
+            }
+            _ => None,
         }
-        let counts = json!({
-            "fps": round(tally.fps()), "seen": tally.seen, "processed": tally.processed, "skipped": tally.skipped,
-            "broken": tally.broken, "trouble": state.trouble, "ended": state.ended,
-        });
-        figures.extend(counts.as_object().cloned().unwrap_or_default());
-        figures.into()
+    }
+
+    fn paths(&self) -> &'static str {
+        "There is /, /picture.mjpeg and /figures.\n"
     }
 }
 
-fn round(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
-}
-
-/// Shows a board to browsers of this machine, until it is dropped.
+/// Answers browsers, until it is dropped.
 pub struct Server {
-    port: u16,
+    address: SocketAddr,
     closed: Arc<AtomicBool>,
+    listener: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Listens on 127.0.0.1 at `port` (0: any that is free); where none is asked for, at 8484 or any that is free.
+    /// Shows a board to browsers of this machine: listens on 127.0.0.1 at `port` (0: any that is free); where none is asked
+    /// for, at 8484 or any that is free.
     ///
     /// # Errors
     /// The port is taken.
     pub fn start(board: Arc<Board>, port: Option<u16>) -> std::io::Result<Server> {
         let listen = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
         let listener = port.map_or_else(|| listen(PORT).or_else(|_| listen(0)), listen)?;
-        let port = listener.local_addr()?.port();
-        let closed = Arc::new(AtomicBool::new(false));
-        std::thread::spawn({
-            let closed = closed.clone();
-            move || accept(&listener, &board, &closed)
-        });
-        Ok(Server { port, closed })
+        Server::serve(listener, Arc::new(Single(board)), Vec::new())
     }
 
-    /// Where browsers find it.
+    /// Shows a site at `address`, to whoever asks by `localhost`, an address, or one of `names`.
+    ///
+    /// # Errors
+    /// The address is taken, or not one of this machine.
+    pub(crate) fn at(
+        address: SocketAddr,
+        site: impl Site + 'static,
+        names: Vec<String>,
+    ) -> std::io::Result<Server> {
+        Server::serve(TcpListener::bind(address)?, Arc::new(site), names)
+    }
+
+    fn serve(listener: TcpListener, site: Arc<dyn Site>, names: Vec<String>) -> std::io::Result<Server> {
+        let address = listener.local_addr()?;
+        let closed = Arc::new(AtomicBool::new(false));
+        let shared = Arc::new(Shared { site, names, closed: closed.clone(), open: AtomicUsize::new(0) });
+        let listener = Some(std::thread::spawn(move || accept(&listener, &shared)));
+        Ok(Server { address, closed, listener })
+    }
+
+    /// Where browsers of this machine find it.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/", self.port)
+        format!("http://{}/", self.local())
+    }
+
+    fn local(&self) -> SocketAddr {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        address
     }
 }
 
@@ -161,26 +132,47 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.closed.store(true, Ordering::Relaxed);
         // Whoever waits for a connection gets one, and looks.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        let came = TcpStream::connect_timeout(&self.local(), HEARTBEAT);
+        // Once it has ended, the port is free.
+        if let Some(listener) = self.listener.take().filter(|_| came.is_ok()) {
+            let _ = listener.join();
+        }
     }
 }
 
-fn accept(listener: &TcpListener, board: &Arc<Board>, closed: &Arc<AtomicBool>) {
-    let open = Arc::new(AtomicUsize::new(0));
+/// What all connections share.
+struct Shared {
+    site: Arc<dyn Site>,
+    names: Vec<String>,
+    closed: Arc<AtomicBool>,
+    open: AtomicUsize,
+}
+
+impl Shared {
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     for connection in listener.incoming() {
-        if closed.load(Ordering::Relaxed) {
+        if shared.is_closed() {
             return;
         }
-        let Ok(connection) = connection else { continue };
-        if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
-            open.fetch_sub(1, Ordering::Relaxed);
+        let Ok(connection) = connection else {
+            // Out of descriptors, say: asking again at once would spin.
+            std::thread::sleep(FIGURES_APART);
+            continue;
+        };
+        if shared.open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
+            shared.open.fetch_sub(1, Ordering::Relaxed);
             continue;
         }
-        let (board, closed, open) = (board.clone(), closed.clone(), open.clone());
+        let shared = shared.clone();
         std::thread::spawn(move || {
             // A browser that went away is no matter.
-            let _ = http::serve(connection, &board, &closed);
-            open.fetch_sub(1, Ordering::Relaxed);
+            let _ = http::serve(connection, &shared);
+            shared.open.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }

@@ -14,8 +14,31 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Attempts without a frame, after which a source is given up: 15 seconds and the time that the attempts take.
 const ATTEMPTS: u32 = 5;
 
+/// When a source that failed is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Never.
+    Never,
+    /// A few times, where it gave a frame before.
+    Some,
+    /// Always, after pauses that grow up to the longest.
+    Always {
+        /// The longest pause.
+        longest: Duration,
+    },
+}
+
+/// How long a source is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// Whether it begins again where it is over.
+    pub again: bool,
+    /// What happens where it fails.
+    pub retry: Retry,
+}
+
 /// How one reading of a source ended, where it did not fail.
-pub(super) enum End {
+pub(crate) enum End {
     /// It says that nothing follows, or nobody takes frames any more.
     Over,
     /// It broke off.
@@ -61,6 +84,11 @@ impl Feed {
     pub(super) fn frame(&mut self, file: Option<String>, bytes: Result<Vec<u8>, Fault>) -> bool {
         self.frames += 1;
         self.wait() && self.queue.push(file, bytes)
+    }
+
+    /// The source's own time from one frame to the next, where nobody wants another.
+    pub(super) fn pace(&mut self, period: Duration) {
+        self.period.get_or_insert(period);
     }
 
     /// Until the next frame is due.
@@ -110,14 +138,19 @@ impl Feed {
         }
     }
 
+    /// Waits; `false` once nobody takes frames any more.
+    pub(super) fn sleep(&self, time: Duration) -> bool {
+        self.queue.sleep(time)
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.queue.sleep(Duration::ZERO)
     }
 
-    /// Reads what is live again and again, with pauses, until it says itself that it is over. What fails before its first
-    /// frame failed for good, as does what gave no frame in several attempts.
-    pub(super) fn keep_on(
+    /// Reads a source again and again, with pauses where it fails, until it says itself that it is over, or is given up.
+    pub(crate) fn keep_on(
         &mut self,
+        persistence: Persistence,
         mut read: impl FnMut(&mut Feed) -> Result<End, SourceError>,
     ) -> Result<(), SourceError> {
         let (mut ever, mut attempts) = (false, 0);
@@ -128,16 +161,21 @@ impl Feed {
                 return Ok(());
             }
             let reason = match result {
+                Ok(End::Over) if persistence.again && self.frames > 0 => continue,
+                Ok(End::Over) if persistence.again => SourceError::failed("the source gave no frame"),
                 Ok(End::Over) => return Ok(()),
                 Ok(End::Cut) => SourceError::failed("the stream broke off"),
                 Err(error) => error,
             };
             ever |= self.frames > 0;
             attempts = if self.frames > 0 { 0 } else { attempts + 1 };
-            if !ever || attempts == ATTEMPTS {
-                return Err(reason);
-            }
-            let pause = PAUSE * 2u32.pow(attempts);
+            let longest = match persistence.retry {
+                Retry::Never => return Err(reason),
+                Retry::Some if !ever || attempts == ATTEMPTS => return Err(reason),
+                Retry::Some => Duration::MAX,
+                Retry::Always { longest } => longest,
+            };
+            let pause = (PAUSE * 2u32.pow(attempts.min(16))).min(longest);
             self.queue.trouble(format!("{reason}; next attempt in {:.1} s", pause.as_secs_f64()));
             if !self.queue.sleep(pause) {
                 return Ok(());
@@ -149,23 +187,29 @@ impl Feed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::{Item, Policy};
+    use crate::queue::{Item, Outcome, Policy};
+
+    const SOME: Persistence = Persistence { again: false, retry: Retry::Some };
 
     /// The items that come of a source, which is read by `read`.
     fn items(
+        persistence: Persistence,
         read: impl FnMut(&mut Feed) -> Result<End, SourceError> + Send,
     ) -> (Vec<String>, Result<(), SourceError>) {
         let queue = Arc::new(Queue::new(Policy::Every));
         let mut feed = Feed::new(queue.clone(), Interrupter::default(), None);
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                let result = feed.keep_on(read);
+                let result = feed.keep_on(persistence, read);
                 feed.queue.end(result);
             });
             let mut items = Vec::new();
             loop {
                 match queue.pop(Duration::from_secs(10)) {
-                    Item::Frame(frame) => items.push(frame.number.to_string()),
+                    Item::Frame(frame) => {
+                        queue.settle(Outcome::Processed);
+                        items.push(frame.number.to_string());
+                    }
                     Item::Trouble(text) => items.push(text),
                     Item::Ended(result) => return (items, result),
                     Item::Nothing => panic!("it goes on"),
@@ -177,7 +221,7 @@ mod tests {
     #[test]
     fn what_is_cut_is_read_again() {
         let mut attempt = 0;
-        let (items, result) = items(|feed| {
+        let (items, result) = items(SOME, |feed| {
             attempt += 1;
             match attempt {
                 1 => feed.frame(None, Ok(Vec::new())),
@@ -198,7 +242,34 @@ mod tests {
 
     #[test]
     fn what_never_worked_fails_at_once() {
-        let (items, result) = items(|_| Err(SourceError::failed("no route")));
+        let (items, result) = items(SOME, |_| Err(SourceError::failed("no route")));
         assert_eq!((items, result), (vec![], Err(SourceError::failed("no route"))));
+    }
+
+    #[test]
+    fn what_is_to_go_on_for_ever_does() {
+        let (longest, mut attempt) = (Duration::from_millis(10), 0);
+        let (items, result) = items(Persistence { again: true, retry: Retry::Always { longest } }, |feed| {
+            attempt += 1;
+            match attempt {
+                1..=9 => Err(SourceError::failed("no route")),
+                10 => Ok(End::Over),
+                11 | 12 => {
+                    feed.frame(None, Ok(Vec::new()));
+                    Ok(End::Over)
+                }
+                _ => {
+                    feed.queue.close();
+                    Ok(End::Over)
+                }
+            }
+        });
+        assert_eq!(
+            items.iter().filter(|item| *item == "no route; next attempt in 0.0 s").count(),
+            9,
+            "{items:?}"
+        );
+        assert!(items.contains(&"the source gave no frame; next attempt in 0.0 s".to_owned()), "{items:?}");
+        assert_eq!((items.len(), result), (12, Ok(())), "two frames");
     }
 }

@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::SourceError;
 use super::feed::{End, Feed};
@@ -16,6 +19,8 @@ const LINE_BYTES: u64 = 2000;
 
 /// Microseconds without anything from a camera of the network, after which it counts as gone.
 const PATIENCE: u32 = 10_000_000;
+/// The same of the program itself, whatever it waits for.
+const SILENCE: Duration = Duration::from_secs(12);
 
 /// A video file, every frame of it.
 pub(super) fn file(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
@@ -24,14 +29,14 @@ pub(super) fn file(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
     input.push(path);
     let mut command = command();
     command.args(["-protocol_whitelist", "file,crypto,data", "-i"]).arg(input);
-    run(command, None, feed, &|text| text.to_owned()).map(drop)
+    run(command, None, Duration::MAX, feed, &|text| text.to_owned()).map(drop)
 }
 
 /// A camera of this machine (Video4Linux).
 pub(super) fn camera(path: &Path, feed: &mut Feed) -> Result<End, SourceError> {
     let mut command = command();
     command.args(["-f", "v4l2", "-i"]).arg(path);
-    run(command, None, feed, &|text| text.to_owned())
+    run(command, None, SILENCE, feed, &|text| text.to_owned())
 }
 
 /// An address. It goes to the program through its standard input, as a list of one file: command lines can be read by
@@ -45,7 +50,7 @@ pub(super) fn remote(address: &Address, feed: &mut Feed) -> Result<End, SourceEr
     ]);
     command.args(["-i", "pipe:0"]);
     let list = list(address.url())?;
-    let result = run(command, Some(list), feed, &|text| address.redact(text));
+    let result = run(command, Some(list), SILENCE, feed, &|text| address.redact(text));
     result.map_err(|error| SourceError::Failed(format!("{address}: {error}")))
 }
 
@@ -70,11 +75,12 @@ fn command() -> Command {
     command
 }
 
-/// Starts the program and reads its pictures, which are not compressed and not lost. `redact` takes secrets out of what it
-/// says.
+/// Starts the program and reads its pictures, which are not compressed and not lost. Where it gives nothing for as long as
+/// `silence` while it is read, it is ended. `redact` takes secrets out of what it says.
 fn run(
     mut command: Command,
     input: Option<String>,
+    silence: Duration,
     feed: &mut Feed,
     redact: &dyn Fn(&str) -> String,
 ) -> Result<End, SourceError> {
@@ -97,8 +103,16 @@ fn run(
         let child = child.clone();
         move || child.lock().unwrap_or_else(PoisonError::into_inner).kill()
     });
-    let result =
-        stdout.map_or(Ok(End::Cut), |stdout| feed.pictures(BufReader::with_capacity(1 << 20, stdout)));
+    let watch = Watch::start(child.clone(), silence);
+    let result = stdout.map_or(Ok(End::Cut), |stdout| {
+        feed.pictures(BufReader::with_capacity(
+            1 << 20,
+            Watched { inner: stdout, since: watch.since.clone() },
+        ))
+    });
+    if watch.end() {
+        return Err(SourceError::Failed(format!("ffmpeg gave nothing for {} s", silence.as_secs())));
+    }
     let result = match result {
         Ok(End::Cut) => {
             let status =
@@ -122,6 +136,62 @@ fn missing(error: std::io::Error) -> SourceError {
         );
     }
     SourceError::Failed(format!("ffmpeg does not start: {error}"))
+}
+
+/// Since when somebody waits for the program to give something.
+type Since = Arc<Mutex<Option<Instant>>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a program gives, and since when it is waited for.
+struct Watched<R> {
+    inner: R,
+    since: Since,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        *lock(&self.since) = Some(Instant::now());
+        let read = self.inner.read(buffer);
+        *lock(&self.since) = None;
+        read
+    }
+}
+
+/// Ends a program that is silent for too long.
+struct Watch {
+    since: Since,
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<bool>,
+}
+
+impl Watch {
+    fn start(child: Arc<Mutex<Running>>, silence: Duration) -> Watch {
+        let (since, over) = (Since::default(), Arc::new(AtomicBool::new(false)));
+        let thread = std::thread::spawn({
+            let (since, over) = (since.clone(), over.clone());
+            move || {
+                while !over.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(silence.min(Duration::from_secs(60)) / 8);
+                    if lock(&since).is_some_and(|since| since.elapsed() > silence) {
+                        lock(&child).kill();
+                        return true;
+                    }
+                }
+                false
+            }
+        });
+        Watch { since, over, thread }
+    }
+
+    /// Stops watching; whether the program was ended.
+    fn end(self) -> bool {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+        self.thread.join().unwrap_or(false)
+    }
 }
 
 /// A program that does not outlive its owner.
@@ -169,5 +239,22 @@ mod tests {
         let text = list("rtsp://me:it's@host/1").unwrap();
         assert!(text.contains("\nfile 'rtsp://me:it'\\''s@host/1'\noption rtsp_transport tcp\n"), "{text}");
         assert!(list("http://host/\nfile '/etc/passwd'").is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_program_that_is_silent_is_ended() {
+        let running = |script: &str| {
+            let child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+            let child = Arc::new(Mutex::new(Running(child)));
+            let stdout = lock(&child).0.stdout.take().unwrap();
+            let watch = Watch::start(child.clone(), Duration::from_millis(300));
+            let (mut watched, mut text) =
+                (Watched { inner: stdout, since: watch.since.clone() }, String::new());
+            watched.read_to_string(&mut text).unwrap();
+            (text, watch.end())
+        };
+        assert_eq!(running("echo first; exec sleep 60"), ("first\n".into(), true));
+        assert_eq!(running("echo a; sleep 0.1; echo b; sleep 0.1; echo c"), ("a\nb\nc\n".into(), false));
     }
 }

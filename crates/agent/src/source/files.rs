@@ -1,12 +1,17 @@
 //! Pictures that are stored, or come through a pipe.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use espalier_tasks::image::{EXTENSIONS, is_image_name};
 
 use super::{Feed, SourceError};
 use crate::frame::{Fault, PICTURE_BYTES};
+
+/// A watched folder is looked at this far apart.
+const LOOKS_APART: Duration = Duration::from_millis(250);
 
 fn named(path: &Path) -> impl Fn(std::io::Error) -> SourceError {
     move |error| SourceError::failed(format!("{}: {error}", path.display()))
@@ -14,12 +19,7 @@ fn named(path: &Path) -> impl Fn(std::io::Error) -> SourceError {
 
 /// The pictures of a folder, in the order of their names; numbers in names count as numbers.
 pub(super) fn folder(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
-    let entries = std::fs::read_dir(path).map_err(named(path))?;
-    let mut files = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(named(path))?;
-    files.retain(|file| is_image_name(file) && file.is_file());
+    let files = pictures(path)?;
     if files.is_empty() {
         return Err(SourceError::Wrong(format!(
             "{}: it holds no picture ({})",
@@ -27,11 +27,43 @@ pub(super) fn folder(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
             EXTENSIONS.join(", ")
         )));
     }
-    files.sort_by_cached_key(|file| natural(&file.file_name().unwrap_or_default().to_string_lossy()));
     for file in files {
         if !one(&file, feed) {
             break;
         }
+    }
+    Ok(())
+}
+
+fn pictures(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let entries = std::fs::read_dir(path).map_err(named(path))?;
+    let mut files = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(named(path))?;
+    files.retain(|file| is_image_name(file) && file.is_file());
+    files.sort_by_cached_key(|file| natural(&file.file_name().unwrap_or_default().to_string_lossy()));
+    Ok(files)
+}
+
+/// The pictures of a folder, and then those that come into it, as long as it is there. One that is still being written is
+/// left until it no longer changes; one that was replaced is taken again.
+pub(super) fn watched(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
+    // What each file was like at the last look, and whether it was taken as that.
+    let mut known: BTreeMap<PathBuf, (Option<(u64, SystemTime)>, bool)> = BTreeMap::new();
+    while feed.sleep(LOOKS_APART) {
+        let mut now = BTreeMap::new();
+        for file in pictures(path)? {
+            let is = std::fs::metadata(&file).ok().and_then(|data| Some((data.len(), data.modified().ok()?)));
+            let before = known.get(&file);
+            let is_same = before.is_some_and(|(was, _)| *was == is);
+            let taken = is_same && before.is_some_and(|(_, taken)| *taken);
+            if is_same && !taken && !one(&file, feed) {
+                return Ok(());
+            }
+            now.insert(file, (is, is_same));
+        }
+        known = now;
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Where pictures come from.
 
 mod buffer;
+mod digits;
+mod disturb;
 mod feed;
 mod ffmpeg;
 mod files;
@@ -18,7 +20,10 @@ use espalier_tasks::image::{is_image, is_image_name};
 use crate::address::Address;
 use crate::queue::Policy;
 
-pub(crate) use feed::{Feed, Interrupter};
+pub use digits::Digits;
+pub use disturb::Disturbance;
+pub(crate) use feed::{End, Feed, Interrupter};
+pub use feed::{Persistence, Retry};
 
 /// Endings of the names of JPEGs one after another.
 const MJPEG: [&str; 2] = ["mjpeg", "mjpg"];
@@ -29,6 +34,9 @@ pub enum SourceError {
     /// It names nothing that could be read: the caller is to name something else.
     #[error("{0}")]
     Wrong(String),
+    /// Nothing of that name is there now.
+    #[error("{0}")]
+    Missing(String),
     /// It was named rightly, and failed.
     #[error("{0}")]
     Failed(String),
@@ -45,6 +53,8 @@ impl SourceError {
 pub enum Source {
     /// The pictures of a folder, by name.
     Folder(PathBuf),
+    /// The pictures of a folder, and those that come into it.
+    Watched(PathBuf),
     /// One picture.
     Picture(PathBuf),
     /// A file of JPEGs one after another.
@@ -59,18 +69,22 @@ pub enum Source {
     Http(Address),
     /// Any other address, RTSP say, through `ffmpeg`.
     Remote(Address),
+    /// The built-in digits as a camera.
+    Digits(Digits),
 }
 
 impl Source {
-    /// What `text` names: a number is a camera, `-` standard input, what has a scheme (`rtsp://...`) an address, anything
+    /// What `text` names: a number is a camera, `-` standard input, `builtin:mnist-5k` the built-in digits, what has a scheme (`rtsp://...`) an address, anything
     /// else a file or folder. In addresses, `${NAME}` stands for a variable of the environment.
     ///
     /// # Errors
-    /// [`SourceError::Wrong`] where nothing of that name is there.
+    /// [`SourceError::Missing`] where nothing of that name is there, [`SourceError::Wrong`] where nothing can be.
     pub fn new(text: &str) -> Result<Source, SourceError> {
         let is_variable = text.starts_with("${") && text.ends_with('}');
         if text == "-" {
             Ok(Source::Input)
+        } else if Digits::is_meant(text) {
+            Digits::new(text).map(Source::Digits)
         } else if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             camera(Path::new(&format!("/dev/video{text}")), text)
         } else if text.contains("://") || is_variable {
@@ -98,7 +112,7 @@ impl Source {
 
     /// Whether it goes on whether or not anybody looks.
     pub fn is_live(&self) -> bool {
-        matches!(self, Source::Camera(_) | Source::Http(_) | Source::Remote(_))
+        matches!(self, Source::Camera(_) | Source::Http(_) | Source::Remote(_) | Source::Digits(_))
     }
 
     /// What is usual for it: the newest of what is live, every frame of what is stored or piped.
@@ -106,17 +120,25 @@ impl Source {
         if self.is_live() { Policy::Latest } else { Policy::Every }
     }
 
-    /// Reads it to its end, or until nobody takes frames any more.
-    pub(crate) fn read(&self, feed: &mut Feed) -> Result<(), SourceError> {
+    /// How long it is read where nobody says otherwise: what is live is tried again where it breaks off.
+    pub fn persistence(&self) -> Persistence {
+        Persistence { again: false, retry: if self.is_live() { Retry::Some } else { Retry::Never } }
+    }
+
+    /// Reads it once: to its end, until it breaks off, or until nobody takes frames any more.
+    pub(crate) fn read(&self, feed: &mut Feed) -> Result<End, SourceError> {
+        let over = |()| End::Over;
         match self {
-            Source::Folder(path) => files::folder(path, feed),
-            Source::Picture(path) => files::picture(path, feed),
-            Source::Mjpeg(path) => files::mjpeg(path, feed),
-            Source::Input => files::input(feed),
-            Source::Video(path) => ffmpeg::file(path, feed),
-            Source::Camera(path) => feed.keep_on(|feed| ffmpeg::camera(path, feed)),
-            Source::Http(address) => feed.keep_on(|feed| http::read(address, feed)),
-            Source::Remote(address) => feed.keep_on(|feed| ffmpeg::remote(address, feed)),
+            Source::Folder(path) => files::folder(path, feed).map(over),
+            Source::Watched(path) => files::watched(path, feed).map(over),
+            Source::Picture(path) => files::picture(path, feed).map(over),
+            Source::Mjpeg(path) => files::mjpeg(path, feed).map(over),
+            Source::Input => files::input(feed).map(over),
+            Source::Video(path) => ffmpeg::file(path, feed).map(over),
+            Source::Camera(path) => ffmpeg::camera(path, feed),
+            Source::Http(address) => http::read(address, feed),
+            Source::Remote(address) => ffmpeg::remote(address, feed),
+            Source::Digits(digits) => digits.play(feed).map(over),
         }
     }
 }
@@ -126,8 +148,10 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Input => f.write_str("standard input"),
+            Source::Digits(digits) => digits.fmt(f),
             Source::Http(address) | Source::Remote(address) => address.fmt(f),
             Source::Folder(path)
+            | Source::Watched(path)
             | Source::Picture(path)
             | Source::Mjpeg(path)
             | Source::Video(path)
@@ -140,14 +164,14 @@ fn camera(path: &Path, text: &str) -> Result<Source, SourceError> {
     if path.exists() {
         return Ok(Source::Camera(path.into()));
     }
-    Err(SourceError::Wrong(format!("there is no camera {text} ({} does not exist)", path.display())))
+    Err(SourceError::Missing(format!("there is no camera {text} ({} does not exist)", path.display())))
 }
 
 fn local(path: &Path) -> Result<Source, SourceError> {
     let shown = path.display();
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     if !path.exists() {
-        Err(SourceError::Wrong(format!("{shown}: there is no such file or folder")))
+        Err(SourceError::Missing(format!("{shown}: there is no such file or folder")))
     } else if path.is_dir() {
         Ok(Source::Folder(path.into()))
     } else if path.starts_with("/dev/") && !path.is_file() {
@@ -199,13 +223,20 @@ mod tests {
         check("http://h/v", Source::Http(address("http://h/v")), true);
         check("RTSP://h/v", Source::Remote(address("RTSP://h/v")), true);
         check("/dev/null", Source::Camera("/dev/null".into()), true);
+        check("builtin:mnist-5k", Source::Digits(Digits::default()), true);
     }
 
     #[test]
     fn what_is_not_there_is_named_without_secrets() {
         let check = |text: &str, words: &str| {
             let error = Source::new(text).unwrap_err();
-            assert!(matches!(error, SourceError::Wrong(_)) && error.to_string().contains(words), "{error}");
+            let is_missing = words.contains("there is no");
+            assert_eq!(matches!(error, SourceError::Missing(_)), is_missing, "{error}");
+            assert!(
+                matches!(error, SourceError::Wrong(_) | SourceError::Missing(_))
+                    && error.to_string().contains(words),
+                "{error}"
+            );
             assert!(!error.to_string().contains("geheim"), "{error}");
         };
         check("", "there is no such file");

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+mod agent;
 mod benchmark;
 mod completions;
 mod compress;
@@ -29,6 +30,7 @@ pub(crate) enum Command {
     Export(export::Args),
     Inspect(inspect::Args),
     Benchmark(benchmark::Args),
+    Agent(agent::Args),
     Demo(demo::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -48,6 +50,7 @@ impl Command {
             Command::Export(args) => export::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Benchmark(args) => benchmark::run(args),
+            Command::Agent(args) => agent::run(args),
             Command::Demo(args) => demo::run(args),
             Command::Completions(args) => completions::run(args),
             Command::Man(args) => man::run(args),

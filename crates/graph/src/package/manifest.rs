@@ -12,10 +12,13 @@ use crate::package::PackageError;
 pub const MAJOR: u64 = 1;
 
 /// The entries of [`Format::requires`] that are understood.
-pub const FEATURES: &[&str] = &[INT8];
+pub const FEATURES: &[&str] = &[INT8, REFERENCE];
 
 /// Stands in [`Format::requires`] where values of the graph are quantized.
 const INT8: &str = "int8";
+
+/// Stands in [`Format::requires`] where the package holds reference statistics, a kind of tensor that older readers refuse.
+const REFERENCE: &str = "reference";
 
 /// Every JSON object costs hundreds of bytes once parsed, so their number is bounded before.
 const MAX_OBJECTS: usize = 4096;
@@ -35,6 +38,14 @@ impl Format {
     pub fn of(graph: &Graph) -> Self {
         let quantized = graph.values().iter().any(|value| value.ty.dtype.quant().is_some());
         Format { major: MAJOR, requires: quantized.then(|| INT8.to_string()).into_iter().collect() }
+    }
+
+    /// The same for a package with reference statistics.
+    pub fn with_reference(mut self) -> Self {
+        if !self.requires.iter().any(|entry| entry == REFERENCE) {
+            self.requires.push(REFERENCE.into());
+        }
+        self
     }
 }
 
@@ -135,6 +146,19 @@ impl Manifest {
         match self.metrics.iter().find(|(_, value)| !value.is_finite()) {
             Some((name, value)) => Err(PackageError::Manifest(format!("has the metric `{name}` = {value}"))),
             None => Ok(()),
+        }
+    }
+}
+
+impl Manifest {
+    /// Whether it says of reference statistics what is there.
+    pub(super) fn check_reference(&self, is_there: bool) -> Result<(), PackageError> {
+        let is_said = self.format.requires.iter().any(|entry| entry == REFERENCE);
+        match is_there && !is_said {
+            true => Err(PackageError::Manifest(format!(
+                "does not require `{REFERENCE}`, though the package holds reference statistics"
+            ))),
+            false => Ok(()),
         }
     }
 }

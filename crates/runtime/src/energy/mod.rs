@@ -142,12 +142,13 @@ fn repeat(least: usize, time: Duration, run: &mut dyn FnMut()) -> usize {
 
 /// CPU time of all threads of this process; `None` where the system does not tell.
 #[cfg(unix)]
-fn cpu_seconds() -> Option<f64> {
+pub fn cpu_seconds() -> Option<f64> {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Some(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
 }
 
+/// Nothing: the system does not tell.
 #[cfg(not(unix))]
-fn cpu_seconds() -> Option<f64> {
+pub fn cpu_seconds() -> Option<f64> {
     None
 }

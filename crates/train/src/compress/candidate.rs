@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use espalier_graph::{Format, Graph, Lineage, Manifest, Package, Weights};
-use espalier_tasks::{Image, Limits, Model, Task};
+use espalier_tasks::{Image, Limits, Model, Recorder, Task};
 use sha2::{Digest, Sha256};
 
 use super::budget::Figures;
@@ -14,6 +14,7 @@ use crate::best::golden_pictures;
 use crate::data::Examples;
 use crate::digest;
 use crate::evaluate::measure_each;
+use crate::reference::Looks;
 
 /// A network that could be the answer.
 pub struct Candidate {
@@ -41,6 +42,7 @@ pub(super) struct Bench<'a> {
     pub(super) request: &'a Request,
     /// Where golden samples come from.
     pictures: Vec<Image>,
+    looks: Looks,
     dataset: String,
 }
 
@@ -52,7 +54,8 @@ impl<'a> Bench<'a> {
         hash.update(request.val.digest());
         hash.update(calibration.digest());
         let dataset = digest::finish(hash);
-        Ok(Bench { request, pictures: pictures(&request.val)?, dataset })
+        let looks = Looks::of_examples(&request.val, &request.task, request.threads);
+        Ok(Bench { request, pictures: pictures(&request.val)?, looks, dataset })
     }
 
     /// Identifies val and the calibration images.
@@ -76,21 +79,28 @@ impl<'a> Bench<'a> {
         notify(Event::Began { what: name.clone(), unit: "images", length: val.list.len() });
         let mut model = Model::new(graph.clone(), weights.clone(), task.clone(), *isa, *threads)?;
         let (mut labels, classifies) = (BTreeMap::new(), matches!(task, Task::ClassifyImage(_)));
+        let mut recorder = Recorder::new(task);
         let measured = measure_each(
             &mut model,
             val,
             *threads,
             &mut |at, outputs| {
+                self.looks.record(&mut recorder, task, at, outputs)?;
                 if classifies {
                     labels.insert(at, espalier_tasks::classification::argmax(outputs[0]));
                 }
+                Ok(())
             },
             &mut |done| notify(Event::Done(done)),
         )?;
         let metrics = measured.metrics.metrics();
         let golden = self.pictures.iter().map(|picture| model.golden(picture)).collect::<Result<_, _>>()?;
-        let manifest = self.manifest(&graph, (structure, &recipe), metrics.clone())?;
-        let package = Package { manifest, graph, weights, golden };
+        let mut manifest = self.manifest(&graph, (structure, &recipe), metrics.clone())?;
+        let reference = recorder.finish().map(|reference| reference.tensors()).unwrap_or_default();
+        if !reference.is_empty() {
+            manifest.format = manifest.format.with_reference();
+        }
+        let package = Package { manifest, graph, weights, golden, reference };
         let size_bytes = package.to_bytes()?.len() as u64;
         let figures = Figures::untimed(metrics, size_bytes);
         let (agreement, refused) = (None, None);

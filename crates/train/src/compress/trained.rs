@@ -39,7 +39,8 @@ impl Trained {
         let lineage = Lineage { settings: Some(self.key.clone()), ..Lineage::default() };
         let manifest = Manifest { name: name.into(), lineage, ..Manifest::default() };
         let (graph, weights) = (graph.clone(), weights.clone());
-        Ok(Package { manifest, graph, weights, golden: Vec::new() }.write(self.path(name))?)
+        Ok(Package { manifest, graph, weights, golden: Vec::new(), reference: Weights::new() }
+            .write(self.path(name))?)
     }
 
     fn path(&self, name: &str) -> PathBuf {

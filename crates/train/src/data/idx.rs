@@ -7,6 +7,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use espalier_digits::{IMAGES, LABELS, NAME};
 use flate2::read::MultiGzDecoder;
 
 use super::split::{VAL_ONLY, WHOLE, by_order};
@@ -17,10 +18,6 @@ const VALUES_MAX: u64 = 1 << 30;
 
 /// Most images of one file: each takes some hundred bytes besides its pixels.
 const IMAGES_MAX: usize = 4 << 20;
-
-const BUILTIN: &str = "mnist-5k";
-const BUILTIN_IMAGES: &[u8] = include_bytes!("../../assets/mnist-5k-images-idx3-ubyte.gz");
-const BUILTIN_LABELS: &[u8] = include_bytes!("../../assets/mnist-5k-labels-idx1-ubyte.gz");
 
 /// An images file and its labels file.
 pub(super) struct Pair {
@@ -80,12 +77,12 @@ fn split_of(prefix: &str) -> Option<Split> {
 
 /// The set that the program carries: of each digit 400 for train, 50 for val and 50 for test.
 pub(super) fn builtin(name: &str) -> Result<Dataset, DataError> {
-    if name != BUILTIN {
+    if name != NAME {
         return Err(unrecognised(Path::new(&format!("builtin:{name}")), "there is no such built-in set"));
     }
-    let samples = samples(BUILTIN, MultiGzDecoder::new(BUILTIN_IMAGES), MultiGzDecoder::new(BUILTIN_LABELS));
-    let samples = samples.map_err(|reason| unreadable(Path::new(BUILTIN), reason))?;
-    Ok(dataset(BUILTIN.to_owned(), by_order(samples, WHOLE)))
+    let samples = samples(NAME, MultiGzDecoder::new(IMAGES), MultiGzDecoder::new(LABELS));
+    let samples = samples.map_err(|reason| unreadable(Path::new(NAME), reason))?;
+    Ok(dataset(NAME.to_owned(), by_order(samples, WHOLE)))
 }
 
 fn dataset(name: String, splits: [Vec<Sample>; 3]) -> Dataset {

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use espalier_graph::{Format, Lineage, Manifest, Package};
+use espalier_graph::{Format, Lineage, Manifest, Package, Weights};
 use espalier_onnx::{Batch, Imported, Metadata, Options};
 use espalier_passes::fold_batch_norm;
 use espalier_passes::integers::{Remark, Remarks};
-use espalier_tasks::Fit;
+use espalier_runtime::Isa;
+use espalier_tasks::{Fit, Model, Task};
 use espalier_train::networks;
 use serde_json::{Value, json};
 
@@ -72,6 +73,9 @@ pub(crate) struct Args {
     /// head's usual.
     #[arg(long, value_name = "X")]
     iou: Option<f32>,
+    /// Labelled pictures whose val split gives the reference statistics, by which devices tell drift.
+    #[arg(long, value_name = "DATA")]
+    data: Option<String>,
     /// Worker threads; default: one for each core.
     #[arg(long)]
     threads: Option<usize>,
@@ -122,8 +126,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         graph,
         weights,
         golden: Vec::new(),
+        reference: Weights::new(),
     };
-    package.golden = samples::golden(&package.graph, &package.weights, task, threads)?;
+    package.golden = samples::golden(&package.graph, &package.weights, task.clone(), threads)?;
+    match (task, &args.data) {
+        (Some(task), Some(data)) => add_reference(&mut package, task, data, threads)?,
+        (Some(_), None) => notes.push(
+            "there are no reference statistics, so devices cannot tell drift: --data DATA takes them of the val split".into(),
+        ),
+        (None, _) => {}
+    }
     if let Some(Remarks { integers, floats }) = &integers {
         notes.push(computes(*integers, floats));
     }
@@ -145,6 +157,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         shown.as_object_mut().and_then(|shown| shown.remove("notes"));
         print::table(&shown, &["name", "type"])
     })
+}
+
+/// Takes the reference statistics of the val split of `data`.
+fn add_reference(package: &mut Package, task: Task, data: &str, threads: usize) -> anyhow::Result<()> {
+    let (graph, weights) = (package.graph.clone(), package.weights.clone());
+    let mut model = Model::new(graph, weights, task, Isa::best(), threads)?;
+    package.reference = espalier_train::reference::statistics(&mut model, data)?;
+    package.manifest.format = Format::of(&package.graph).with_reference();
+    Ok(())
 }
 
 /// How a quantized network computes, in words.

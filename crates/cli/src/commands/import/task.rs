@@ -75,6 +75,7 @@ fn check_flags(args: &Args, kind: Kind) -> anyhow::Result<()> {
         ("--std", args.std.is_some()),
         ("--bgr", args.bgr),
         ("--fit", args.fit.is_some()),
+        ("--data", args.data.is_some()),
     ];
     let given =
         |flags: &[(&'static str, bool)]| flags.iter().find(|(_, given)| *given).map(|(flag, _)| *flag);

@@ -14,7 +14,8 @@ use crate::compute::Compute;
     after_help = "\
 Sources: a number is a camera (0 is /dev/video0); a folder of pictures, a picture, a file of JPEGs one after another \
 (.mjpeg, .mjpg) or any video; http://, https:// (MJPEG, a picture, or a video), rtsp:// and other URLs, in which \
-${NAME} stands for a variable of the environment; - is standard input, pictures one after another. Videos, cameras and \
+${NAME} stands for a variable of the environment; - is standard input, pictures one after another; \
+builtin:mnist-5k?rate=20&darkness=0.6 the built-in digits as a camera (docs/insights.md). Videos, cameras and \
 RTSP need the program ffmpeg. One line (with --json one JSON object) is printed for each frame; broken ones are named on \
 stderr. Ctrl-C ends the stream; the counts follow on stderr.
 

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use anyhow::Context;
-use espalier_agent::{Board, Event, Fault, Frame, Policy, Server, Shot, Source, SourceError, Stream, Tally};
-use espalier_tasks::{Answer, Image, Model};
+use anyhow::{Context, bail};
+use espalier_agent::{
+    Board, Fault, Frame, Listener, Manner, Policy, Reading, Seen, Server, Source, SourceError, Stream,
+    Viewer, broken,
+};
+use espalier_tasks::{Answer, Model};
 use serde_json::{Value, json};
 
 use crate::exit::usage;
 use crate::{open, print};
-
-/// Longest wait before a look at whether the stream is to end.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Flags of `run --source`.
 #[derive(clap::Args)]
@@ -45,27 +45,39 @@ pub(super) fn run(args: &super::Args, source: &str) -> anyhow::Result<()> {
     }
     let source = Source::new(source).map_err(source_error)?;
     let model = model(args)?;
-    let shown = flags.show.then(|| show(args, &source, &model)).transpose()?;
     let policy = match flags.policy.as_deref() {
         Some("latest") => Policy::Latest,
         Some(_) => Policy::Every,
         None => source.policy(),
     };
     let stop = stop()?;
-    let board = shown.as_ref().map(|(board, _)| board.clone());
-    let mut run = Run { model, board, json: args.json, tally: Tally::default(), begun: Instant::now() };
-    let stream = Stream::open(source, policy, flags.rate);
-    let result = run.follow(&stream, &stop);
+    let package = args.package.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let labels = model.task().labels().to_vec();
+    let board = Board::new(source.to_string(), package, labels);
+    let server = flags.show.then(|| show(&board, flags.port)).transpose()?;
+    let reading = Reading { policy, rate: flags.rate, ..Reading::usual(&source) };
+    let begun = Instant::now();
+    let mut viewer = Viewer::new(model, board.clone(), Manner::default());
+    let stream = Stream::open(move || Ok(source.clone()), reading);
+    let ended = viewer.follow(&stream, &mut Printer { json: args.json, begun, stop: stop.clone() });
     stream.close();
-    stream.count(&mut run.tally);
-    if let Some((board, server)) = shown {
-        board.ended(&run.tally);
+    viewer.count(&stream);
+    if let Some(server) = server {
+        board.ended(None);
         // Pages that are open hear it.
         std::thread::sleep(Duration::from_millis(200));
         drop(server);
     }
-    eprintln!("{}", run.summary());
-    result
+    let (summary, counts) = board.tally(|tally| (tally.summary(), tally.counts));
+    let seconds = begun.elapsed().as_secs_f64();
+    let rate = counts.processed as f64 / seconds.max(1e-6);
+    eprintln!("{summary}; {seconds:.1} s, {rate:.1} frames/s");
+    match ended? {
+        Ok(()) if stop.load(Ordering::Relaxed) => Ok(()),
+        Ok(()) if counts.seen() == 0 => bail!("the source gave no frame"),
+        Ok(()) if counts.broken == counts.seen() => bail!("no frame of the source is a picture"),
+        result => result.map_err(source_error),
+    }
 }
 
 /// The package's model. Without a task there is nothing that pictures could be fed to.
@@ -80,19 +92,16 @@ fn model(args: &super::Args) -> anyhow::Result<Model> {
     args.compute.model(&args.package)
 }
 
-fn show(args: &super::Args, source: &Source, model: &Model) -> anyhow::Result<(Arc<Board>, Server)> {
-    let package = args.package.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let board = Board::new(source.to_string(), package, model.task().labels().to_vec());
-    let port = args.stream.port;
+fn show(board: &Arc<Board>, port: Option<u16>) -> anyhow::Result<Server> {
     let server = Server::start(board.clone(), port)
         .with_context(|| port.map_or("--show".into(), |port| format!("--port {port}")))?;
     eprintln!("live picture: {}", server.url());
-    Ok((board, server))
+    Ok(server)
 }
 
 fn source_error(error: SourceError) -> anyhow::Error {
     match error {
-        SourceError::Wrong(text) => usage(format!("--source {text}")),
+        SourceError::Wrong(text) | SourceError::Missing(text) => usage(format!("--source {text}")),
         SourceError::Failed(text) => anyhow::anyhow!("--source {text}"),
     }
 }
@@ -107,61 +116,19 @@ fn stop() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-struct Run {
-    model: Model,
-    board: Option<Arc<Board>>,
+/// Prints answers on stdout and everything else on stderr.
+struct Printer {
     json: bool,
-    tally: Tally,
     begun: Instant,
+    stop: Arc<AtomicBool>,
 }
 
-impl Run {
-    /// Answers frame after frame, until the stream ends or is to be ended.
-    fn follow(&mut self, stream: &Stream, stop: &AtomicBool) -> anyhow::Result<()> {
-        while !stop.load(Ordering::Relaxed) {
-            let event = stream.next(PATIENCE);
-            stream.count(&mut self.tally);
-            match event {
-                Event::Frame(frame) => self.frame(frame)?,
-                Event::Trouble(text) => self.trouble(&text),
-                Event::Ended(Ok(())) if self.tally.seen == 0 => anyhow::bail!("the source gave no frame"),
-                Event::Ended(Ok(())) if self.tally.broken == self.tally.seen => {
-                    anyhow::bail!("no frame of the source is a picture")
-                }
-                Event::Ended(result) => return result.map_err(source_error),
-                Event::Nothing => {}
-            }
-        }
-        Ok(())
-    }
+impl Listener for Printer {
+    type Error = anyhow::Error;
 
-    fn frame(&mut self, frame: Frame) -> anyhow::Result<()> {
-        match frame.image() {
-            Ok(image) => self.picture(&frame, image),
-            Err(fault) => {
-                self.broken(&frame, &fault);
-                Ok(())
-            }
-        }
-    }
-
-    fn picture(&mut self, frame: &Frame, image: Image) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        let answer = self.model.answer(&image)?;
-        let (inference, latency) = (begun.elapsed(), frame.captured.elapsed());
-        self.tally.processed(inference, latency);
-        let (inference_ms, latency_ms) = (inference.as_secs_f64() * 1e3, latency.as_secs_f64() * 1e3);
-        self.print(frame, &answer, inference_ms)?;
-        if let Some(board) = &self.board {
-            let (number, captured) = (frame.number, frame.captured);
-            board.shot(Shot { number, image, answer, inference_ms, latency_ms, captured }, &self.tally);
-        }
-        Ok(())
-    }
-
-    fn print(&self, frame: &Frame, answer: &Answer, ms: f64) -> anyhow::Result<()> {
-        let value = line(frame, answer, self.model.task().labels(), ms);
-        print::result(self.json, &value, || {
+    fn answered(&mut self, seen: &Seen<'_>) -> anyhow::Result<()> {
+        let (frame, answer, ms) = (seen.frame, seen.answer, seen.inference.as_secs_f64() * 1e3);
+        print::result(self.json, &line(frame, answer, seen.labels, ms), || {
             let seconds = frame.captured.saturating_duration_since(self.begun).as_secs_f64();
             let file = frame.file.as_ref().map(|file| format!("{}  ", print::line(file))).unwrap_or_default();
             format!(
@@ -173,22 +140,15 @@ impl Run {
     }
 
     fn broken(&mut self, frame: &Frame, fault: &Fault) {
-        self.tally.broken += 1;
-        let file = frame.file.as_ref().map(|file| format!(" ({file})")).unwrap_or_default();
-        self.trouble(&format!("frame {}{file} is broken: {fault}", frame.number));
+        self.failing(&broken(frame, fault));
     }
 
-    fn trouble(&self, text: &str) {
+    fn failing(&mut self, text: &str) {
         eprintln!("espalier: {}", print::line(text));
-        if let Some(board) = &self.board {
-            board.trouble(text, &self.tally);
-        }
     }
 
-    fn summary(&self) -> String {
-        let seconds = self.begun.elapsed().as_secs_f64();
-        let rate = self.tally.processed as f64 / seconds.max(1e-6);
-        format!("{}; {seconds:.1} s, {rate:.1} frames/s", self.tally.summary())
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! What a block costs when it is skipped in no other place, in units of what its weights cost in the dense kernel, depends
 //! on how well pixels fill vectors of sixteen, thus on the size of the map; on how often loads cross cache lines, thus on
-//! the kernel's size; and little on channels. So a row for each size of map is enough. Measured on Zen 4 with
-//! `int8_speed sparse` (`bench/runs/2026-11-24-int8-sparse-kernels.txt`), rounded up to the slowest shape of a row.
+//! the kernel's size; and little on channels. So a row for each size of map is enough. Measured on Zen 4 and Zen 5 with
+//! `int8_speed sparse` (`bench/runs/*-int8-sparse-kernels.txt`), rounded up to the slowest shape of a row on either, so that
+//! nothing becomes slower by being computed sparsely.
 //! Epilogues are the same for all methods and decide nothing.
 
 use super::stream::{Block, Blocks};
@@ -18,10 +19,10 @@ type Row = (usize, [f64; 2], [f64; 2]);
 /// Products of bytes: bound by loads in blocks of 1x4, by products in blocks of 2x4.
 #[cfg(target_arch = "x86_64")]
 const BYTES: &[Row] = &[
-    (784, [1.5, 1.1], [2.4, 1.4]),
-    (196, [1.95, 1.2], [2.4, 1.4]),
-    (49, [3.0, 1.6], [2.5, 1.4]),
-    (16, [2.8, 1.5], [4.0, 2.3]),
+    (784, [1.85, 1.45], [2.75, 1.55]),
+    (196, [3.4, 1.95], [2.75, 1.55]),
+    (49, [4.6, 2.5], [3.7, 2.05]),
+    (16, [2.8, 1.8], [4.0, 2.6]),
 ];
 
 /// Products of 16 bits.

@@ -2,11 +2,12 @@
 //! one load and a tap is a mere offset.
 //!
 //! That holds in the input itself where strides are 1 and nothing is padded. Elsewhere the rows that an item needs are
-//! copied to scratch, with the zero point around them, as one picture for each residue of rows and columns modulo the
+//! copied to scratch, with the zero point around them, as one *phase* for each residue of rows and columns modulo the
 //! strides that some tap reads (one in all at stride 1, four for a 3x3 kernel at stride 2). Either way the *positions*
 //! of a field are row after row of `pitch` pixels; those past the last output column of a row are computed and not
-//! stored: 61 positions for 7x7 pixels and a 3x3 kernel, 3,246 for 56x56. A copy for each kernel column would do without
-//! them, and could begin rows at cache lines; a study of this CPU found that no faster for blocks of two outputs.
+//! stored: 61 positions for 7x7 pixels and a 3x3 kernel, 3,246 for 56x56. A copy for each kernel column does without
+//! them. That pays where it saves whole vectors (4x4 pixels are one, 22 positions two), and where rows are whole vectors,
+//! which then begin with cache lines.
 
 use crate::LANES;
 use crate::conv::ConvGeometry;
@@ -49,28 +50,52 @@ struct Phase {
     at: usize,
 }
 
-/// The residues of one axis that some tap reads.
-struct Residues {
-    all: Vec<usize>,
-    dilation: usize,
-    stride: usize,
+/// Where the copies of one axis begin, and what kernel positions read in them.
+struct Copies {
+    /// The padded row or column that each begins with.
+    first: Vec<usize>,
+    /// Of each kernel position: which copy it reads, and how far on there.
+    places: Vec<[usize; 2]>,
 }
 
-impl Residues {
-    fn new(w: &Window, axis: usize) -> Residues {
+impl Copies {
+    /// One for each residue modulo the stride that some kernel position reads.
+    fn by_residue(w: &Window, axis: usize) -> Copies {
         let (dilation, stride) = (w.dilation[axis], w.stride[axis]);
-        let mut all: Vec<usize> = (0..w.kernel[axis]).map(|k| k * dilation % stride).collect();
-        all.sort_unstable();
-        all.dedup();
-        Residues { all, dilation, stride }
+        let at = |k: usize| k * dilation;
+        let mut first: Vec<usize> = (0..w.kernel[axis]).map(|k| at(k) % stride).collect();
+        first.sort_unstable();
+        first.dedup();
+        let copy = |k| first.binary_search(&(at(k) % stride)).expect("the residue of a kernel position");
+        let places = (0..w.kernel[axis]).map(|k| [copy(k), at(k) / stride]).collect();
+        Copies { first, places }
     }
 
-    /// Where kernel position `k` reads: the index of its residue, and how far on there.
-    fn place(&self, k: usize) -> [usize; 2] {
-        let at = k * self.dilation;
-        let residue = self.all.binary_search(&(at % self.stride)).expect("the residue of a tap");
-        [residue, at / self.stride]
+    /// One for each kernel position.
+    fn by_position(w: &Window, axis: usize) -> Copies {
+        let all = 0..w.kernel[axis];
+        Copies {
+            first: all.clone().map(|k| k * w.dilation[axis]).collect(),
+            places: all.map(|k| [k, 0]).collect(),
+        }
     }
+
+    /// Rows or columns of a copy beyond those of the output.
+    fn extra(&self) -> usize {
+        self.places.iter().map(|place| place[1]).max().unwrap_or(0)
+    }
+}
+
+/// Whether a copy for each kernel column pays, with rows of `pitch` otherwise.
+fn is_worth_copies(output: [usize; 2], pitch: usize) -> bool {
+    const SAVED: f64 = 1.2;
+    let saved = vectors(output, pitch) as f64 / vectors(output, output[1]).max(1) as f64;
+    saved >= SAVED || pitch > output[1] && output[1].is_multiple_of(LANES)
+}
+
+/// Vectors of all positions, with rows of `pitch`.
+fn vectors(output: [usize; 2], pitch: usize) -> usize {
+    (output[0].max(1) - 1).saturating_mul(pitch).saturating_add(output[1]).div_ceil(LANES)
 }
 
 impl Field {
@@ -81,17 +106,19 @@ impl Field {
         let positions = (g.output[0].max(1) - 1) * width + g.output[1];
         let aliased = (4 * height * width).is_multiple_of(ALIAS) && planes > WAYS;
         let gathered = !direct || aliased || positions < LANES;
-        let extra = [0, 1].map(|axis| (w.kernel[axis] - 1) * w.dilation[axis] / w.stride[axis]);
-        let pitch = if gathered { g.output[1] + extra[1] } else { width };
-        let residues = [0, 1].map(|axis| Residues::new(w, axis));
-        let count = residues[0].all.len() * residues[1].all.len();
+        let mut copies = [0, 1].map(|axis| Copies::by_residue(w, axis));
+        if gathered && is_worth_copies(g.output, g.output[1] + copies[1].extra()) {
+            copies[1] = Copies::by_position(w, 1);
+        }
+        let (extra, count) = (copies[0].extra(), copies[0].first.len() * copies[1].first.len());
+        let pitch = if gathered { g.output[1] + copies[1].extra() } else { width };
         let row = (planes * count * 4 * pitch).max(1);
-        let rows = if gathered { (GATHERED / row).saturating_sub(extra[0]) } else { g.output[0] };
+        let rows = if gathered { (GATHERED / row).saturating_sub(extra) } else { g.output[0] };
         let rows = rows.clamp(1, g.output[0].max(1));
-        let phase = (rows + extra[0]) * pitch * 4;
+        let phase = (rows + extra) * pitch * 4;
         let tap = |tap: usize| {
-            let [row, column] = [residues[0].place(tap / w.kernel[1]), residues[1].place(tap % w.kernel[1])];
-            phase * (row[0] * residues[1].all.len() + column[0]) + 4 * (row[1] * pitch + column[1])
+            let [row, column] = [copies[0].places[tap / w.kernel[1]], copies[1].places[tap % w.kernel[1]]];
+            phase * (row[0] * copies[1].first.len() + column[0]) + 4 * (row[1] * pitch + column[1])
         };
         Field {
             gathered,
@@ -100,11 +127,11 @@ impl Field {
             plane: if gathered { unaliased(phase * count) } else { 4 * height * width },
             planes,
             taps: (0..w.kernel[0] * w.kernel[1]).map(tap).collect(),
-            phases: if gathered { phases(g, &residues, pitch, phase) } else { Vec::new() },
+            phases: if gathered { phases(g, &copies, pitch, phase) } else { Vec::new() },
             size: g.input,
             stride: w.stride,
             top: w.pad[0],
-            extra: extra[0],
+            extra,
             zero,
         }
     }
@@ -128,44 +155,67 @@ impl Field {
     pub(super) fn gather(&self, image: &[u8], rows: &Range<usize>, scratch: &mut [u8]) {
         assert!(rows.len() <= self.rows, "an item's rows fit the scratch");
         let [height, width] = self.size;
-        let quads = |bytes: usize| bytes / 4;
+        scratch[..self.planes * self.plane].fill(self.zero);
         let (image, scratch) = (image.as_chunks::<4>().0, scratch.as_chunks_mut::<4>().0);
-        for plane in 0..self.planes {
-            let from = &image[plane * height * width..(plane + 1) * height * width];
-            let to = &mut scratch[quads(plane * self.plane)..];
-            for phase in &self.phases {
-                let to = &mut to[quads(phase.at)..][..(rows.len() + self.extra) * self.pitch];
-                for (i, to) in to.chunks_exact_mut(self.pitch).enumerate() {
-                    let row = ((rows.start + i) * self.stride[0] + phase.row).checked_sub(self.top);
-                    match row.filter(|&row| row < height) {
-                        Some(row) => self.gather_row(phase, &from[row * width..(row + 1) * width], to),
-                        None => to.fill([self.zero; 4]),
-                    }
-                }
+        let planes = image.chunks_exact(height * width).zip(scratch.chunks_exact_mut(self.plane / 4));
+        for (from, to) in planes {
+            for phase in self.phases.iter().filter(|phase| !phase.inside.is_empty()) {
+                // Row `i` of the phase is row `i * stride + phase.row + rows.start * stride - top` of the input.
+                let below = phase.row + rows.start * self.stride[0];
+                let first_at = |edge: usize| edge.saturating_sub(below).div_ceil(self.stride[0]);
+                let end = first_at(self.top + height).min(rows.len() + self.extra);
+                let first = first_at(self.top).min(end);
+                let Some(row) = (first < end).then(|| first * self.stride[0] + below - self.top) else {
+                    continue;
+                };
+                let from =
+                    Rows { values: &from[row * width + phase.column..], apart: self.stride[0] * width };
+                let to = &mut to[phase.at / 4 + first * self.pitch + phase.inside.start..];
+                from.copy([end - first, phase.inside.len()], self.stride[1], to, self.pitch);
             }
-        }
-    }
-
-    fn gather_row(&self, phase: &Phase, from: &[[u8; 4]], to: &mut [[u8; 4]]) {
-        let Range { start, end } = phase.inside;
-        to[..start].fill([self.zero; 4]);
-        to[end..].fill([self.zero; 4]);
-        if start == end {
-            return;
-        }
-        let (from, to) = (&from[phase.column..], &mut to[start..end]);
-        match self.stride[1] {
-            1 => copy(&from[..to.len()], to),
-            2 => every_second(from, to),
-            stride => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from),
         }
     }
 }
 
-/// The phases in the order of their residues, `len` bytes apart.
-fn phases(g: &ConvGeometry, [rows, columns]: &[Residues; 2], pitch: usize, len: usize) -> Vec<Phase> {
+/// Rows of a plane, from one of its pixels on.
+struct Rows<'a> {
+    values: &'a [[u8; 4]],
+    apart: usize,
+}
+
+impl Rows<'_> {
+    /// Every `stride`-th pixel of so many rows, and so many of each, into rows that are `pitch` apart. Pieces of one size,
+    /// the last of which overlaps the one before: calling memcpy costs more than a short row.
+    fn copy(&self, [rows, pixels]: [usize; 2], stride: usize, to: &mut [[u8; 4]], pitch: usize) {
+        match (stride, pixels) {
+            (1, 16..) => self.each([rows, pixels], to, pitch, pieces::<16>),
+            (1, 8..) => self.each([rows, pixels], to, pitch, pieces::<8>),
+            (1, 4..) => self.each([rows, pixels], to, pitch, pieces::<4>),
+            (2, _) => self.each([rows, pixels], to, pitch, every_second),
+            _ => self.each([rows, pixels], to, pitch, |from, to| {
+                to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
+            }),
+        }
+    }
+
+    #[inline(always)]
+    fn each(
+        &self,
+        [rows, pixels]: [usize; 2],
+        to: &mut [[u8; 4]],
+        pitch: usize,
+        copy: impl Fn(&[[u8; 4]], &mut [[u8; 4]]),
+    ) {
+        for row in 0..rows {
+            copy(&self.values[row * self.apart..], &mut to[row * pitch..][..pixels]);
+        }
+    }
+}
+
+/// The phases, `len` bytes apart: for each copy of rows all copies of columns.
+fn phases(g: &ConvGeometry, [rows, columns]: &[Copies; 2], pitch: usize, len: usize) -> Vec<Phase> {
     let (stride, left) = (g.window.stride[1], g.window.pad[1]);
-    let pairs = rows.all.iter().flat_map(|&row| columns.all.iter().map(move |&column| (row, column)));
+    let pairs = rows.first.iter().flat_map(|&row| columns.first.iter().map(move |&column| (row, column)));
     let phase = |(index, (row, column)): (usize, (usize, usize))| {
         // Column `i` is column `i * stride + column - left` of the input.
         let first_at = |edge: usize| edge.saturating_sub(column).div_ceil(stride).min(pitch);
@@ -176,20 +226,11 @@ fn phases(g: &ConvGeometry, [rows, columns]: &[Residues; 2], pitch: usize, len: 
     pairs.enumerate().map(phase).collect()
 }
 
-/// As `copy_from_slice`, whose call of memcpy costs more than a short row: pieces of one size, the last of which overlaps
-/// the one before.
-fn copy(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
-    match to.len() {
-        16.. => pieces::<16>(from, to),
-        8.. => pieces::<8>(from, to),
-        4.. => pieces::<4>(from, to),
-        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
-    }
-}
-
+/// At least `N` pixels.
+#[inline(always)]
 fn pieces<const N: usize>(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
+    let (from, last) = (&from[..to.len()], "at least one piece");
     from.as_chunks::<N>().0.iter().zip(to.as_chunks_mut::<N>().0).for_each(|(from, to)| *to = *from);
-    let last = "at least one piece";
     *to.last_chunk_mut::<N>().expect(last) = *from.last_chunk::<N>().expect(last);
 }
 

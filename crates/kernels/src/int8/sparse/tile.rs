@@ -11,6 +11,9 @@ use crate::int8::sums::Sums;
 /// its loads already, and less of the input must stay in a level 1 cache.
 pub(super) const VECTORS: usize = 4;
 
+/// Most vectors of a tile whose products are too few to hide how long each of them takes.
+const CHAINED: usize = 1;
+
 /// Arguments of a tile; lengths are in bytes.
 pub(super) struct Call<'a> {
     /// The first position's first quad.
@@ -95,21 +98,55 @@ unsafe fn list<D: Dots, const R: usize, const V: usize>(
         }
         let (first, end) = (*ends.add(index) as usize, *ends.add(index + 1) as usize);
         let mut w = c.weights.add(4 * R * first).cast::<i8>();
-        for &offset in c.offsets.get_unchecked(first..end) {
-            let x = c.x.add(offset as usize);
-            let mut weights = [D::splat_weights(w); R];
-            for r in 1..R {
-                weights[r] = D::splat_weights(w.add(4 * r));
+        let blocks = c.offsets.get_unchecked(first..end);
+        if V > CHAINED {
+            for &offset in blocks {
+                block::<D, R, V>(c, offset, w, &mut sums);
+                w = w.add(4 * R);
             }
+            return sums;
+        }
+        // A product waits for the one before it in its sum: blocks in turn add to sums of their own.
+        let mut others = [[D::Sums::splat(0); V]; R];
+        let (pairs, rest) = blocks.as_chunks::<2>();
+        for [one, other] in pairs {
+            block::<D, R, V>(c, *one, w, &mut sums);
+            block::<D, R, V>(c, *other, w.add(4 * R), &mut others);
+            w = w.add(8 * R);
+        }
+        for &offset in rest {
+            block::<D, R, V>(c, offset, w, &mut sums);
+        }
+        for r in 0..R {
             for v in 0..V {
-                let quads = D::bytes(x.add(if v + 1 == V { c.last } else { 64 * v }));
-                for r in 0..R {
-                    sums[r][v] = D::dot(sums[r][v], quads, weights[r]);
-                }
+                sums[r][v] = sums[r][v].add(others[r][v]);
             }
-            w = w.add(4 * R);
         }
         sums
+    }
+}
+
+/// Adds the products of one block.
+#[inline(always)]
+unsafe fn block<D: Dots, const R: usize, const V: usize>(
+    c: &Call<'_>,
+    offset: u32,
+    w: *const i8,
+    sums: &mut [[D::Sums; V]; R],
+) {
+    // SAFETY: as in `tile`.
+    unsafe {
+        let x = c.x.add(offset as usize);
+        let mut weights = [D::splat_weights(w); R];
+        for r in 1..R {
+            weights[r] = D::splat_weights(w.add(4 * r));
+        }
+        for v in 0..V {
+            let quads = D::bytes(x.add(if v + 1 == V { c.last } else { 64 * v }));
+            for r in 0..R {
+                sums[r][v] = D::dot(sums[r][v], quads, weights[r]);
+            }
+        }
     }
 }
 

@@ -1,0 +1,140 @@
+//! `[[pipeline]]`: a source, and what looks at it.
+
+use std::path::{Path, PathBuf};
+
+use espalier_runtime::Isa;
+use serde::Deserialize;
+
+use super::fault::{Fault, rate};
+use super::{Bytes, Time, name};
+use crate::queue::Policy;
+
+/// `[[pipeline]]`: a source, and what looks at it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineConfig {
+    /// Its name in everything that it says.
+    pub name: String,
+    /// Where frames come from.
+    pub source: SourceConfig,
+    /// What looks at them.
+    pub model: ModelConfig,
+    /// How often it says how it is; changes are said at once.
+    #[serde(default = "a_minute")]
+    pub health: Time,
+}
+
+/// `[pipeline.source]`: where frames come from.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// What `espalier run --source` takes: a camera's number, a file, a folder, an address.
+    pub uri: String,
+    /// What happens to frames that come faster than they are looked at; default: `latest` of what is live, `every` of what
+    /// is stored.
+    pub policy: Option<PolicyConfig>,
+    /// Frames a second: of what is stored the speed at which it is played, of what is live the most that are looked at.
+    pub rate: Option<f64>,
+    /// Whether what is stored begins again at its end.
+    #[serde(default, rename = "loop")]
+    pub again: bool,
+    /// Whether new pictures of a folder are waited for.
+    #[serde(default)]
+    pub watch: bool,
+    /// Longest pause before a source that fails is tried again.
+    #[serde(default = "half_a_minute")]
+    pub retry: Time,
+    /// Age at which a frame that waits is no longer worth looking at; it is skipped.
+    pub deadline: Option<Time>,
+}
+
+fn a_minute() -> Time {
+    Time(std::time::Duration::from_secs(60))
+}
+
+fn half_a_minute() -> Time {
+    Time(std::time::Duration::from_secs(30))
+}
+
+/// What happens to frames that come faster than they are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyConfig {
+    /// The newest wins.
+    Latest,
+    /// The source waits.
+    Every,
+}
+
+impl From<PolicyConfig> for Policy {
+    fn from(config: PolicyConfig) -> Policy {
+        match config {
+            PolicyConfig::Latest => Policy::Latest,
+            PolicyConfig::Every => Policy::Every,
+        }
+    }
+}
+
+/// `[pipeline.model]`: what looks at frames.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The package. A new file in its place is taken over while the pipeline runs.
+    pub path: PathBuf,
+    /// Cores that one answer uses at once; default: all but one where there is one pipeline, else 1.
+    pub threads: Option<usize>,
+    /// Instruction set; default: the best of the machine.
+    pub isa: Option<String>,
+    /// Longest time of an answer (the median) that a new package may take.
+    pub max_latency: Option<Time>,
+    /// Most memory that a package may take: its values, weights and scratch.
+    pub max_memory: Option<Bytes>,
+}
+
+impl PipelineConfig {
+    pub(super) fn resolve(&mut self, folder: &Path) {
+        self.model.path = folder.join(&self.model.path);
+        let uri = &self.source.uri;
+        let is_path =
+            !(uri == "-" || uri.contains("://") || uri.starts_with("builtin:") || uri.starts_with("${"))
+                && !uri.bytes().all(|byte| byte.is_ascii_digit());
+        if is_path && let Some(path) = folder.join(uri).to_str() {
+            self.source.uri = path.to_owned();
+        }
+    }
+
+    pub(super) fn validate(&self, path: &str) -> Result<(), Fault> {
+        name(&format!("{path}.name"), &self.name)?;
+        let SourceConfig { uri, .. } = &self.source;
+        let right = "it should be a camera's number, a file, a folder or an address like \"rtsp://...\"";
+        Fault::of(format!("{path}.source.uri"), Some(uri).filter(|uri| uri.is_empty()), right)?;
+        rate(format!("{path}.source.rate"), self.source.rate)?;
+        self.model.validate(&format!("{path}.model"))
+    }
+}
+
+impl ModelConfig {
+    fn validate(&self, path: &str) -> Result<(), Fault> {
+        let empty = Some(&self.path).filter(|path| path.as_os_str().is_empty());
+        Fault::of(
+            format!("{path}.path"),
+            empty,
+            "it should be a package that `espalier train`, `compress` or `import` wrote",
+        )?;
+        let threads = self.threads.filter(|threads| !(1..=256).contains(threads));
+        Fault::of(format!("{path}.threads"), threads, "it should be 1 to 256")?;
+        self.isa().map(drop).map_err(|error| {
+            Fault::value(format!("{path}.isa"), self.isa.as_deref().unwrap_or_default(), error)
+        })
+    }
+
+    /// The instruction set.
+    ///
+    /// # Errors
+    /// This machine does not have it, or nobody does.
+    pub fn isa(&self) -> Result<Isa, String> {
+        self.isa
+            .as_deref()
+            .map_or(Ok(Isa::best()), |name| Isa::named(name).map_err(|error| error.to_string()))
+    }
+}

@@ -1,0 +1,38 @@
+//! `--check`: everything that a start would need, without a start.
+
+use std::path::Path;
+
+use super::{AgentError, open, refused, threads, within};
+use crate::config::{Config, Fault};
+use crate::pipeline::{Insights, resolve};
+
+/// Opens every package, replays all their golden samples, times them against their budgets, and looks whether the sources
+/// are there. What was found, a line for each pipeline.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check(path: &Path) -> Result<Vec<String>, AgentError> {
+    let config = Config::load(path)?;
+    (0..config.pipelines.len()).map(|index| pipeline(path, &config, index)).collect()
+}
+
+fn pipeline(path: &Path, config: &Config, index: usize) -> Result<String, AgentError> {
+    let pipeline = &config.pipelines[index];
+    let source = resolve(&pipeline.source).map_err(|error| {
+        within(path, index, Fault::Table { path: "source.uri".into(), right: error.to_string() })
+    })?;
+    let mut opened = open(config, index)?;
+    let took = opened
+        .check_all(pipeline.model.max_latency, &mut |one| one())
+        .map_err(|refusal| refused(config, index, refusal))?;
+    Insights::new(pipeline, opened.model.task().labels()).map_err(|fault| within(path, index, fault))?;
+    let (threads, samples) = (threads(config, pipeline), opened.golden.len());
+    let remark = opened.remark.map(|remark| format!("; {remark}")).unwrap_or_default();
+    Ok(format!(
+        "{}: {source}; {} takes {:.1} MB, {samples} golden samples agree, {:.2} ms an answer on {threads} cores{remark}",
+        pipeline.name,
+        opened.name,
+        opened.memory.0 as f64 / 1e6,
+        took.as_secs_f64() * 1e3
+    ))
+}
