@@ -51,7 +51,8 @@ impl Machine {
     pub(crate) fn new(cores: usize) -> Machine {
         let meter = Meter::find(Path::new("/sys")).ok();
         let at = Instant::now();
-        let energy = meter.and_then(|meter| Some(Energy { last: meter.read().ok()?, meter, at, joules: 0.0 }));
+        let energy =
+            meter.and_then(|meter| Some(Energy { last: meter.read().ok()?, meter, at, joules: 0.0 }));
         Machine { cores, cpu: cpu_seconds(), at, share: 0.0, energy }
     }
 

@@ -48,8 +48,15 @@ fn parse(mut args: impl Iterator<Item = std::ffi::OsString>) -> Result<Option<Ar
                 println!("espalier-agent {}", env!("CARGO_PKG_VERSION"));
                 return Ok(None);
             }
-            Some(text) if text.starts_with("--config=") => parsed.config = Some(text["--config=".len()..].into()),
-            _ => return Err(format!("{}: there are --config FILE.toml, --check, --help and --version", arg.display())),
+            Some(text) if text.starts_with("--config=") => {
+                parsed.config = Some(text["--config=".len()..].into())
+            }
+            _ => {
+                return Err(format!(
+                    "{}: there are --config FILE.toml, --check, --help and --version",
+                    arg.display()
+                ));
+            }
         }
     }
     Ok(Some(parsed))

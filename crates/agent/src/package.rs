@@ -20,7 +20,8 @@ const TIMING: Duration = Duration::from_secs(2);
 #[cfg(target_os = "linux")]
 const LEAST_PRIORITY: i32 = 19;
 
-const UNFOLDED: &str = "its batch normalisation is not folded, as training left it: `espalier compress` makes it faster";
+const UNFOLDED: &str =
+    "its batch normalisation is not folded, as training left it: `espalier compress` makes it faster";
 
 /// Why a package does not run here.
 #[derive(Debug, thiserror::Error)]

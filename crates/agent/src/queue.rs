@@ -294,9 +294,6 @@ mod tests {
             assert_eq!(queue.counts().waiting, 1, "it is being looked at");
             queue.settle(outcome);
         }
-        assert_eq!(
-            queue.counts(),
-            Counts { processed: 1, skipped: 4, broken: 1, waiting: 0, bytes: 60 }
-        );
+        assert_eq!(queue.counts(), Counts { processed: 1, skipped: 4, broken: 1, waiting: 0, bytes: 60 });
     }
 }

@@ -59,8 +59,7 @@ impl Stream {
             move || {
                 let mut attempt = |feed: &mut Feed| {
                     let source = resolve()?;
-                    let failed =
-                        |_| Err(SourceError::Failed(format!("{source}: reading it panicked")));
+                    let failed = |_| Err(SourceError::Failed(format!("{source}: reading it panicked")));
                     catch_unwind(AssertUnwindSafe(|| source.read(feed))).unwrap_or_else(failed)
                 };
                 queue.end(feed.keep_on(reading.persistence, &mut attempt));

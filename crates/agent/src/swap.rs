@@ -135,12 +135,17 @@ fn renew(pipeline: &Shared, scheduler: &Arc<Scheduler>, stop: &AtomicBool) -> Op
                 std::thread::sleep(Duration::from_millis(1));
             }
             let (answer, all) = (took.as_secs_f64() * 1e3, begun.elapsed().as_secs_f64());
-            event(Level::Info, name, format!("{shown} answers from now on: {answer:.2} ms an answer, checked in {all:.2} s"));
+            event(
+                Level::Info,
+                name,
+                format!("{shown} answers from now on: {answer:.2} ms an answer, checked in {all:.2} s"),
+            );
             Some(stamp)
         }
         Err(Why::Refusal(Refusal::Interrupted)) => stamp,
         Err(why) => {
-            let text = format!("{} is refused, {} goes on: {why}", wanted.path.display(), pipeline.board.package());
+            let text =
+                format!("{} is refused, {} goes on: {why}", wanted.path.display(), pipeline.board.package());
             event(Level::Error, name, &text);
             pipeline.slot.refuse();
             pipeline.board.refused(text);

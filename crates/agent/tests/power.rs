@@ -12,7 +12,8 @@ use common::{Agent, GREEN, RED, jpeg, package, pipeline};
 fn measure(power: &str, value: impl Fn(&Agent) -> f64) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     package(2, 1).write(folder.path().join("a.espalier")).unwrap();
-    std::fs::write(folder.path().join("a.mjpeg"), [jpeg(320, 240, RED), jpeg(320, 240, GREEN)].concat()).unwrap();
+    std::fs::write(folder.path().join("a.mjpeg"), [jpeg(320, 240, RED), jpeg(320, 240, GREEN)].concat())
+        .unwrap();
     let one = pipeline("uri = \"a.mjpeg\", loop = true", "path = \"a.espalier\"");
     let two = one.replace("\"a\"", "\"b\"");
     let agent = Agent::start(folder.path(), &format!("[power]\n{power}\n{one}{two}"));
@@ -41,7 +42,10 @@ fn the_ceiling_on_cpu_time_is_kept() {
 fn the_ceiling_on_the_rate_is_kept() {
     let processed = |agent: &Agent| {
         let metrics = agent.metrics();
-        ["a", "b"].iter().map(|name| metrics[&format!("frames_processed_total{{pipeline=\"{name}\"}}")]).sum::<f64>()
+        ["a", "b"]
+            .iter()
+            .map(|name| metrics[&format!("frames_processed_total{{pipeline=\"{name}\"}}")])
+            .sum::<f64>()
     };
     let rate = measure("rate = 20", processed);
     assert!((18.0..=22.0).contains(&rate), "{rate} frames a second, 20 are the ceiling");

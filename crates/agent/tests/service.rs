@@ -32,11 +32,13 @@ fn pipelines_run_side_by_side_and_frames_add_up() {
     agent.until("frames of both", || {
         let metrics = agent.metrics();
         let of = |name: &str, pipeline: &str| metrics[&format!("{name}{{pipeline=\"{pipeline}\"}}")];
-        let rates = of("process_fps", "a") > 30.0 && of("process_fps", "a") < 40.0 && of("camera_fps", "a") > 45.0;
+        let rates =
+            of("process_fps", "a") > 30.0 && of("process_fps", "a") < 40.0 && of("camera_fps", "a") > 45.0;
         (rates && of("frames_skipped_total", "b") > 0.0 && of("frames_broken_total", "b") > 9.0).then_some(())
     });
     let metrics = agent.metrics();
-    let (seen, broken) = (metrics["frames_seen_total{pipeline=\"a\"}"], metrics["frames_broken_total{pipeline=\"a\"}"]);
+    let (seen, broken) =
+        (metrics["frames_seen_total{pipeline=\"a\"}"], metrics["frames_broken_total{pipeline=\"a\"}"]);
     assert!((seen - 4.0 * broken).abs() <= 4.0, "one in four is broken: {broken} of {seen}");
     assert_eq!(metrics["frames_skipped_total{pipeline=\"a\"}"], 0.0, "every frame of what is stored");
     assert!(metrics["seen_bytes_total{pipeline=\"a\"}"] > 1000.0);
@@ -54,7 +56,10 @@ fn pipelines_run_side_by_side_and_frames_add_up() {
     }
     let faults = said.iter().filter(|line| line.contains("is broken: JPEG")).count();
     assert!((2..=4).contains(&faults), "broken frames are named, but not each: {said:#?}");
-    assert!(said.iter().all(|line| line.starts_with("20") && line.contains("Z ")), "a line an event: {said:#?}");
+    assert!(
+        said.iter().all(|line| line.starts_with("20") && line.contains("Z ")),
+        "a line an event: {said:#?}"
+    );
 }
 
 #[test]
@@ -72,7 +77,10 @@ fn the_page_shows_every_pipeline_and_its_picture() {
     let agent = Agent::start(folder.path(), &pipeline("uri = \"a.mjpeg\", rate = 20, loop = true", MODEL));
     let (head, page) = agent.get("/");
     let page = String::from_utf8(page).unwrap();
-    assert!(head.starts_with("HTTP/1.1 200") && head.contains("Cross-Origin-Resource-Policy: same-origin"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 200") && head.contains("Cross-Origin-Resource-Policy: same-origin"),
+        "{head}"
+    );
     assert!(page.contains("data-name=\"a\"") && page.contains("Content-Security-Policy"), "{page}");
     agent.until("an answer", || (agent.figures(0)["label"] == "red").then_some(()));
     let (head, bytes) = agent.get("/a/picture.jpg");
@@ -142,7 +150,9 @@ fn a_folder_is_watched() {
     let put = |name: &str| std::fs::write(pictures.join(name), jpeg(64, 64, RED)).unwrap();
     ["1.jpg", "2.jpg", "note.txt"].into_iter().for_each(put);
     let agent = Agent::start(folder.path(), &pipeline("uri = \"pictures\", watch = true", MODEL));
-    let processed = |count: f64| agent.until("pictures", || (agent.metric("frames_processed_total") == count).then_some(()));
+    let processed = |count: f64| {
+        agent.until("pictures", || (agent.metric("frames_processed_total") == count).then_some(()))
+    };
     processed(2.0);
     put("3.jpg");
     processed(3.0);
@@ -157,11 +167,16 @@ fn what_is_wrong_is_said_before_anything_starts() {
     lying(1).write(folder.path().join("lying.espalier")).unwrap();
     let check = |config: &str, status: i32, words: &str, starts: bool| {
         let path = folder.path().join("agent.toml");
-        std::fs::write(&path, format!("[device]\nname = \"d\"\n[status]\nenabled = false\n{config}")).unwrap();
+        std::fs::write(&path, format!("[device]\nname = \"d\"\n[status]\nenabled = false\n{config}"))
+            .unwrap();
         let run = |flags: &[&str]| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_espalier-agent"));
             let output = command.arg("--config").arg(&path).args(flags).output().unwrap();
-            (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+            (
+                output.status.code(),
+                String::from_utf8(output.stdout).unwrap(),
+                String::from_utf8(output.stderr).unwrap(),
+            )
         };
         let (code, out, err) = run(&["--check"]);
         assert_eq!(code, Some(status), "{config}: {err}");
@@ -175,11 +190,31 @@ fn what_is_wrong_is_said_before_anything_starts() {
     check(&pipeline(source, MODEL), 0, "a.espalier (version 1) takes ", true);
     check(&pipeline(source, "path = \"b.espalier\""), 1, "pipeline[0].model.path = ", false);
     check(&pipeline(source, "path = \"lying.espalier\""), 1, "golden sample 1: ", true);
-    check(&pipeline(source, &format!("{MODEL}, max_memory = \"1KB\"")), 1, "1KB are allowed (max_memory)", false);
-    check(&pipeline(source, &format!("{MODEL}, max_latency = \"1us\"")), 1, "1us are allowed (max_latency)", true);
+    check(
+        &pipeline(source, &format!("{MODEL}, max_memory = \"1KB\"")),
+        1,
+        "1KB are allowed (max_memory)",
+        false,
+    );
+    check(
+        &pipeline(source, &format!("{MODEL}, max_latency = \"1us\"")),
+        1,
+        "1us are allowed (max_latency)",
+        true,
+    );
     check(&pipeline("uri = \"b.mjpeg\"", MODEL), 2, "pipeline[0].source.uri: ", true);
-    check(&pipeline("uri = \"gopher://h\"", MODEL), 2, "pipeline[0].source.uri: gopher://h: http, https", false);
-    check(&pipeline("uri = \"a.mjpeg\", rat = 1", MODEL), 2, "pipeline[0].source.rat = 1: unknown field", false);
+    check(
+        &pipeline("uri = \"gopher://h\"", MODEL),
+        2,
+        "pipeline[0].source.uri: gopher://h: http, https",
+        false,
+    );
+    check(
+        &pipeline("uri = \"a.mjpeg\", rat = 1", MODEL),
+        2,
+        "pipeline[0].source.rat = 1: unknown field",
+        false,
+    );
     check("", 2, "missing field `pipeline`", false);
 }
 
@@ -218,7 +253,11 @@ fn systemd_hears_how_it_is() {
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let config = pipeline("uri = \"a.mjpeg\", rate = 20, loop = true", MODEL);
     let mut agent = Agent::start_with(folder.path(), &config, |command| {
-        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "300000").env_remove("WATCHDOG_PID").env("JOURNAL_STREAM", "1:2")
+        command
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "300000")
+            .env_remove("WATCHDOG_PID")
+            .env("JOURNAL_STREAM", "1:2")
     });
     let hear = || {
         let mut bytes = [0; 256];
@@ -259,7 +298,9 @@ fn prometheus_reads_the_metrics() {
     let output = reader.wait_with_output().unwrap();
     let families = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{families}");
-    for line in ["espalier_frames_seen counter 1", "espalier_inference_ms summary 4", "espalier_cpu_share gauge 1"] {
+    for line in
+        ["espalier_frames_seen counter 1", "espalier_inference_ms summary 4", "espalier_cpu_share gauge 1"]
+    {
         assert!(families.lines().any(|family| family == line), "{line}: {families}");
     }
 }
@@ -268,7 +309,8 @@ fn prometheus_reads_the_metrics() {
 #[test]
 fn many_who_look_do_no_harm() {
     let folder = folder(&[jpeg(160, 120, RED)]);
-    let mut agent = Agent::start(folder.path(), &pipeline("uri = \"a.mjpeg\", rate = 50, loop = true", MODEL));
+    let mut agent =
+        Agent::start(folder.path(), &pipeline("uri = \"a.mjpeg\", rate = 50, loop = true", MODEL));
     let line = agent.wait_for("status page and metrics: http://");
     let address = line.split("http://").nth(1).unwrap().trim_end_matches('/').to_owned();
     let lookers: Vec<_> = (0..40).filter_map(|_| TcpStream::connect(&address).ok()).collect();
@@ -277,7 +319,11 @@ fn many_who_look_do_no_harm() {
     });
     std::thread::sleep(Duration::from_secs(1));
     drop(lookers);
-    agent.until("frames", || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| agent.metric("process_fps"))).ok().filter(|fps| *fps > 40.0));
+    agent.until("frames", || {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| agent.metric("process_fps")))
+            .ok()
+            .filter(|fps| *fps > 40.0)
+    });
     let (status, took) = agent.stop();
     assert!(status.success() && took < Duration::from_secs(1), "{status} after {took:?}");
 }

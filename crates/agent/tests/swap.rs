@@ -44,7 +44,11 @@ fn a_package_is_swapped_many_times_without_a_frame_lost() {
     let of = |name: &str| metrics[&format!("{name}{{pipeline=\"a\"}}")];
     assert_eq!((of("model_swaps_total"), of("model_refusals_total")), (swaps as f64, 0.0));
     assert_eq!(of("frames_broken_total"), 0.0, "no inference failed");
-    assert!(of("frames_skipped_total") <= swaps as f64, "at most one frame of delay each: {}", of("frames_skipped_total"));
+    assert!(
+        of("frames_skipped_total") <= swaps as f64,
+        "at most one frame of delay each: {}",
+        of("frames_skipped_total")
+    );
     assert!(agent.stop().0.success());
 }
 

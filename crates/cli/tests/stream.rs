@@ -616,13 +616,21 @@ fn the_agent_runs_a_configuration() {
     write("two.mjpeg");
     let checked = run(&["agent", "--config", &path, "--check"]);
     assert_eq!(checked.status, Some(0), "{}", checked.err);
-    assert!(checked.out.starts_with("gate: ") && checked.out.contains("golden samples agree"), "{}", checked.out);
+    assert!(
+        checked.out.starts_with("gate: ") && checked.out.contains("golden samples agree"),
+        "{}",
+        checked.out
+    );
     let ran = run(&["agent", "--config", &path]);
     assert_eq!(ran.status, Some(0), "{}", ran.err);
     assert!(ran.err.contains("2 frames seen = 2 processed + 0 skipped + 0 broken"), "{}", ran.err);
     write("");
     let wrong = run(&["agent", "--config", &path]);
-    assert!(wrong.status == Some(2) && wrong.err.contains("pipeline[0].source.uri = \"\": "), "{}", wrong.err);
+    assert!(
+        wrong.status == Some(2) && wrong.err.contains("pipeline[0].source.uri = \"\": "),
+        "{}",
+        wrong.err
+    );
     let missing = run(&["agent"]);
     assert!(missing.status == Some(2) && missing.err.contains("--config"), "{}", missing.err);
 }

@@ -83,7 +83,9 @@ pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
         }
         let right = error.inner().message().trim().replace('\n', "; ");
         match at {
-            Some(toml::Value::Table(_) | toml::Value::Array(_)) | None if !shown.is_empty() => Fault::Table { path: shown, right },
+            Some(toml::Value::Table(_) | toml::Value::Array(_)) | None if !shown.is_empty() => {
+                Fault::Table { path: shown, right }
+            }
             Some(value) if !shown.is_empty() => Fault::Value { path: shown, value: value.to_string(), right },
             _ => Fault::Text(right),
         }

@@ -209,7 +209,8 @@ mod tests {
         check("path", "isa = \"mmx\", path", &["pipeline[0].model.isa = \"mmx\": "]);
         check("path", "max_memory = \"much\", path", &["pipeline[0].model.max_memory = \"much\": ", "32MB"]);
         check("path = \"a.espalier\"", "path = \"\"", &["pipeline[0].model.path = \"\": "]);
-        let twice = format!("{SMALL}{}", SMALL.split_once("[[").map(|(_, rest)| format!("[[{rest}")).unwrap());
+        let twice =
+            format!("{SMALL}{}", SMALL.split_once("[[").map(|(_, rest)| format!("[[{rest}")).unwrap());
         let fault = Config::parse(&twice).unwrap_err().to_string();
         assert!(fault.contains("pipeline[1].name = \"gate\": each pipeline"), "{fault}");
         let fault = Config::parse("[device]\nname = \"a\"\n").unwrap_err().to_string();

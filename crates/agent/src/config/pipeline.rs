@@ -95,8 +95,9 @@ impl PipelineConfig {
     pub(super) fn resolve(&mut self, folder: &Path) {
         self.model.path = folder.join(&self.model.path);
         let uri = &self.source.uri;
-        let is_path = !(uri == "-" || uri.contains("://") || uri.starts_with("builtin:") || uri.starts_with("${"))
-            && !uri.bytes().all(|byte| byte.is_ascii_digit());
+        let is_path =
+            !(uri == "-" || uri.contains("://") || uri.starts_with("builtin:") || uri.starts_with("${"))
+                && !uri.bytes().all(|byte| byte.is_ascii_digit());
         if is_path && let Some(path) = folder.join(uri).to_str() {
             self.source.uri = path.to_owned();
         }
@@ -115,10 +116,16 @@ impl PipelineConfig {
 impl ModelConfig {
     fn validate(&self, path: &str) -> Result<(), Fault> {
         let empty = Some(&self.path).filter(|path| path.as_os_str().is_empty());
-        Fault::of(format!("{path}.path"), empty, "it should be a package that `espalier train`, `compress` or `import` wrote")?;
+        Fault::of(
+            format!("{path}.path"),
+            empty,
+            "it should be a package that `espalier train`, `compress` or `import` wrote",
+        )?;
         let threads = self.threads.filter(|threads| !(1..=256).contains(threads));
         Fault::of(format!("{path}.threads"), threads, "it should be 1 to 256")?;
-        self.isa().map(drop).map_err(|error| Fault::value(format!("{path}.isa"), self.isa.as_deref().unwrap_or_default(), error))
+        self.isa().map(drop).map_err(|error| {
+            Fault::value(format!("{path}.isa"), self.isa.as_deref().unwrap_or_default(), error)
+        })
     }
 
     /// The instruction set.
@@ -126,6 +133,8 @@ impl ModelConfig {
     /// # Errors
     /// This machine does not have it, or nobody does.
     pub fn isa(&self) -> Result<Isa, String> {
-        self.isa.as_deref().map_or(Ok(Isa::best()), |name| Isa::named(name).map_err(|error| error.to_string()))
+        self.isa
+            .as_deref()
+            .map_or(Ok(Isa::best()), |name| Isa::named(name).map_err(|error| error.to_string()))
     }
 }

@@ -92,7 +92,9 @@ mod tests {
     #[test]
     fn times_and_sizes() {
         let time = |text: &str| text.parse::<Time>().map(|time| time.0.as_secs_f64());
-        for (text, seconds) in [("50us", 5e-5), ("2ms", 2e-3), ("90s", 90.0), ("10m", 600.0), ("1h 30m", 5400.0)] {
+        for (text, seconds) in
+            [("50us", 5e-5), ("2ms", 2e-3), ("90s", 90.0), ("10m", 600.0), ("1h 30m", 5400.0)]
+        {
             assert_eq!(time(text), Ok(seconds), "{text}");
         }
         for text in ["", "0s", "5", "-5s", "5 parsecs", "99999y", "1e9999s"] {

@@ -44,8 +44,12 @@ fn line(text: &mut String, labels: &[(&str, &str)], figure: &Figure) {
         Part::Count => ("_count", None),
         Part::Quantile(quantile) => ("", Some(("quantile", quantile))),
     };
-    let labels: Vec<String> =
-        labels.iter().copied().chain(quantile).map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+    let labels: Vec<String> = labels
+        .iter()
+        .copied()
+        .chain(quantile)
+        .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)))
+        .collect();
     let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
     let _ = writeln!(text, "espalier_{}{suffix}{labels} {}", figure.name, figure.value);
 }
@@ -61,7 +65,12 @@ mod tests {
     #[test]
     fn metrics_stand_together_under_their_help() {
         let figure = |part, value| Figure { name: "ms", kind: Kind::Summary, help: "Time.", part, value };
-        let pipeline = |name| (vec![("pipeline", name)], vec![figure(Part::Quantile("0.5"), f64::NAN), figure(Part::Count, 3.0)]);
+        let pipeline = |name| {
+            (
+                vec![("pipeline", name)],
+                vec![figure(Part::Quantile("0.5"), f64::NAN), figure(Part::Count, 3.0)],
+            )
+        };
         let up = Figure { name: "up", kind: Kind::Gauge, help: "Up.", part: Part::Whole, value: 0.25 };
         let text = exposition(&[pipeline("a"), (vec![], vec![up]), pipeline("b\"\\\n")]);
         let expected = "\

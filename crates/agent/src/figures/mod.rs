@@ -66,18 +66,46 @@ impl Figure {
         let gauge = |name, help, value| Figure::new(name, Kind::Gauge, help, value);
         let counter = |name, help, value: u64| Figure::new(name, Kind::Counter, help, value as f64);
         let mut figures = vec![
-            gauge("camera_fps", "Frames a second that the source gave, over the last 5 seconds.", rates.camera),
-            gauge("process_fps", "Frames a second that got an answer, over the last 5 seconds.", rates.process),
-            gauge("skipped_fps", "Frames a second that nobody looked at, over the last 5 seconds.", rates.skipped),
-            counter("frames_seen_total", "Frames whose fate is known: processed + skipped + broken.", counts.seen()),
+            gauge(
+                "camera_fps",
+                "Frames a second that the source gave, over the last 5 seconds.",
+                rates.camera,
+            ),
+            gauge(
+                "process_fps",
+                "Frames a second that got an answer, over the last 5 seconds.",
+                rates.process,
+            ),
+            gauge(
+                "skipped_fps",
+                "Frames a second that nobody looked at, over the last 5 seconds.",
+                rates.skipped,
+            ),
+            counter(
+                "frames_seen_total",
+                "Frames whose fate is known: processed + skipped + broken.",
+                counts.seen(),
+            ),
             counter("frames_processed_total", "Frames with an answer.", counts.processed),
-            counter("frames_skipped_total", "Frames that nobody looked at: newer ones were there, or they were too old.", counts.skipped),
+            counter(
+                "frames_skipped_total",
+                "Frames that nobody looked at: newer ones were there, or they were too old.",
+                counts.skipped,
+            ),
             counter("frames_broken_total", "Frames without a picture.", counts.broken),
             gauge("queue_depth", "Frames that wait or are being looked at.", counts.waiting as f64),
             counter("seen_bytes_total", "Bytes of all frames, as the source gave them.", counts.bytes),
         ];
-        figures.extend(summary("inference_ms", "Milliseconds of an answer, pre-processing included.", &mut tally.inference));
-        figures.extend(summary("latency_ms", "Milliseconds from a frame's last byte to its answer.", &mut tally.latency));
+        figures.extend(summary(
+            "inference_ms",
+            "Milliseconds of an answer, pre-processing included.",
+            &mut tally.inference,
+        ));
+        figures.extend(summary(
+            "latency_ms",
+            "Milliseconds from a frame's last byte to its answer.",
+            &mut tally.latency,
+        ));
         figures
     }
 
@@ -92,10 +120,19 @@ impl Figure {
         let age = age.map_or(f64::NAN, |age| age.as_secs_f64());
         let counter = |name, help, value: u64| Figure::new(name, Kind::Counter, help, value as f64);
         vec![
-            Figure::new("source_up", Kind::Gauge, "1 where the source gives frames, 0 where it fails, waits or has ended.", up),
+            Figure::new(
+                "source_up",
+                Kind::Gauge,
+                "1 where the source gives frames, 0 where it fails, waits or has ended.",
+                up,
+            ),
             Figure::new("frame_age_seconds", Kind::Gauge, "Age of the newest frame with an answer.", age),
             counter("sent_bytes_total", "Bytes that left the device.", sent_bytes),
-            counter("model_swaps_total", "Packages that took the place of another while the pipeline ran.", swaps),
+            counter(
+                "model_swaps_total",
+                "Packages that took the place of another while the pipeline ran.",
+                swaps,
+            ),
             counter("model_refusals_total", "New packages that were refused.", refusals),
         ]
     }
@@ -105,10 +142,22 @@ impl Figure {
         let gauge = |name, help, value: Option<f64>| Some(Figure::new(name, Kind::Gauge, help, value?));
         let counter = |name, help, value: Option<f64>| Some(Figure::new(name, Kind::Counter, help, value?));
         let figures = [
-            gauge("cpu_share", "Share of the CPU time of all cores, of this process, over the last second.", Some(machine.cpu_share())),
+            gauge(
+                "cpu_share",
+                "Share of the CPU time of all cores, of this process, over the last second.",
+                Some(machine.cpu_share()),
+            ),
             counter("cpu_seconds_total", "CPU seconds of this process.", machine.cpu_seconds()),
-            gauge("resident_memory_bytes", "Resident memory of this process.", resident_bytes().map(|bytes| bytes as f64)),
-            counter("energy_joules_total", "Energy since the start, of all that the machine's meter measures.", machine.joules()),
+            gauge(
+                "resident_memory_bytes",
+                "Resident memory of this process.",
+                resident_bytes().map(|bytes| bytes as f64),
+            ),
+            counter(
+                "energy_joules_total",
+                "Energy since the start, of all that the machine's meter measures.",
+                machine.joules(),
+            ),
         ];
         figures.into_iter().flatten().collect()
     }

@@ -58,7 +58,8 @@ impl HealthReports {
         counters: impl FnOnce() -> BTreeMap<String, f64>,
     ) -> Option<Kind> {
         let now = at.since_start;
-        let same = |(last, before): (Duration, Health)| before == health && now.saturating_sub(last) < self.every;
+        let same =
+            |(last, before): (Duration, Health)| before == health && now.saturating_sub(last) < self.every;
         if self.last.is_some_and(same) {
             return None;
         }
@@ -86,7 +87,8 @@ mod tests {
                 told.push((second, source));
             }
         }
-        let expected = [(0, "live"), (60, "live"), (70, "failing"), (75, "live"), (135, "live"), (195, "live")];
+        let expected =
+            [(0, "live"), (60, "live"), (70, "failing"), (75, "live"), (135, "live"), (195, "live")];
         assert_eq!(told, expected.map(|(second, word)| (second, word.to_owned())));
     }
 }

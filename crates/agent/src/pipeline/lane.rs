@@ -59,7 +59,9 @@ impl Lane {
         self.tick();
         let summary = self.shared.board.tally(|tally| tally.summary());
         match trouble {
-            Some(trouble) => self.say(Level::Error, &format!("the source has failed for good: {trouble}; {summary}")),
+            Some(trouble) => {
+                self.say(Level::Error, &format!("the source has failed for good: {trouble}; {summary}"))
+            }
             None if wanted => self.say(Level::Info, &format!("stopped; {summary}")),
             None => self.say(Level::Info, &format!("the source has ended; {summary}")),
         }

@@ -83,7 +83,12 @@ impl Shared {
         let rates = self.trend.lock().map(|trend| trend.rates()).unwrap_or_default();
         let (swaps, refusals) = self.slot.counts();
         let mut figures = self.board.tally(|tally| Figure::of_tally(tally, rates));
-        figures.extend(Figure::of_pipeline((self.board.health(), self.board.age()), self.outlets.sent_bytes(), swaps, refusals));
+        figures.extend(Figure::of_pipeline(
+            (self.board.health(), self.board.age()),
+            self.outlets.sent_bytes(),
+            swaps,
+            refusals,
+        ));
         figures
     }
 

@@ -42,7 +42,8 @@ mod tests {
     #[test]
     fn the_mean_is_the_ceiling() {
         for (ceiling, cost) in [(0.5, 0.01), (0.1, 0.2), (5.0, 1.0)] {
-            let (mut bucket, mut now, mut used) = (Ceiling::new(ceiling, cost, Duration::ZERO), Duration::ZERO, 0.0);
+            let (mut bucket, mut now, mut used) =
+                (Ceiling::new(ceiling, cost, Duration::ZERO), Duration::ZERO, 0.0);
             while now < Duration::from_secs(100) {
                 match bucket.wait(now) {
                     Some(wait) => now += wait + Duration::from_micros(100),

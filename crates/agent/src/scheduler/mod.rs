@@ -72,9 +72,10 @@ impl Scheduler {
         let now = self.begun.elapsed();
         let mut state = self.state();
         let cores = self.cores as f64;
-        state.cpu = power.cpu.zip(cpu_seconds()).map(|(share, used)| {
-            (Ceiling::new(share * cores, share * cores * SAVED, now), used)
-        });
+        state.cpu = power
+            .cpu
+            .zip(cpu_seconds())
+            .map(|(share, used)| (Ceiling::new(share * cores, share * cores * SAVED, now), used));
         state.rate = power.rate.map(|rate| Ceiling::new(rate, 1.0, now));
         self.changed.notify_all();
     }

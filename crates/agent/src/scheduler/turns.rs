@@ -76,7 +76,8 @@ impl Turns {
         let competing = || self.clients.values().filter(|c| c.waits.is_some() || c.is_running);
         let mean = competing().map(|c| c.used).sum::<f64>() / competing().count().max(1) as f64;
         let waiting = || self.clients.iter().filter_map(|(id, c)| Some((*id, c, c.waits?)));
-        let eligible = waiting().filter(|(_, c, _)| c.used <= mean).min_by_key(|(id, _, deadline)| (*deadline, *id));
+        let eligible =
+            waiting().filter(|(_, c, _)| c.used <= mean).min_by_key(|(id, _, deadline)| (*deadline, *id));
         // Where those that had least are all at work, it is who had least of those that wait.
         let (id, client, _) = eligible.or_else(|| waiting().min_by(|a, b| a.1.used.total_cmp(&b.1.used)))?;
         (client.cores <= self.free).then_some(id)
@@ -146,7 +147,8 @@ mod tests {
             }
             let busy: usize = running.iter().map(|&(_, i)| loads[i].cores).sum();
             assert!(busy <= cores, "{busy} of {cores} cores are in use");
-            let arrivals = (0..loads.len()).filter(|&i| asked[i].is_none()).map(|i| due[i]).filter(|&at| at > now);
+            let arrivals =
+                (0..loads.len()).filter(|&i| asked[i].is_none()).map(|i| due[i]).filter(|&at| at > now);
             let next = running.iter().map(|&(at, _)| at).chain(arrivals).fold(time, f64::min);
             now = next.max(now + 1e-9);
             running.retain(|&(at, i)| {

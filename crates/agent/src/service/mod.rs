@@ -49,7 +49,7 @@ pub enum AgentError {
         /// The package.
         path: PathBuf,
         /// Why it does not run.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
     /// The status page has no place.
     #[error("status.listen = \"{listen}\": {error}")]
@@ -107,7 +107,11 @@ fn open(config: &Config, index: usize) -> Result<Opened, AgentError> {
 }
 
 fn refused(config: &Config, index: usize, refusal: Refusal) -> AgentError {
-    AgentError::Package { index, path: config.pipelines[index].model.path.clone(), refusal }
+    AgentError::Package {
+        index,
+        path: config.pipelines[index].model.path.clone(),
+        refusal: Box::new(refusal),
+    }
 }
 
 /// What the pages show: the pipelines that run, in their order.
@@ -133,10 +137,11 @@ impl Agent {
         let server = serve(&config.status, &overview)?;
         let loader = Loader::start(scheduler.clone());
         let (path, pipelines) = (path.to_owned(), Vec::new());
-        let mut agent =
-            Agent { path, config, clock, scheduler, pipelines, shown, overview, server, loader };
+        let mut agent = Agent { path, config, clock, scheduler, pipelines, shown, overview, server, loader };
         let config = agent.config.clone();
-        let opened = (0..config.pipelines.len()).map(|index| checked(&config, index)).collect::<Result<Vec<_>, _>>()?;
+        let opened = (0..config.pipelines.len())
+            .map(|index| checked(&config, index))
+            .collect::<Result<Vec<_>, _>>()?;
         for (index, opened) in opened.into_iter().enumerate() {
             let pipeline = agent.pipeline(&config, index, opened)?;
             agent.pipelines.push(pipeline);
@@ -148,7 +153,11 @@ impl Agent {
             event(Level::Info, SELF, format!("status page and metrics: {}", server.url()));
         }
         if config.power.cpu.is_some() && cpu_seconds().is_none() {
-            event(Level::Warning, SELF, "power.cpu: this system does not tell CPU seconds, so there is no ceiling");
+            event(
+                Level::Warning,
+                SELF,
+                "power.cpu: this system does not tell CPU seconds, so there is no ceiling",
+            );
         }
         Ok(agent)
     }
@@ -203,7 +212,11 @@ impl Agent {
             None if notifier.watchdog().is_some() => notifier.tell("WATCHDOG=1"),
             None => {}
             Some(pipeline) => {
-                event(Level::Error, pipeline.shared().name(), "hangs: the watchdog is not told that all is well");
+                event(
+                    Level::Error,
+                    pipeline.shared().name(),
+                    "hangs: the watchdog is not told that all is well",
+                );
             }
         }
     }
@@ -211,16 +224,24 @@ impl Agent {
     /// Reads the configuration again. What is wrong with it is said, and nothing changes.
     fn reload(&mut self) {
         let begun = Instant::now();
-        let done = Config::load(&self.path).map_err(AgentError::from).and_then(|config| self.become_(config));
+        let done = Config::load(&self.path).map_err(AgentError::from).and_then(|config| self.adopt(config));
         match done {
-            Ok(changes) => event(Level::Info, SELF, format!("reloaded in {:.2} s: {changes}", begun.elapsed().as_secs_f64())),
-            Err(error) => event(Level::Error, SELF, format!("the configuration is refused, the one before stays: {error}")),
+            Ok(changes) => event(
+                Level::Info,
+                SELF,
+                format!("reloaded in {:.2} s: {changes}", begun.elapsed().as_secs_f64()),
+            ),
+            Err(error) => event(
+                Level::Error,
+                SELF,
+                format!("the configuration is refused, the one before stays: {error}"),
+            ),
         }
     }
 
     /// Becomes what another configuration says. Pipelines that are the same go on; where only the package or its budgets
     /// are others, it is swapped under them; others begin anew. Everything that can fail comes before anything ends.
-    fn become_(&mut self, config: Config) -> Result<String, AgentError> {
+    fn adopt(&mut self, config: Config) -> Result<String, AgentError> {
         let fates: Vec<Fate> = config.pipelines.iter().map(|new| self.fate(&config, new)).collect();
         let mut opened = Vec::new();
         for (index, fate) in fates.iter().enumerate() {
@@ -332,7 +353,9 @@ fn serve(config: &StatusConfig, overview: &Arc<Overview>) -> Result<Option<Serve
 fn within(file: &Path, index: usize, fault: Fault) -> AgentError {
     let fault = match fault {
         Fault::Table { path, right } => Fault::Table { path: format!("pipeline[{index}].{path}"), right },
-        Fault::Value { path, value, right } => Fault::Value { path: format!("pipeline[{index}].{path}"), value, right },
+        Fault::Value { path, value, right } => {
+            Fault::Value { path: format!("pipeline[{index}].{path}"), value, right }
+        }
         Fault::Text(right) => Fault::Table { path: format!("pipeline[{index}]"), right },
     };
     ConfigError { file: file.into(), fault }.into()

@@ -14,8 +14,10 @@ impl Notifier {
     /// By the environment that systemd gives its services; without it, nothing is told.
     pub(super) fn from_environment() -> Notifier {
         let variable = std::env::var_os;
-        let usec = variable("WATCHDOG_USEC").and_then(|usec| usec.to_str()?.parse().ok()).filter(|usec| *usec > 0);
-        let is_ours = variable("WATCHDOG_PID").is_none_or(|pid| pid.to_str() == Some(&std::process::id().to_string()));
+        let usec =
+            variable("WATCHDOG_USEC").and_then(|usec| usec.to_str()?.parse().ok()).filter(|usec| *usec > 0);
+        let is_ours =
+            variable("WATCHDOG_PID").is_none_or(|pid| pid.to_str() == Some(&std::process::id().to_string()));
         Notifier {
             #[cfg(unix)]
             to: variable("NOTIFY_SOCKET").and_then(|socket| address(&socket)),

@@ -84,7 +84,10 @@ fn is_own(host: &str, names: &[String]) -> bool {
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     is_address
         || bracketed.is_some_and(|host| host.parse::<IpAddr>().is_ok())
-        || ["localhost"].into_iter().chain(names.iter().map(String::as_str)).any(|own| own.eq_ignore_ascii_case(name))
+        || ["localhost"]
+            .into_iter()
+            .chain(names.iter().map(String::as_str))
+            .any(|own| own.eq_ignore_ascii_case(name))
 }
 
 fn head(out: &mut impl Write, status: &str, kind: &str) -> io::Result<()> {
@@ -109,7 +112,8 @@ fn pictures(out: &mut impl Write, board: &Board, shared: &Shared) -> io::Result<
         let fresh = shown.as_ref().map_or(HEARTBEAT, |shot| STALE.saturating_sub(age(shot)).min(HEARTBEAT));
         if let Some((newer, shot)) = board.newer(version, fresh) {
             version = newer;
-            let is_newer = shot.as_ref().map(|shot| shot.captured) != shown.as_ref().map(|shot| shot.captured);
+            let is_newer =
+                shot.as_ref().map(|shot| shot.captured) != shown.as_ref().map(|shot| shot.captured);
             if is_newer && let Some(shot) = shot {
                 part(out, drawn(&shot, false)?)?;
                 shown = Some(shot);
@@ -146,7 +150,11 @@ fn drawn(shot: &Shot, is_old: bool) -> io::Result<Vec<u8>> {
 }
 
 /// The figures as server-sent events, each a line of JSON.
-fn figures(out: &mut impl Write, mut newer: Box<dyn FnMut() -> Value + Send>, shared: &Shared) -> io::Result<()> {
+fn figures(
+    out: &mut impl Write,
+    mut newer: Box<dyn FnMut() -> Value + Send>,
+    shared: &Shared,
+) -> io::Result<()> {
     head(out, "200 OK", "text/event-stream")?;
     out.write_all(b"\r\n")?;
     while !shared.is_closed() {
@@ -235,7 +243,10 @@ mod tests {
         assert_eq!((&first["frame"], &first["ms"], &first["skipped"]), (&7.into(), &3.25.into(), &2.into()));
         assert_eq!(first["boxes"][0]["label"], "<cat>");
         board.failing("gone");
-        assert_eq!((&board.figures()["trouble"], &board.figures()["source"]), (&"gone".into(), &"failing".into()));
+        assert_eq!(
+            (&board.figures()["trouble"], &board.figures()["source"]),
+            (&"gone".into(), &"failing".into())
+        );
         board.ended(None);
         assert_eq!(board.figures()["ended"], true);
     }

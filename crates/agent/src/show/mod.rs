@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use board::{Board, Health, Shot};
 pub(crate) use board::round;
+pub use board::{Board, Health, Shot};
 pub(crate) use page::status;
 
 /// The port where none is asked for and this one is free.
@@ -98,7 +98,11 @@ impl Server {
     ///
     /// # Errors
     /// The address is taken, or not one of this machine.
-    pub(crate) fn at(address: SocketAddr, site: impl Site + 'static, names: Vec<String>) -> std::io::Result<Server> {
+    pub(crate) fn at(
+        address: SocketAddr,
+        site: impl Site + 'static,
+        names: Vec<String>,
+    ) -> std::io::Result<Server> {
         Server::serve(TcpListener::bind(address)?, Arc::new(site), names)
     }
 

@@ -49,7 +49,10 @@ const COUNTERS: [(&str, &[&str]); 8] = [
     ("Inference in ms: p50, p99", &["inference_ms_p50", "inference_ms_p99"]),
     ("End to end in ms: p50, p99", &["latency_ms_p50", "latency_ms_p99"]),
     ("Frames seen", &["frames_seen_total"]),
-    ("Processed, skipped, broken", &["frames_processed_total", "frames_skipped_total", "frames_broken_total"]),
+    (
+        "Processed, skipped, broken",
+        &["frames_processed_total", "frames_skipped_total", "frames_broken_total"],
+    ),
     ("Waiting", &["queue_depth"]),
     ("Bytes seen", &["seen_bytes_total"]),
     ("Bytes sent", &["sent_bytes_total"]),

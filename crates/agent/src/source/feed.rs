@@ -262,7 +262,11 @@ mod tests {
                 }
             }
         });
-        assert_eq!(items.iter().filter(|item| *item == "no route; next attempt in 0.0 s").count(), 9, "{items:?}");
+        assert_eq!(
+            items.iter().filter(|item| *item == "no route; next attempt in 0.0 s").count(),
+            9,
+            "{items:?}"
+        );
         assert!(items.contains(&"the source gave no frame; next attempt in 0.0 s".to_owned()), "{items:?}");
         assert_eq!((items.len(), result), (12, Ok(())), "two frames");
     }

@@ -105,7 +105,10 @@ fn run(
     });
     let watch = Watch::start(child.clone(), silence);
     let result = stdout.map_or(Ok(End::Cut), |stdout| {
-        feed.pictures(BufReader::with_capacity(1 << 20, Watched { inner: stdout, since: watch.since.clone() }))
+        feed.pictures(BufReader::with_capacity(
+            1 << 20,
+            Watched { inner: stdout, since: watch.since.clone() },
+        ))
     });
     if watch.end() {
         return Err(SourceError::Failed(format!("ffmpeg gave nothing for {} s", silence.as_secs())));
@@ -246,7 +249,8 @@ mod tests {
             let child = Arc::new(Mutex::new(Running(child)));
             let stdout = lock(&child).0.stdout.take().unwrap();
             let watch = Watch::start(child.clone(), Duration::from_millis(300));
-            let (mut watched, mut text) = (Watched { inner: stdout, since: watch.since.clone() }, String::new());
+            let (mut watched, mut text) =
+                (Watched { inner: stdout, since: watch.since.clone() }, String::new());
             watched.read_to_string(&mut text).unwrap();
             (text, watch.end())
         };

@@ -221,7 +221,11 @@ mod tests {
             let error = Source::new(text).unwrap_err();
             let is_missing = words.contains("there is no");
             assert_eq!(matches!(error, SourceError::Missing(_)), is_missing, "{error}");
-            assert!(matches!(error, SourceError::Wrong(_) | SourceError::Missing(_)) && error.to_string().contains(words), "{error}");
+            assert!(
+                matches!(error, SourceError::Wrong(_) | SourceError::Missing(_))
+                    && error.to_string().contains(words),
+                "{error}"
+            );
             assert!(!error.to_string().contains("geheim"), "{error}");
         };
         check("", "there is no such file");

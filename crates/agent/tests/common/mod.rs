@@ -86,7 +86,8 @@ pub fn labelled(layers: usize, version: u64, labels: [&str; 2]) -> Package {
     let mut model = Model::new(graph.clone(), weights.clone(), task.clone(), Isa::best(), 1).unwrap();
     let golden = [RED, GREEN].map(|colour| model.golden(&picture(80, 70, colour)).unwrap()).to_vec();
     let task = serde_json::to_value(&task).ok();
-    let manifest = Manifest { format: Format::of(&graph), name: "colours".into(), task, version, ..Manifest::default() };
+    let manifest =
+        Manifest { format: Format::of(&graph), name: "colours".into(), task, version, ..Manifest::default() };
     Package { manifest, graph, weights, golden }
 }
 

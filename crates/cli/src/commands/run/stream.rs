@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use espalier_agent::{
-    Board, Fault, Frame, Listener, Manner, Policy, Reading, Seen, Server, Source, SourceError, Stream, Viewer, broken,
+    Board, Fault, Frame, Listener, Manner, Policy, Reading, Seen, Server, Source, SourceError, Stream,
+    Viewer, broken,
 };
 use espalier_tasks::{Answer, Model};
 use serde_json::{Value, json};
