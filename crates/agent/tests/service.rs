@@ -148,7 +148,7 @@ fn a_folder_is_watched() {
     let pictures = folder.path().join("pictures");
     std::fs::create_dir(&pictures).unwrap();
     let put = |name: &str| std::fs::write(pictures.join(name), jpeg(64, 64, RED)).unwrap();
-    ["1.jpg", "2.jpg", "note.txt"].map(put);
+    ["1.jpg", "2.jpg", "note.txt"].into_iter().for_each(put);
     let agent = Agent::start(folder.path(), &pipeline("uri = \"pictures\", watch = true", MODEL));
     let processed = |count: f64| {
         agent.until("pictures", || (agent.metric("frames_processed_total") == count).then_some(()))

@@ -24,11 +24,13 @@ pub(super) struct Lane {
     faults: Seldom,
     /// Whether the source was said to fail.
     failing: bool,
+    /// Whether there was an answer yet.
+    answers: bool,
 }
 
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>, insights: Insights) -> Lane {
-        Lane { shared, insights, faults: Seldom::new(APART), failing: false }
+        Lane { shared, insights, faults: Seldom::new(APART), failing: false, answers: false }
     }
 
     fn say(&self, level: Level, text: &str) {
@@ -79,6 +81,10 @@ impl Listener for Lane {
 
     fn answered(&mut self, seen: &Seen<'_>) -> Result<(), Infallible> {
         self.recovered();
+        if !std::mem::replace(&mut self.answers, true) {
+            let since = self.shared.clock.now().since_start.as_secs_f64() * 1e3;
+            self.say(Level::Info, &format!("first answer {since:.1} ms after the start of the agent"));
+        }
         let at = self.shared.clock.at(seen.frame.captured, seen.frame.time);
         let kinds = self.insights.frame(at, seen);
         self.push(at, kinds);

@@ -49,7 +49,7 @@ pub enum AgentError {
         /// The package.
         path: PathBuf,
         /// Why it does not run.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
     /// The status page has no place.
     #[error("status.listen = \"{listen}\": {error}")]
@@ -107,7 +107,11 @@ fn open(config: &Config, index: usize) -> Result<Opened, AgentError> {
 }
 
 fn refused(config: &Config, index: usize, refusal: Refusal) -> AgentError {
-    AgentError::Package { index, path: config.pipelines[index].model.path.clone(), refusal }
+    AgentError::Package {
+        index,
+        path: config.pipelines[index].model.path.clone(),
+        refusal: Box::new(refusal),
+    }
 }
 
 /// What the pages show: the pipelines that run, in their order.
@@ -220,7 +224,7 @@ impl Agent {
     /// Reads the configuration again. What is wrong with it is said, and nothing changes.
     fn reload(&mut self) {
         let begun = Instant::now();
-        let done = Config::load(&self.path).map_err(AgentError::from).and_then(|config| self.become_(config));
+        let done = Config::load(&self.path).map_err(AgentError::from).and_then(|config| self.adopt(config));
         match done {
             Ok(changes) => event(
                 Level::Info,
@@ -237,7 +241,7 @@ impl Agent {
 
     /// Becomes what another configuration says. Pipelines that are the same go on; where only the package or its budgets
     /// are others, it is swapped under them; others begin anew. Everything that can fail comes before anything ends.
-    fn become_(&mut self, config: Config) -> Result<String, AgentError> {
+    fn adopt(&mut self, config: Config) -> Result<String, AgentError> {
         let fates: Vec<Fate> = config.pipelines.iter().map(|new| self.fate(&config, new)).collect();
         let mut opened = Vec::new();
         for (index, fate) in fates.iter().enumerate() {

@@ -164,7 +164,7 @@ impl Agent {
             if let Some(found) = found() {
                 return found;
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(40));
         }
         panic!("{what}: not within 20 s; it said {:#?}", self.said());
     }
@@ -212,10 +212,13 @@ impl Agent {
 
     /// The newest figures of a pipeline.
     pub fn figures(&self, pipeline: usize) -> serde_json::Value {
-        let mut connection = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        connection.write_all(b"GET /figures HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-        let mut lines = BufReader::new(connection).lines().map_while(Result::ok);
-        let line = lines.find_map(|line| line.strip_prefix("data: ").map(String::from)).unwrap();
+        // Where too many connections are open, one is turned away.
+        let line = self.until("figures", || {
+            let mut connection = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+            connection.write_all(b"GET /figures HTTP/1.1\r\nHost: localhost\r\n\r\n").ok()?;
+            let mut lines = BufReader::new(connection).lines().map_while(Result::ok);
+            lines.find_map(|line| line.strip_prefix("data: ").map(String::from))
+        });
         serde_json::from_str::<serde_json::Value>(&line).unwrap()["pipelines"][pipeline].take()
     }
 
