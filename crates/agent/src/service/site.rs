@@ -72,6 +72,7 @@ impl Site for Arc<Overview> {
                 Some(Reply::Text(HTML, status(&self.device, each)))
             }
             "/metrics" => Some(Reply::Text(METRICS, self.metrics())),
+            "/figures.json" => Some(Reply::Text("application/json", self.figures().to_string())),
             "/figures" => {
                 let (overview, mut is_first) = (self.clone(), true);
                 Some(Reply::Figures(Box::new(move || {
@@ -94,6 +95,6 @@ impl Site for Arc<Overview> {
     }
 
     fn paths(&self) -> &'static str {
-        "There is /, /metrics, /figures, and /NAME/picture.jpg and /NAME/picture.mjpeg of each pipeline.\n"
+        "There is /, /metrics, /figures, /figures.json, and /NAME/picture.jpg and /NAME/picture.mjpeg of each pipeline.\n"
     }
 }
