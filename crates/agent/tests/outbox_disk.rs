@@ -153,7 +153,7 @@ fn a_full_disk_corrupts_nothing_and_every_insight_is_counted() {
     );
     assert!(refused > 0 && written > 0 && dropped_in_memory > 0, "{refused}, {written}, {dropped_in_memory}");
     assert!(
-        acknowledged_when_full > pages / 2,
+        acknowledged_when_full >= pages / 2,
         "the reserve takes acknowledgements: {acknowledged_when_full}"
     );
 }
@@ -268,8 +268,10 @@ fn a_damaged_file_is_noticed_or_harmless() {
     assert!(renewed > 0 && harmless > 0);
     // An insight whose text is damaged where SQLite does not look is dropped, and counted.
     let (mut bytes, text) = (whole.clone(), br#""number":5,"padding":"x"#);
-    let at = whole.windows(text.len()).position(|window| window == text).expect("the fifth");
-    bytes[at + text.len()] ^= 1;
+    // Pages that were split keep what was there before.
+    for at in (0..whole.len() - text.len()).filter(|&at| whole[at..].starts_with(text)) {
+        bytes[at + text.len()] ^= 1;
+    }
     let path = scratch.path().join("b.queue");
     std::fs::write(&path, &bytes).unwrap();
     let (numbers, dropped, accounted) = drain(&mut open(&path));

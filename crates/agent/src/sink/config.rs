@@ -422,7 +422,8 @@ mod tests {
             let error = read(&format!(r#"{{"type": "{kind}", "no_such_key": 1}}"#)).unwrap_err();
             let (_, known) = error.split_once("expected").expect("the parser says what it knows");
             let mut known: Vec<&str> = known.split('`').skip(1).step_by(2).chain(["type"]).collect();
-            (documented.sort_unstable(), known.sort_unstable());
+            documented.sort_unstable();
+            known.sort_unstable();
             assert_eq!(documented, known, "{kind}: {error}");
         }
     }
