@@ -95,10 +95,11 @@ impl PipelineConfig {
     pub(super) fn resolve(&mut self, folder: &Path) {
         self.model.path = folder.join(&self.model.path);
         let uri = &self.source.uri;
-        let is_path =
-            !(uri == "-" || uri.contains("://") || uri.starts_with("builtin:") || uri.starts_with("${"))
-                && !uri.bytes().all(|byte| byte.is_ascii_digit());
-        if is_path && let Some(path) = folder.join(uri).to_str() {
+        let is_other = uri == "-"
+            || ["builtin:", "${"].iter().any(|start| uri.starts_with(start))
+            || uri.contains("://")
+            || uri.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_other && let Some(path) = folder.join(uri).to_str() {
             self.source.uri = path.to_owned();
         }
     }
