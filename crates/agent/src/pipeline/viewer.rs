@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use espalier_tasks::{Answer, Image, Model};
+use espalier_tasks::{Answer, Image, Model, Observation};
 
 use crate::frame::{Fault, Frame};
 use crate::queue::{Next, Outcome};
@@ -27,6 +27,8 @@ pub struct Seen<'a> {
     pub image: &'a Image,
     /// What the network says.
     pub answer: &'a Answer,
+    /// What picture and answer come to, where the manner asks for it.
+    pub observation: Option<&'a Observation>,
     /// Class names of the task.
     pub labels: &'a [String],
     /// Time of the answer, pre-processing included.
@@ -68,6 +70,8 @@ pub struct Manner {
     pub rate: Option<f64>,
     /// Age at which a frame is no longer worth looking at.
     pub deadline: Option<Duration>,
+    /// Whether to say what pictures and answers come to.
+    pub observes: bool,
 }
 
 /// Answers the frames of a stream.
@@ -172,7 +176,7 @@ impl Viewer {
         let looked = catch_unwind(AssertUnwindSafe(|| self.answer(frame)));
         drop(turn);
         match looked.unwrap_or_else(|_| Err(Fault::new("looking at it panicked"))) {
-            Ok((image, answer, inference)) => {
+            Ok((image, answer, observation, inference)) => {
                 let latency = frame.captured.elapsed();
                 stream.settle(Outcome::Processed);
                 self.board.tally(|tally| {
@@ -180,7 +184,15 @@ impl Viewer {
                     tally.counts = stream.counts();
                 });
                 let labels = self.model.task().labels();
-                let seen = Seen { frame, image: &image, answer: &answer, labels, inference, latency };
+                let seen = Seen {
+                    frame,
+                    image: &image,
+                    answer: &answer,
+                    observation: observation.as_ref(),
+                    labels,
+                    inference,
+                    latency,
+                };
                 let result = listener.answered(&seen);
                 let (inference_ms, latency_ms) = (inference.as_secs_f64() * 1e3, latency.as_secs_f64() * 1e3);
                 let (number, captured) = (frame.number, frame.captured);
@@ -197,11 +209,15 @@ impl Viewer {
         }
     }
 
-    fn answer(&mut self, frame: &Frame) -> Result<(Image, Answer, Duration), Fault> {
+    fn answer(&mut self, frame: &Frame) -> Result<(Image, Answer, Option<Observation>, Duration), Fault> {
         let image = frame.image()?;
         let begun = Instant::now();
-        let answer = self.model.answer(&image).map_err(|error| Fault::new(error.to_string()))?;
-        Ok((image, answer, begun.elapsed()))
+        let answered = match self.manner.observes {
+            true => self.model.observe(&image).map(|(answer, observation)| (answer, Some(observation))),
+            false => self.model.answer(&image).map(|answer| (answer, None)),
+        };
+        let (answer, observation) = answered.map_err(|error| Fault::new(error.to_string()))?;
+        Ok((image, answer, observation, begun.elapsed()))
     }
 
     /// The next look is one period after this one was due.

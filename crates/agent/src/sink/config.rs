@@ -1,6 +1,6 @@
 //! What a configuration says about a sink.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use espalier_wire::Device;
@@ -192,6 +192,19 @@ impl SinkConfig {
             SinkConfig::Webhook(_) => "webhook",
             SinkConfig::Folder(_) => "folder",
             SinkConfig::Stdout(_) => "stdout",
+        }
+    }
+
+    /// Takes relative paths from `folder`.
+    pub(crate) fn resolve(&mut self, folder: &Path) {
+        let join = |path: &mut PathBuf| *path = folder.join(&*path);
+        match self {
+            SinkConfig::Hub(HubConfig { ca, certificate, key, .. })
+            | SinkConfig::Mqtt(MqttConfig { ca, certificate, key, .. }) => {
+                [ca, certificate, key].into_iter().flatten().for_each(join);
+            }
+            SinkConfig::Folder(c) => c.samples.iter_mut().chain([&mut c.path]).for_each(join),
+            SinkConfig::Webhook(_) | SinkConfig::Stdout(_) => {}
         }
     }
 

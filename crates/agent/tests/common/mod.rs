@@ -88,7 +88,7 @@ pub fn labelled(layers: usize, version: u64, labels: [&str; 2]) -> Package {
     let task = serde_json::to_value(&task).ok();
     let manifest =
         Manifest { format: Format::of(&graph), name: "colours".into(), task, version, ..Manifest::default() };
-    Package { manifest, graph, weights, golden }
+    Package { manifest, graph, weights, golden, reference: Weights::new() }
 }
 
 /// The same, but with golden samples that no machine answers.
