@@ -39,7 +39,7 @@ def options():
 
 
 def metrics(url):
-    """Values by metric and pipeline ('' of the process); quantiles as NAME:QUANTILE."""
+    """Values by metric and pipeline ('' of the process, sink/NAME of a sink); quantiles as NAME:QUANTILE."""
     values = {}
     with urllib.request.urlopen(url + "metrics", timeout=10) as answer:
         for line in answer.read().decode().splitlines():
@@ -47,7 +47,8 @@ def metrics(url):
             if found:
                 labels = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', found[2] or ""))
                 name = found[1] + (":" + labels["quantile"] if "quantile" in labels else "")
-                values[name, labels.get("pipeline", "")] = float(found[3])
+                of = "sink/" + labels["sink"] if "sink" in labels else labels.get("pipeline", "")
+                values[name, of] = float(found[3])
     return values
 
 
@@ -63,7 +64,7 @@ def slope(points):
 
 def start(args):
     """The agent, its address, and the lines that it says."""
-    agent = subprocess.Popen([args.agent, "--config", args.config], stderr=subprocess.PIPE, text=True)
+    agent = subprocess.Popen([args.agent, "--config", args.config], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     said, url, ready = [], [], threading.Event()
 
     def listen():
@@ -115,7 +116,11 @@ def pipeline_figures(name, readings, faults):
         "latency_p50_ms": round(mean("latency_ms:0.5"), 2),
         "latency_p99_ms": round(worst("latency_ms:0.99"), 2),
         "seen_bytes": int(of("seen_bytes_total")),
-        "sent_bytes": int(of("sent_bytes_total")),
+        "insights": int(of("insights_total")),
+        "insight_bytes": int(of("insight_bytes_total")),
+        "samples": int(of("samples_total")),
+        "drift_scenes": int(of("drift_scenes_total")),
+        "drifting": int(of("drifting")),
     }
     if figures["camera_fps"] > 0:
         figures["two_frames_ms"] = round(2000 / figures["camera_fps"], 1)
@@ -124,6 +129,12 @@ def pipeline_figures(name, readings, faults):
     else:
         faults.append(f"{name}: its source gave nothing")
     return figures
+
+
+def sink_figures(name, last):
+    of = lambda metric: int(last[metric, name])
+    figures = ("up", "delivered_total", "queue_depth", "dropped_total", "failures_total")
+    return {**{figure: of("sink_" + figure) for figure in figures}, "sent_bytes": of("sent_bytes_total")}
 
 
 def main():
@@ -154,7 +165,9 @@ def main():
         faults.append(f"memory grows by {grows:.2f} MiB an hour")
     seconds = warm[-1][0] - warm[0][0]
     cpu = [values["cpu_seconds_total", ""] for _, values in warm]
-    names = sorted({pipeline for _, pipeline in warm[-1][1] if pipeline})
+    all_names = {name for _, name in warm[-1][1] if name}
+    names = sorted(name for name in all_names if not name.startswith("sink/"))
+    sinks = sorted(all_names.difference(names))
     ends = {}
     for line in said:
         found = re.search(r"(\d+) frames seen = (\d+) processed \+ (\d+) skipped \+ (\d+) broken", line)
@@ -172,6 +185,7 @@ def main():
         "cpu_cores": round((cpu[-1] - cpu[0]) / seconds, 3),
         "ended_s": round(ended, 3),
         "pipelines": {name: {**pipeline_figures(name, warm, faults), "at_the_end": ends.get(name)} for name in names},
+        "sinks": {name.removeprefix("sink/"): sink_figures(name, warm[-1][1]) for name in sinks},
         "warnings": [line for line in said if " warning " in line or " error " in line][:20],
         "faults": faults,
     }

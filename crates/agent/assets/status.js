@@ -52,6 +52,17 @@
     }
   }
 
+  function showSinks(sinks) {
+    const table = document.getElementById("sinks"), names = ["sink_delivered_total", "sink_queue_depth", "sink_dropped_total"];
+    table.hidden = sinks.length === 0;
+    table.tBodies[0].replaceChildren(...sinks.map((sink) => {
+      const row = document.createElement("tr"), counters = sink.counters;
+      const texts = [sink.name + " (" + sink.type + ")", sink.state, ...names.map((name) => number(counters[name])), bytes(counters.sent_bytes_total)];
+      for (const text of texts) row.insertCell().textContent = text;
+      return row;
+    }));
+  }
+
   // The next picture is asked for when the one before is here, so a slow browser asks less often.
   function follow(section) {
     const image = section.querySelector("img");
@@ -66,6 +77,7 @@
   events.onmessage = (event) => {
     const figures = JSON.parse(event.data);
     figures.pipelines.forEach(show);
+    showSinks(figures.sinks);
     const machine = figures.machine;
     const parts = [percent(machine.cpu_share) + " of all cores", bytes(machine.resident_memory_bytes) + " resident"];
     if (machine.energy_joules_total !== undefined) parts.push(number(machine.energy_joules_total) + "\u202fJ since the start");

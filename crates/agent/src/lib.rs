@@ -39,7 +39,7 @@ pub use frame::{Fault, Frame, PICTURE_BYTES};
 pub use machine::resident_bytes;
 pub use moment::Moment;
 pub use package::Refusal;
-pub use pipeline::{Listener, Manner, Outlet, Seen, Viewer, broken};
+pub use pipeline::{Listener, Manner, Seen, Viewer, broken};
 pub use queue::{Counts, Outcome, Policy};
 pub use scheduler::{Client, Power, Scheduler, Turn};
 pub use service::{AgentError, check, run};

@@ -5,12 +5,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use espalier_engines::{EngineKind, OpenError};
 use espalier_graph::package::MAX_FILE;
 use espalier_graph::{Golden, Op, Package, PackageError};
 use espalier_runtime::Sizes;
 use espalier_tasks::model::content;
 use espalier_tasks::series::Follows;
-use espalier_tasks::{Content, Image, Model, ModelError, Task, Window};
+use espalier_tasks::{Content, Image, Model, ModelError, Reference, Task, Window};
 
 use crate::config::{Bytes, ModelConfig, Time};
 
@@ -43,6 +44,9 @@ pub enum Refusal {
     /// Its task is not understood.
     #[error("its task: {0}")]
     Task(String),
+    /// The engine does not take it.
+    #[error(transparent)]
+    Engine(#[from] OpenError),
     /// It does not run, or would answer differently.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -71,8 +75,12 @@ pub enum Refusal {
 pub(crate) struct Opened {
     /// Ready to answer.
     pub(crate) model: Model,
+    /// Whether our own runtime computes it.
+    is_own: bool,
     /// What it should answer.
     pub(crate) golden: Vec<Golden>,
+    /// What its model saw when it was validated, where it tells.
+    pub(crate) reference: Option<Reference>,
     /// What it is called, with its version where it has one.
     pub(crate) name: String,
     /// Memory of its values, weights and scratch.
@@ -146,13 +154,23 @@ impl Pace {
 pub(crate) fn open(config: &ModelConfig, threads: usize, pace: Pace) -> Result<Opened, Refusal> {
     let stamp = Stamp::of(&config.path)?;
     let package = pace.run(|| Ok::<_, Refusal>(Package::from_bytes(&read(&config.path)?)?))?;
-    let Package { manifest, graph, weights, golden, .. } = package;
-    let task: Task = serde_json::from_value(manifest.task.ok_or(Refusal::NoTask)?)
+    let task: Task = serde_json::from_value(package.manifest.task.clone().ok_or(Refusal::NoTask)?)
         .map_err(|error| Refusal::Task(error.to_string()))?;
-    let isa = config.isa().map_err(Refusal::Task)?;
-    let remark = graph.nodes().iter().any(|node| matches!(node.op, Op::BatchNorm { .. })).then_some(UNFOLDED);
+    let reference = Reference::read(&package.reference, &task).map_err(Refusal::Task)?;
+    let is_unfolded = package.graph.nodes().iter().any(|node| matches!(node.op, Op::BatchNorm { .. }));
+    let remark = is_unfolded.then_some(UNFOLDED);
     // Its helpers are made here, since they inherit the priority of who makes them.
-    let mut model = Model::new(graph, weights, task, isa, threads)?;
+    let (mut model, manifest, golden) = match config.engine {
+        EngineKind::Espalier => {
+            let Package { manifest, graph, weights, golden, .. } = package;
+            let isa = config.isa().map_err(Refusal::Task)?;
+            (Model::new(graph, weights, task, isa, threads)?, manifest, golden)
+        }
+        EngineKind::OnnxRuntime => {
+            let model = espalier_engines::open(&config.engine(), &package, threads)?;
+            (model, package.manifest, package.golden)
+        }
+    };
     let sizes = pace.run(|| model.prepare(1))?;
     model.keep_prepared();
     let whole = |sizes: Sizes| sizes.arena_bytes + sizes.weight_bytes + sizes.scratch_bytes * sizes.threads;
@@ -162,7 +180,8 @@ pub(crate) fn open(config: &ModelConfig, threads: usize, pace: Pace) -> Result<O
     }
     let name = config.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let name = if manifest.version > 0 { format!("{name} (version {})", manifest.version) } else { name };
-    Ok(Opened { model, golden, name, memory, stamp, remark })
+    let is_own = config.engine == EngineKind::Espalier;
+    Ok(Opened { model, golden, is_own, reference, name, memory, stamp, remark })
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -177,12 +196,13 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 impl Opened {
-    /// One golden sample, as at every start.
+    /// One golden sample, as at every start; of other engines all, since their tolerance is a share of what all span.
     ///
     /// # Errors
     /// This machine answers differently.
     pub(crate) fn check_one(&mut self) -> Result<(), Refusal> {
-        Ok(self.model.replay(&self.golden[..self.golden.len().min(1)])?)
+        let count = if self.is_own { self.golden.len().min(1) } else { self.golden.len() };
+        Ok(self.model.replay(&self.golden[..count])?)
     }
 
     /// All golden samples, and the budget of latency; the median of what answers took.

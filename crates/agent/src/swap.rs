@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::config::Fault;
 use crate::log::{Level, event};
 use crate::package::{self, Opened, Refusal, Stamp};
-use crate::pipeline::{Fresh, Insights, Shared};
+use crate::pipeline::{Fresh, Shared, Watch};
 use crate::scheduler::{Client, Scheduler};
 
 /// Files are looked at this far apart. One that changed is read once it has not changed between two looks.
@@ -124,13 +124,13 @@ fn renew(pipeline: &Shared, scheduler: &Arc<Scheduler>, stop: &AtomicBool) -> Op
     let checked = catch_unwind(AssertUnwindSafe(|| check(pipeline, scheduler, stop)));
     let checked = checked.unwrap_or_else(|_| Err(Why::Panic));
     match checked {
-        Ok((opened, took, insights)) => {
+        Ok((opened, took, watch)) => {
             let shown = opened.name.clone();
             if let Some(remark) = opened.remark {
                 event(Level::Info, name, format!("{shown}: {remark}"));
             }
             let stamp = opened.stamp;
-            pipeline.slot.offer(Fresh { model: opened.model, name: opened.name, insights });
+            pipeline.slot.offer(Fresh { model: opened.model, name: opened.name, watch });
             while !pipeline.slot.is_taken() && !pipeline.is_over() && !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -160,7 +160,7 @@ enum Why {
     #[error(transparent)]
     Refusal(#[from] Refusal),
     #[error("{0}")]
-    Insights(#[from] Fault),
+    Watch(#[from] Fault),
     #[error("its task is {0}, and the source gives {1}")]
     Input(&'static str, &'static str),
     #[error("checking it panicked")]
@@ -171,7 +171,7 @@ fn check(
     pipeline: &Shared,
     scheduler: &Arc<Scheduler>,
     stop: &AtomicBool,
-) -> Result<(Opened, Duration, Option<Insights>), Why> {
+) -> Result<(Opened, Duration, Watch), Why> {
     let wanted = pipeline.slot.wanted();
     let mut opened = package::open(&wanted, pipeline.threads, package::Pace::Background)?;
     let task = opened.model.task();
@@ -184,12 +184,8 @@ fn check(
     let client = scheduler.join_uncounted(pipeline.threads);
     let is_over = || stop.load(Ordering::Relaxed) || pipeline.is_over();
     let took = opened.check_all(wanted.max_latency, &mut |one| in_turn(&client, is_over, one))?;
-    let labels = opened.model.task().labels();
-    let insights = match pipeline.board.has_labels(labels) {
-        true => None,
-        false => Some(Insights::new(&pipeline.config, labels)?),
-    };
-    Ok((opened, took, insights))
+    let watch = Watch::new(&pipeline.config, opened.model.task(), opened.reference.take())?;
+    Ok((opened, took, watch))
 }
 
 /// One answer, and a rest.

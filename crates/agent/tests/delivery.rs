@@ -79,9 +79,16 @@ fn hub_options(port: u16) -> Options {
     }
 }
 
-/// What a dead process left in its queue: epoch, the next number, insights and stretches. None where it died before there was
-/// one.
-fn queue(path: &Path) -> Option<(Epoch, u64, BTreeMap<u64, String>, Vec<Dropped>)> {
+/// What a dead process left in its queue.
+struct Left {
+    epoch: Epoch,
+    next: u64,
+    insights: BTreeMap<u64, String>,
+    dropped: Vec<Dropped>,
+}
+
+/// None where it died before there was one.
+fn queue(path: &Path) -> Option<Left> {
     if !path.exists() {
         return None;
     }
@@ -99,7 +106,8 @@ fn queue(path: &Path) -> Option<(Epoch, u64, BTreeMap<u64, String>, Vec<Dropped>
         Ok(Dropped { first: row.get(0)?, last: row.get(1)?, counts })
     });
     let dropped = dropped.unwrap().map(Result::unwrap).collect();
-    Some((Epoch(epoch as u64), next, insights.map(Result::unwrap).collect(), dropped))
+    let insights = insights.map(Result::unwrap).collect();
+    Some(Left { epoch: Epoch(epoch as u64), next, insights, dropped })
 }
 
 fn kill(mut child: Child) {
@@ -134,21 +142,21 @@ fn what_was_committed_arrives_exactly_once_though_everything_is_killed() {
             hub = child("hub", folder, broker.port);
         }
         kill(publisher);
-        if let Some((_, _, insights, dropped)) = queue(&folder.join("hub.queue")) {
-            committed.extend(insights);
-            full += dropped.len();
+        if let Some(left) = queue(&folder.join("hub.queue")) {
+            committed.extend(left.insights);
+            full += left.dropped.len();
         }
     }
     let drained = child("drain", folder, broker.port).wait().unwrap();
     assert!(drained.success(), "the queue does not become empty");
-    let (epoch, next, left, dropped) = queue(&folder.join("hub.queue")).expect("a queue");
-    assert_eq!((left.len(), dropped.len()), (0, 0), "insights and stretches that are left");
+    let Left { epoch, next, insights, dropped } = queue(&folder.join("hub.queue")).expect("a queue");
+    assert_eq!((insights.len(), dropped.len()), (0, 0), "insights and stretches that are left");
     kill(hub);
     let ledger = Ledger::open(&folder.join("hub.db")).unwrap();
     assert_eq!(ledger.queues().unwrap(), [(device(), epoch)], "one queue, never made anew");
     let account = ledger.account(&device(), epoch).unwrap();
     println!(
-        "{kills} kills, {} of the broker, {} of the hub: {account:?}, seen full {full} times",
+        "{kills} kills, {} of the broker, {} of the hub: {account:?}, {full} stretches seen",
         restarts.0, restarts.1
     );
     assert_eq!(account.upto, next - 1, "every number that was given is accounted for");
@@ -202,19 +210,16 @@ fn subscribers_get_everything_at_least_once_with_a_key() {
                 broker.restart();
                 subscriber = connect(&["site/a/#", "homeassistant/#"]);
             }
-            match subscriber.poll(Duration::from_millis(100)).unwrap() {
-                Some(espalier_wire::mqtt::Event::Message { topic, payload }) => {
-                    match espalier_wire::Message::from_json(&payload) {
-                        Ok(message) => {
-                            let number = number(message.entry.insight.get());
-                            let old = seen.insert(message.key(), number);
-                            assert!(old.is_none_or(|old| old == number), "a key is of one insight");
-                            assert!(topic.starts_with("site/a/gate-7/door/"), "{topic}");
-                        }
-                        Err(_) => drop(others.insert(topic, String::from_utf8(payload).unwrap())),
-                    }
+            let event = subscriber.poll(Duration::from_millis(100)).unwrap();
+            let Some(espalier_wire::mqtt::Event::Message { topic, payload }) = event else { continue };
+            match espalier_wire::Message::from_json(&payload) {
+                Ok(message) => {
+                    let number = number(message.entry.insight.get());
+                    let old = seen.insert(message.key(), number);
+                    assert!(old.is_none_or(|old| old == number), "a key is of one insight");
+                    assert!(topic.starts_with("site/a/gate-7/door/"), "{topic}");
                 }
-                _ => {}
+                Err(_) => drop(others.insert(topic, String::from_utf8(payload).unwrap())),
             }
         }
         sinks.close();

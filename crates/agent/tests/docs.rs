@@ -1,6 +1,7 @@
 //! The examples of docs/insights.md and docs/drift.md are what the parser takes, and every key is told there.
 
 use espalier_agent::Source;
+use espalier_agent::config::AggregateConfig;
 use espalier_agent::drift::DriftConfig;
 use espalier_agent::insight::{Method, RuleConfig, Rules, SmoothConfig};
 use espalier_agent::samples::SampleConfig;
@@ -16,6 +17,7 @@ struct Example {
 #[serde(deny_unknown_fields, default)]
 struct Pipeline {
     rule: Vec<RuleConfig>,
+    aggregate: Option<AggregateConfig>,
     drift: Option<DriftConfig>,
     samples: Option<SampleConfig>,
 }
@@ -34,7 +36,7 @@ fn blocks(page: &str, kind: &str) -> Vec<String> {
 #[test]
 fn examples_are_taken() {
     let labels = ["person", "bicycle"].map(String::from);
-    let (mut rules, mut drift, mut samples) = (0, 0, 0);
+    let (mut rules, mut drift, mut samples, mut aggregates) = (0, 0, 0, 0);
     for text in ["insights", "drift"].iter().flat_map(|name| blocks(&page(name), "toml")) {
         let example: Example = toml::from_str(&text).unwrap_or_else(|e| panic!("{text}\n{e}"));
         rules += example.pipeline.rule.len();
@@ -43,12 +45,16 @@ fn examples_are_taken() {
             assert_eq!(config, DriftConfig::default(), "the page shows the defaults");
             drift += 1;
         }
+        if let Some(config) = example.pipeline.aggregate {
+            assert_eq!(config.span.0, std::time::Duration::from_secs(60), "the page shows the default");
+            aggregates += 1;
+        }
         if let Some(config) = example.pipeline.samples {
             assert_eq!(config, SampleConfig::new(config.folder.clone()), "the page shows the defaults");
             samples += 1;
         }
     }
-    assert_eq!((rules, drift, samples), (3, 1, 1));
+    assert_eq!((rules, drift, samples, aggregates), (3, 1, 1, 1));
     let sources = blocks(&page("insights"), "text");
     for line in sources.iter().flat_map(|block| block.lines()) {
         assert!(matches!(Source::new(line), Ok(Source::Digits(_))), "{line}");

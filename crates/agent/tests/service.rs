@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
@@ -89,6 +89,15 @@ fn the_page_shows_every_pipeline_and_its_picture() {
     assert_eq!((picture.width, picture.height), (160, 120));
     assert!(picture.pixels.chunks(3).any(|p| p[0] < 150), "a label is drawn into the red");
     assert!(agent.get("/b/picture.jpg").0.contains("404") && agent.get("/a/secrets").0.contains("404"));
+    let mut events = TcpStream::connect(agent.address()).unwrap();
+    events.write_all(b"GET /figures HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let events = BufReader::new(events).lines().map_while(Result::ok);
+    let mut events = events.filter_map(|line| line.strip_prefix("data: ").map(String::from));
+    let mut frame = || {
+        let event: serde_json::Value = serde_json::from_str(&events.next().unwrap()).unwrap();
+        event["pipelines"][0]["frame"].as_u64().unwrap()
+    };
+    assert!(frame() < frame(), "figures follow the stream");
     let (head, _) = agent.get("/metrics");
     assert!(head.contains("Content-Type: text/plain; version=0.0.4"), "{head}");
 }
@@ -148,7 +157,7 @@ fn a_folder_is_watched() {
     let pictures = folder.path().join("pictures");
     std::fs::create_dir(&pictures).unwrap();
     let put = |name: &str| std::fs::write(pictures.join(name), jpeg(64, 64, RED)).unwrap();
-    ["1.jpg", "2.jpg", "note.txt"].map(put);
+    ["1.jpg", "2.jpg", "note.txt"].into_iter().for_each(put);
     let agent = Agent::start(folder.path(), &pipeline("uri = \"pictures\", watch = true", MODEL));
     let processed = |count: f64| {
         agent.until("pictures", || (agent.metric("frames_processed_total") == count).then_some(()))
@@ -311,9 +320,7 @@ fn many_who_look_do_no_harm() {
     let folder = folder(&[jpeg(160, 120, RED)]);
     let mut agent =
         Agent::start(folder.path(), &pipeline("uri = \"a.mjpeg\", rate = 50, loop = true", MODEL));
-    let line = agent.wait_for("status page and metrics: http://");
-    let address = line.split("http://").nth(1).unwrap().trim_end_matches('/').to_owned();
-    let lookers: Vec<_> = (0..40).filter_map(|_| TcpStream::connect(&address).ok()).collect();
+    let lookers: Vec<_> = (0..40).filter_map(|_| TcpStream::connect(agent.address()).ok()).collect();
     lookers.iter().for_each(|mut looker| {
         let _ = looker.write_all(b"GET /a/picture.mjpeg HTTP/1.1\r\nHost: localhost\r\n\r\n");
     });

@@ -252,29 +252,3 @@ fn dogs_cars_and_bicycles() {
 fn objects_of_the_street() {
     photographs("street-objects-6");
 }
-
-#[test]
-fn tmp_experiment() {
-    for (name, data, split) in [
-        ("digits", DIGITS, Split::Test),
-        ("dogs", "/work/shared/data/dogs-cars-bicycles", Split::Val),
-        ("street", "/work/shared/data/street-objects-6", Split::Val),
-    ] {
-        let mut model = best::open(Path::new(&format!("/tmp/insight/{name}/best.espalier")), 1).unwrap();
-        let mut recorder = Recorder::new(model.task());
-        for (image, _) in pictures(data, Split::Val, &model) {
-            recorder.add(model.observe(&image).unwrap().1);
-        }
-        let reference = recorder.finish().unwrap();
-        let shown = pictures(data, split, &model);
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            check(name, &mut model, &reference, &shown)
-        }));
-        println!("{result:?}");
-        if name != "digits" {
-            let result =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| halves(name, &mut model, &shown)));
-            println!("{result:?}");
-        }
-    }
-}

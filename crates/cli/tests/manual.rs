@@ -6,7 +6,8 @@ use std::process::Command;
 
 use common::{fresh, run};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
+    "agent",
     "train",
     "compress",
     "data",

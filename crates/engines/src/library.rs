@@ -79,10 +79,18 @@ impl Library {
                 _ => Ok(library.clone()),
             };
         }
-        let candidates = named.map_or_else(|| NAMES.iter().map(PathBuf::from).collect(), |path| vec![path]);
+        let candidates = named.map_or_else(usual, |path| vec![path]);
         let library = first(&candidates)?;
         Ok(loaded.insert(library).clone())
     }
+}
+
+/// Where the library is if nothing names it: beside the program, else where the system looks.
+fn usual() -> Vec<PathBuf> {
+    let program = std::env::current_exe().ok();
+    let folder = program.as_deref().and_then(Path::parent);
+    let beside = |name| folder.map(|folder| folder.join(name)).filter(|path| path.is_file());
+    NAMES.iter().map(|name| beside(name).unwrap_or_else(|| PathBuf::from(name))).collect()
 }
 
 /// The file that a path stands for: itself, or the library in that folder.
@@ -152,7 +160,7 @@ fn serves(version: &str, least: u32) -> bool {
 fn version(path: &Path) -> Result<String, String> {
     // SAFETY: loading a library runs its initialisers. It is the one that the user, the user's environment or the system calls
     // ONNX Runtime.
-    let library = unsafe { libloading::Library::new(path) }.map_err(|e| e.to_string())?;
+    let library = unsafe { libloading::Library::new(path) }.map_err(|e| reason(&e))?;
     // SAFETY: every version of ONNX Runtime exports the function with this type (onnxruntime_c_api.h).
     let base = unsafe { library.get::<unsafe extern "C" fn() -> *const OrtApiBase>(b"OrtGetApiBase") };
     let base = base.map_err(|_| "it is no ONNX Runtime: it has no function OrtGetApiBase".to_owned())?;
@@ -161,6 +169,11 @@ fn version(path: &Path) -> Result<String, String> {
     let text = unsafe { base().as_ref().map(|base| CStr::from_ptr((base.GetVersionString)())) };
     let text = text.ok_or("it is no ONNX Runtime: OrtGetApiBase gives nothing")?;
     Ok(text.to_string_lossy().into_owned())
+}
+
+/// What the system's loader says, which stands behind the error.
+fn reason(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 #[cfg(test)]

@@ -4,11 +4,10 @@ use espalier_engines::{EngineConfig, EngineKind, Provider, ProviderKind};
 use proptest::prelude::*;
 
 fn refusal(text: &str) -> String {
-    let error = match toml::from_str::<EngineConfig>(text) {
+    match toml::from_str::<EngineConfig>(text) {
         Ok(config) => config.validate().expect_err(text).to_string(),
         Err(error) => error.to_string(),
-    };
-    error
+    }
 }
 
 #[test]

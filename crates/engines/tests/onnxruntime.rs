@@ -92,7 +92,7 @@ fn package(graph: Graph, weights: Weights) -> Package {
         format: Format::of(&graph),
         ..Manifest::default()
     };
-    Package { manifest, graph, weights, golden }
+    Package { manifest, graph, weights, golden, reference: Weights::new() }
 }
 
 #[test]

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 pub use fault::{ConfigError, Fault};
-pub use pipeline::{ModelConfig, PipelineConfig, PolicyConfig, SourceConfig};
+pub use pipeline::{AggregateConfig, ModelConfig, PipelineConfig, PolicyConfig, SourceConfig};
 pub use quantity::{Bytes, Time};
 
 use crate::scheduler::Power;
+use crate::sink::{SinkConfig, check as check_sinks};
 
 /// Bytes of a configuration, at most.
 const FILE_BYTES: u64 = 1 << 20;
@@ -36,6 +37,9 @@ pub struct Config {
     /// What is looked at by what.
     #[serde(rename = "pipeline")]
     pub pipelines: Vec<PipelineConfig>,
+    /// Where insights go; nowhere without any.
+    #[serde(default, rename = "sink")]
+    pub sinks: Vec<SinkConfig>,
 }
 
 /// `[device]`: the machine.
@@ -110,6 +114,7 @@ impl Config {
             false => folder.join(&*data),
         };
         self.pipelines.iter_mut().for_each(|pipeline| pipeline.resolve(folder));
+        self.sinks.iter_mut().for_each(|sink| sink.resolve(folder));
     }
 
     fn validate(&self) -> Result<(), Fault> {
@@ -128,7 +133,7 @@ impl Config {
             let again = Some(&pipeline.name).filter(|name| !names.insert(name.as_str()));
             Fault::of(format!("{path}.name"), again, "each pipeline should have a name of its own")?;
         }
-        Ok(())
+        check_sinks(&self.sinks).map_err(|error| Fault::Text(error.to_string()))
     }
 
     /// Ceilings on what all pipelines together use.

@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use espalier_engines::{EngineConfig, EngineKind, Provider};
 use espalier_runtime::Isa;
 use serde::Deserialize;
 
 use super::fault::{Fault, rate};
 use super::{Bytes, Time, name};
+use crate::drift::DriftConfig;
+use crate::insight::{RuleConfig, SmoothConfig};
 use crate::queue::Policy;
+use crate::samples::SampleConfig;
 
 /// `[[pipeline]]`: a source, and what looks at it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -22,6 +26,26 @@ pub struct PipelineConfig {
     /// How often it says how it is; changes are said at once.
     #[serde(default = "a_minute")]
     pub health: Time,
+    /// What it is to report when it begins and when it ends.
+    #[serde(default, rename = "rule")]
+    pub rules: Vec<RuleConfig>,
+    /// Smooths what rules are about that have no smoothing of their own.
+    pub smooth: Option<SmoothConfig>,
+    /// Counts of what was seen; none without it.
+    pub aggregate: Option<AggregateConfig>,
+    /// Frames that are kept; none without it.
+    pub samples: Option<SampleConfig>,
+    /// Whether what it sees is still what its model was validated on; not watched without it.
+    pub drift: Option<DriftConfig>,
+}
+
+/// `[pipeline.aggregate]`: counts of what was seen.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AggregateConfig {
+    /// They are told once in so long.
+    #[serde(default = "a_minute")]
+    pub span: Time,
 }
 
 /// `[pipeline.source]`: where frames come from.
@@ -85,6 +109,14 @@ pub struct ModelConfig {
     pub threads: Option<usize>,
     /// Instruction set; default: the best of the machine.
     pub isa: Option<String>,
+    /// What computes it.
+    #[serde(default)]
+    pub engine: EngineKind,
+    /// Execution providers of ONNX Runtime, the preferred one first.
+    #[serde(default)]
+    pub providers: Vec<Provider>,
+    /// ONNX Runtime's library, or its folder.
+    pub library: Option<PathBuf>,
     /// Longest time of an answer (the median) that a new package may take.
     pub max_latency: Option<Time>,
     /// Most memory that a package may take: its values, weights and scratch.
@@ -94,11 +126,14 @@ pub struct ModelConfig {
 impl PipelineConfig {
     pub(super) fn resolve(&mut self, folder: &Path) {
         self.model.path = folder.join(&self.model.path);
+        self.model.library.iter_mut().for_each(|library| *library = folder.join(&*library));
+        self.samples.iter_mut().for_each(|samples| samples.folder = folder.join(&samples.folder));
         let uri = &self.source.uri;
-        let is_path =
-            !(uri == "-" || uri.contains("://") || uri.starts_with("builtin:") || uri.starts_with("${"))
-                && !uri.bytes().all(|byte| byte.is_ascii_digit());
-        if is_path && let Some(path) = folder.join(uri).to_str() {
+        let is_other = uri == "-"
+            || ["builtin:", "${"].iter().any(|start| uri.starts_with(start))
+            || uri.contains("://")
+            || uri.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_other && let Some(path) = folder.join(uri).to_str() {
             self.source.uri = path.to_owned();
         }
     }
@@ -109,7 +144,23 @@ impl PipelineConfig {
         let right = "it should be a camera's number, a file, a folder or an address like \"rtsp://...\"";
         Fault::of(format!("{path}.source.uri"), Some(uri).filter(|uri| uri.is_empty()), right)?;
         rate(format!("{path}.source.rate"), self.source.rate)?;
-        self.model.validate(&format!("{path}.model"))
+        self.model.validate(&format!("{path}.model"))?;
+        let within = |text: String| Fault::Table { path: path.to_owned(), right: text };
+        let smooth = self.smooth.as_ref().map_or(Ok(()), SmoothConfig::validate);
+        smooth.map_err(within)?;
+        let drift = self.drift.as_ref().map_or(Ok(()), DriftConfig::validate);
+        drift.map_err(|error| within(error.to_string()))?;
+        let samples = self.samples.as_ref().map_or(Ok(()), SampleConfig::validate);
+        samples.map_err(|error| within(error.to_string()))
+    }
+
+    /// Its rules, each with its smoothing.
+    pub fn smoothed_rules(&self) -> Vec<RuleConfig> {
+        let smoothed = |rule: &RuleConfig| {
+            let smooth = rule.smooth.clone().or_else(|| self.smooth.clone());
+            RuleConfig { smooth, ..rule.clone() }
+        };
+        self.rules.iter().map(smoothed).collect()
     }
 }
 
@@ -123,9 +174,19 @@ impl ModelConfig {
         )?;
         let threads = self.threads.filter(|threads| !(1..=256).contains(threads));
         Fault::of(format!("{path}.threads"), threads, "it should be 1 to 256")?;
+        let engine = self.engine().validate();
+        engine.map_err(|error| Fault::Table { path: path.to_owned(), right: error.to_string() })?;
+        let stray = self.isa.as_ref().filter(|_| self.engine != EngineKind::Espalier);
+        Fault::of(format!("{path}.isa"), stray, "it is for the engine \"espalier\"; leave it out")?;
         self.isa().map(drop).map_err(|error| {
             Fault::value(format!("{path}.isa"), self.isa.as_deref().unwrap_or_default(), error)
         })
+    }
+
+    /// What computes it, and how.
+    pub fn engine(&self) -> EngineConfig {
+        let ModelConfig { engine, providers, library, .. } = self.clone();
+        EngineConfig { engine, providers, library }
     }
 
     /// The instruction set.

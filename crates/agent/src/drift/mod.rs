@@ -132,6 +132,16 @@ impl Drift {
         self.look()
     }
 
+    /// Ends what has begun, because another model answers or the pipeline gets other settings.
+    pub fn stop(&mut self) -> Vec<Kind> {
+        let ends = self.readings.iter_mut().filter_map(|reading| {
+            let (statistic, value, threshold) = (reading.statistic.clone(), reading.value, reading.threshold);
+            let drifted = std::mem::take(&mut reading.drifts);
+            drifted.then_some(Kind::Drift { state: State::Ends, statistic, value, threshold })
+        });
+        ends.collect()
+    }
+
     /// The last comparison of every statistic.
     pub fn readings(&self) -> &[Reading] {
         &self.readings

@@ -90,6 +90,15 @@ fn a_scene_that_stays_counts_once() {
 }
 
 #[test]
+fn a_covered_lens_is_drift() {
+    let mut drift = drift();
+    play(&mut drift, 0..500, |seed| frame(seed, 120.0, 0.5));
+    let image = Image::new(8, 8, 1, vec![0; 64]).unwrap();
+    let black = Observation { thumbnail: Look::of(&image).thumbnail, ..frame(0, 20.0, 0.5) };
+    assert!(play(&mut drift, 500..700, |_| black.clone()).contains(&"+brightness".to_owned()));
+}
+
+#[test]
 fn what_cannot_be_watched_is_named() {
     let config = DriftConfig::default();
     let error = Drift::new(&config, None, &task()).unwrap_err().to_string();

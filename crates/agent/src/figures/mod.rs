@@ -6,7 +6,9 @@ mod trend;
 use std::time::Duration;
 
 use crate::machine::{Machine, resident_bytes};
+use crate::pipeline::TellFigures;
 use crate::show::Health;
+use crate::sink::SinkCounters;
 use crate::tally::{Tally, Times};
 
 pub(crate) use exposition::exposition;
@@ -112,7 +114,7 @@ impl Figure {
     /// Of a pipeline beside its frames.
     pub(crate) fn of_pipeline(
         (health, age): (Health, Option<Duration>),
-        sent_bytes: u64,
+        told: TellFigures,
         swaps: u64,
         refusals: u64,
     ) -> Vec<Figure> {
@@ -127,13 +129,39 @@ impl Figure {
                 up,
             ),
             Figure::new("frame_age_seconds", Kind::Gauge, "Age of the newest frame with an answer.", age),
-            counter("sent_bytes_total", "Bytes that left the device.", sent_bytes),
+            counter("insights_total", "Insights that it gave to the sinks.", told.insights),
+            counter("insight_bytes_total", "Bytes of their JSON.", told.bytes),
+            counter("samples_total", "Hard samples that were kept.", told.samples),
+            counter("samples_refused_total", "Hard samples that found no budget.", told.refused),
+            counter("drift_scenes_total", "Scenes that drift was looked for in.", told.scenes),
+            Figure::new("drifting", Kind::Gauge, "Statistics that say that it drifts.", told.drifting as f64),
             counter(
                 "model_swaps_total",
                 "Packages that took the place of another while the pipeline ran.",
                 swaps,
             ),
             counter("model_refusals_total", "New packages that were refused.", refusals),
+        ]
+    }
+
+    /// Of a sink.
+    pub(crate) fn of_sink(sink: &SinkCounters) -> Vec<Figure> {
+        let gauge = |name, help, value| Figure::new(name, Kind::Gauge, help, value);
+        let counter = |name, help, value: u64| Figure::new(name, Kind::Counter, help, value as f64);
+        vec![
+            gauge("sink_up", "1 where nothing is wrong with it.", f64::from(sink.state == "ok")),
+            counter("sink_delivered_total", "Insights that its receiver has.", sink.delivered),
+            gauge("sink_queue_depth", "Insights that wait.", sink.waiting as f64),
+            gauge("sink_queue_bytes", "Bytes of JSON that wait in its file.", sink.waiting_bytes as f64),
+            counter("sink_dropped_total", "Insights that were dropped.", sink.dropped.total()),
+            counter("sink_rejected_total", "What its receiver will never take.", sink.rejected),
+            counter("sink_failures_total", "Attempts to reach its receiver that failed.", sink.failures),
+            counter(
+                "sink_renewals_total",
+                "Queues that could not be read and were begun anew.",
+                sink.renewals,
+            ),
+            counter("sent_bytes_total", "Bytes that left the device.", sink.sent_bytes),
         ]
     }
 

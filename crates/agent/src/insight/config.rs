@@ -154,7 +154,11 @@ fn seconds(key: &str, value: Option<f64>, least: f64) -> Result<(), String> {
 }
 
 impl SmoothConfig {
-    fn validate(&self) -> Result<(), String> {
+    /// Refuses what cannot be kept.
+    ///
+    /// # Errors
+    /// What is wrong, and what would be right.
+    pub fn validate(&self) -> Result<(), String> {
         match (self.frames, self.span_s) {
             (Some(frames), None) if (1..=FRAMES_MAX).contains(&frames) => Ok(()),
             (None, Some(span)) if span > 0.0 && span <= SPAN_MAX => Ok(()),

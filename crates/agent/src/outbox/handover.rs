@@ -38,6 +38,12 @@ impl Handover {
         self.trim();
     }
 
+    /// Takes a slot of another handover.
+    pub fn put(&mut self, slot: Slot) {
+        self.add(slot);
+        self.trim();
+    }
+
     /// Up to `count` slots, for the disk.
     pub fn take(&mut self, count: usize) -> Vec<Slot> {
         let taken: Vec<Slot> = self.slots.drain(..count.min(self.slots.len())).collect();

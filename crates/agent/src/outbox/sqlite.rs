@@ -17,7 +17,7 @@ const APPLICATION: i32 = 0x4573_7071;
 const VERSION: i32 = 1;
 /// For another process, which may be about to end, to let go of the file.
 const BUSY: Duration = Duration::from_millis(300);
-/// Bytes that a new file claims beforehand, so that a full disk has room for the few pages of an acknowledgement or a count.
+/// Bytes that a new file claims beforehand, and its log as well, so that on a full disk it goes on with what fits in there.
 const RESERVE: i32 = 256 << 10;
 
 /// Only this process may open it, so no memory is shared with others; every commit is followed by fsync.
@@ -25,6 +25,7 @@ const SETTINGS: &str = "
     PRAGMA locking_mode = EXCLUSIVE;
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
+    PRAGMA wal_autocheckpoint = 256;
     PRAGMA trusted_schema = OFF;
     PRAGMA cell_size_check = ON;
     PRAGMA temp_store = MEMORY;
@@ -114,6 +115,14 @@ impl Sqlite {
         Ok(())
     }
 
+    fn try_commit(&mut self, change: &Change) -> Result<(), StorageError> {
+        self.run(|connection| {
+            let transaction = connection.transaction()?;
+            write(&transaction, change)?;
+            transaction.commit()
+        })
+    }
+
     /// Runs `query`, and says of its error which file it is about.
     fn run<T>(
         &mut self,
@@ -153,6 +162,8 @@ fn prepare(connection: &mut Connection, device: &Device) -> rusqlite::Result<Str
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
+        // Both files have their size now, and the log is written from its beginning again.
+        connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
         connection.execute("DELETE FROM reserve", [])?;
     } else if (application, version) != (APPLICATION, VERSION) {
         let text =
@@ -179,17 +190,13 @@ impl Storage for Sqlite {
     }
 
     fn commit(&mut self, change: &Change) -> Result<(), StorageError> {
-        let result = self.run(|connection| {
-            let transaction = connection.transaction()?;
-            write(&transaction, change)?;
-            transaction.commit()
-        });
-        if matches!(result, Err(StorageError::Unavailable(_))) {
-            // What the log holds goes to its places, so that the log can be written from its beginning again.
-            let _ =
-                self.run(|connection| connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
+        match self.try_commit(change) {
+            Err(StorageError::Unavailable(_)) => {}
+            result => return result,
         }
-        result
+        // What the log holds goes to its places, as far as there is room, so that the log can be written anew.
+        let _ = self.run(|connection| connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
+        self.try_commit(change)
     }
 
     fn read(&mut self, first: u64, count: usize) -> Result<Vec<Stored>, StorageError> {

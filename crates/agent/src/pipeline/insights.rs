@@ -1,42 +1,160 @@
-//! What a pipeline makes of its answers. Rules, aggregates and what else there is have their place here.
+//! What a pipeline makes of its answers: events, counts, drift, hard samples, and how it is.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use espalier_wire::Kind;
+use espalier_tasks::image::write_jpeg;
+use espalier_tasks::{Image, Reference, Task};
+use espalier_wire::{Frames, Kind};
 
 use super::Seen;
 use crate::config::{Fault, PipelineConfig};
+use crate::drift::Drift;
+use crate::insight::{Aggregates, Rules};
 use crate::moment::Moment;
+use crate::samples::{SampleConfig, SampleError, Samples};
 use crate::show::Health;
+
+/// Of a JPEG that is kept, out of 100.
+const QUALITY: u8 = 95;
+
+/// What depends on the package that answers.
+pub(crate) struct Watch {
+    task: Task,
+    reference: Option<Reference>,
+    rules: Rules,
+    drift: Option<Drift>,
+}
+
+impl Watch {
+    /// For a package with this task and these reference statistics.
+    ///
+    /// # Errors
+    /// What the configuration asks for and the package does not have.
+    pub(crate) fn new(
+        config: &PipelineConfig,
+        task: &Task,
+        reference: Option<Reference>,
+    ) -> Result<Watch, Fault> {
+        let table = |path: &str, right: String| Fault::Table { path: path.into(), right };
+        let rules = Rules::new(&config.smoothed_rules(), task.labels())
+            .map_err(|error| table("rule", error.to_string()))?;
+        let drift = config.drift.as_ref().map(|drift| Drift::new(drift, reference.as_ref(), task));
+        let drift = drift.transpose().map_err(|error| table("drift", error.to_string()))?;
+        Ok(Watch { task: task.clone(), reference, rules, drift })
+    }
+}
 
 /// Makes insights of the answers of one pipeline.
 pub(crate) struct Insights {
+    watch: Watch,
+    aggregates: Option<Aggregates>,
+    samples: Option<(SampleConfig, Samples)>,
     health: HealthReports,
 }
 
 impl Insights {
-    /// For answers with these labels.
+    /// Nothing seen yet.
     ///
     /// # Errors
-    /// What the configuration asks for and the labels do not have.
-    pub(crate) fn new(config: &PipelineConfig, _labels: &[String]) -> Result<Insights, Fault> {
-        Ok(Insights { health: HealthReports::new(config.health.0) })
+    /// A folder of hard samples that cannot be used.
+    pub(crate) fn new(config: &PipelineConfig, watch: Watch) -> Result<Insights, Fault> {
+        let samples = config.samples.as_ref().map(|samples| {
+            let opened = Samples::new(samples, &watch.task, watch.reference.as_ref());
+            opened.map(|opened| (samples.clone(), opened))
+        });
+        let wrong = |error: SampleError| Fault::Table { path: "samples".into(), right: error.to_string() };
+        Ok(Insights {
+            samples: samples.transpose().map_err(wrong)?,
+            aggregates: config.aggregate.as_ref().map(|aggregate| Aggregates::new(aggregate.span.0)),
+            health: HealthReports::new(config.health.0),
+            watch,
+        })
+    }
+
+    /// Another package answers from now on; what ends with it.
+    pub(crate) fn renew(&mut self, at: Moment, watch: Watch) -> Vec<Kind> {
+        let mut before = std::mem::replace(&mut self.watch, watch);
+        let mut ends: Vec<Kind> = before.drift.iter_mut().flat_map(Drift::stop).collect();
+        if before.task.labels() == self.watch.task.labels() {
+            self.watch.rules = before.rules;
+        } else {
+            ends.extend(before.rules.stop(at));
+        }
+        if let Some((config, samples)) = &mut self.samples {
+            samples.renew(config, &self.watch.task, self.watch.reference.as_ref());
+        }
+        ends
     }
 
     /// What an answer gives rise to.
-    pub(crate) fn frame(&mut self, _at: Moment, _seen: &Seen<'_>) -> Vec<Kind> {
-        Vec::new()
+    pub(crate) fn frame(&mut self, at: Moment, seen: &Seen<'_>) -> Vec<Kind> {
+        let size = seen.image.map_or([1, 1], |image| [image.height, image.width]);
+        let mut kinds = self.watch.rules.frame(at, size, seen.answer);
+        if let Some(aggregates) = &mut self.aggregates {
+            aggregates.frame(seen.answer);
+        }
+        if let (Some(drift), Some(observation)) = (&mut self.watch.drift, seen.observation) {
+            kinds.extend(drift.frame(observation));
+        }
+        kinds
+    }
+
+    /// Keeps the frame, if it is a hard sample.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub(crate) fn keep(&mut self, at: Moment, seen: &Seen<'_>) -> Result<Option<Kind>, SampleError> {
+        let Some((_, samples)) = &mut self.samples else { return Ok(None) };
+        let (Some(image), Some(observation), Ok(bytes)) = (seen.image, seen.observation, &seen.frame.bytes)
+        else {
+            return Ok(None);
+        };
+        let Some(reason) = samples.wanted(at, seen.answer, observation) else { return Ok(None) };
+        samples.keep(at, reason, &compact(bytes, image), seen.answer)
     }
 
     /// What time alone gives rise to.
     pub(crate) fn tick(
         &mut self,
         at: Moment,
+        frames: Frames,
         health: Health,
         counters: impl FnOnce() -> BTreeMap<String, f64>,
     ) -> Vec<Kind> {
-        self.health.tick(at, health, counters).into_iter().collect()
+        let mut kinds = self.watch.rules.tick(at);
+        kinds.extend(self.aggregates.as_mut().and_then(|aggregates| aggregates.tick(at, frames)));
+        kinds.extend(self.health.tick(at, health, counters));
+        kinds
+    }
+
+    /// What ends with the pipeline.
+    pub(crate) fn end(&mut self, at: Moment, frames: Frames) -> Vec<Kind> {
+        let mut kinds = self.watch.rules.stop(at);
+        kinds.extend(self.aggregates.as_mut().map(|aggregates| aggregates.close(at, frames)));
+        kinds
+    }
+
+    /// Scenes that drift was looked for in, statistics that drift, and hard samples that found no budget.
+    pub(crate) fn figures(&self) -> [u64; 3] {
+        let drift = self.watch.drift.as_ref();
+        let scenes = drift.map_or(0, Drift::scenes);
+        let drifting = drift.map_or(0, |drift| drift.readings().iter().filter(|one| one.drifts).count());
+        let refused = self.samples.as_ref().map_or(0, |(_, samples)| samples.refused());
+        [scenes, drifting as u64, refused]
+    }
+}
+
+/// What is kept of a picture: its own bytes, or of what `ffmpeg` decoded, which is not compressed, a JPEG.
+fn compact<'a>(bytes: &'a [u8], image: &Image) -> Cow<'a, [u8]> {
+    if !bytes.starts_with(b"BM") {
+        return bytes.into();
+    }
+    let mut jpeg = Vec::new();
+    match write_jpeg(image, QUALITY, &mut jpeg) {
+        Ok(()) => jpeg.into(),
+        Err(_) => bytes.into(),
     }
 }
 

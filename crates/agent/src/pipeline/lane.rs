@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use espalier_tasks::Model;
-use espalier_wire::{Insight, Kind};
+use espalier_wire::{Frames, Insight, Kind};
 
 use super::{Fresh, Insights, Listener, Seen, Shared, broken};
 use crate::frame::{Fault, Frame};
@@ -22,13 +22,23 @@ pub(super) struct Lane {
     shared: Arc<Shared>,
     insights: Insights,
     faults: Seldom,
+    losses: Seldom,
     /// Whether the source was said to fail.
     failing: bool,
+    /// Whether there was an answer yet.
+    answers: bool,
 }
 
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>, insights: Insights) -> Lane {
-        Lane { shared, insights, faults: Seldom::new(APART), failing: false }
+        Lane {
+            shared,
+            insights,
+            faults: Seldom::new(APART),
+            losses: Seldom::new(APART),
+            failing: false,
+            answers: false,
+        }
     }
 
     fn say(&self, level: Level, text: &str) {
@@ -38,14 +48,21 @@ impl Lane {
     fn push(&self, at: Moment, kinds: Vec<Kind>) {
         for kind in kinds {
             let pipeline = self.shared.name().to_owned();
-            self.shared.outlets.push(&Insight { pipeline, time_ms: at.unix_ms(), kind });
+            self.shared.push(&Insight { pipeline, time_ms: at.unix_ms(), kind });
         }
+    }
+
+    fn frames(&self) -> Frames {
+        let counts = self.shared.counts();
+        let (processed, skipped, broken) = (counts.processed, counts.skipped, counts.broken);
+        Frames { seen: counts.seen(), processed, skipped, broken }
     }
 
     fn tick(&mut self) {
         let (at, health) = (self.shared.clock.now(), self.shared.board.health());
-        let kinds = self.insights.tick(at, health, || self.shared.counters());
+        let kinds = self.insights.tick(at, self.frames(), health, || self.shared.counters());
         self.push(at, kinds);
+        self.shared.told.note(self.insights.figures());
     }
 
     /// The source has ended, or the end was wanted.
@@ -54,6 +71,9 @@ impl Lane {
         let wanted = self.is_over();
         let trouble = result.err().map(|error| error.to_string());
         self.shared.board.ended(trouble.clone());
+        let at = self.shared.clock.now();
+        let kinds = self.insights.end(at, self.frames());
+        self.push(at, kinds);
         self.tick();
         let summary = self.shared.board.tally(|tally| tally.summary());
         match trouble {
@@ -79,9 +99,25 @@ impl Listener for Lane {
 
     fn answered(&mut self, seen: &Seen<'_>) -> Result<(), Infallible> {
         self.recovered();
+        if !std::mem::replace(&mut self.answers, true) {
+            let since = self.shared.clock.now().since_start.as_secs_f64() * 1e3;
+            self.say(Level::Info, &format!("first answer {since:.1} ms after the start of the agent"));
+        }
         let at = self.shared.clock.at(seen.frame.captured, seen.frame.time);
         let kinds = self.insights.frame(at, seen);
         self.push(at, kinds);
+        match self.insights.keep(at, seen) {
+            Ok(kept) => {
+                self.shared.told.kept(kept.is_some());
+                self.push(at, kept.into_iter().collect());
+            }
+            Err(error) => {
+                let text = format!("a hard sample is lost: {error}");
+                if let Some(text) = self.losses.pass(&text, Instant::now()) {
+                    self.say(Level::Error, &text);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -99,12 +135,12 @@ impl Listener for Lane {
 
     fn between(&mut self, model: &mut Model) {
         self.shared.live();
-        if let Some(Fresh { model: mut fresh, name, insights }) = self.shared.slot.take() {
+        if let Some(Fresh { model: mut fresh, name, watch }) = self.shared.slot.take() {
             fresh.follow(model);
             self.shared.slot.spend(std::mem::replace(model, fresh));
-            if let Some(insights) = insights {
-                self.insights = insights;
-            }
+            let at = self.shared.clock.now();
+            let ends = self.insights.renew(at, watch);
+            self.push(at, ends);
             self.shared.board.replaced(name, model.task().labels().to_vec());
         }
         if self.shared.board.health() != Health::Ended {

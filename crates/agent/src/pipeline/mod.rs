@@ -2,8 +2,8 @@
 
 mod insights;
 mod lane;
-mod outlets;
 mod slot;
+mod told;
 mod viewer;
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use espalier_tasks::Task;
+use espalier_wire::Insight;
 
 use crate::config::{Fault, PipelineConfig, SourceConfig};
 use crate::figures::{Figure, Trend};
@@ -21,14 +22,15 @@ use crate::package::Opened;
 use crate::queue::{Counts, Policy};
 use crate::scheduler::Scheduler;
 use crate::show::Board;
+use crate::sink::Sinks;
 use crate::source::{Persistence, Retry, Source, SourceError};
 use crate::stream::{Reading, Stream};
 
-pub(crate) use insights::Insights;
+pub(crate) use insights::{Insights, Watch};
 use lane::Lane;
-pub use outlets::Outlet;
-pub(crate) use outlets::Outlets;
 pub(crate) use slot::{Fresh, Slot};
+pub(crate) use told::TellFigures;
+use told::Told;
 pub use viewer::{Listener, Manner, Seen, Viewer, broken};
 
 /// What a pipeline shares with who watches it.
@@ -40,7 +42,8 @@ pub(crate) struct Shared {
     pub(crate) is_series: bool,
     pub(crate) board: Arc<Board>,
     pub(crate) slot: Slot,
-    pub(crate) outlets: Outlets,
+    told: Told,
+    sinks: Arc<Sinks>,
     pub(crate) clock: Clock,
     trend: std::sync::Mutex<Trend>,
     /// Milliseconds since the start at which its thread was last seen alive.
@@ -70,6 +73,11 @@ impl Shared {
         self.over.load(Ordering::Relaxed)
     }
 
+    /// Says something.
+    fn push(&self, insight: &Insight) {
+        self.told.insight(self.sinks.push_weighed(insight));
+    }
+
     /// What became of its frames.
     fn counts(&self) -> Counts {
         self.board.tally(|tally| tally.counts)
@@ -89,7 +97,7 @@ impl Shared {
         let mut figures = self.board.tally(|tally| Figure::of_tally(tally, rates));
         figures.extend(Figure::of_pipeline(
             (self.board.health(), self.board.age()),
-            self.outlets.sent_bytes(),
+            self.told.figures(),
             swaps,
             refusals,
         ));
@@ -114,25 +122,26 @@ impl Pipeline {
     /// Begins.
     ///
     /// # Errors
-    /// A source that nothing can be, or that gives other things than the package takes; insights that the package's labels
-    /// do not allow.
+    /// A source that nothing can be, or that gives other things than the package takes; a folder of hard samples that cannot
+    /// be used.
     pub(crate) fn start(
         config: PipelineConfig,
-        opened: Opened,
+        (opened, watch): (Opened, Watch),
         threads: usize,
         scheduler: &Arc<Scheduler>,
         clock: Clock,
-        outlets: Vec<Box<dyn Outlet>>,
+        sinks: Arc<Sinks>,
     ) -> Result<Pipeline, Fault> {
         let task = opened.model.task().clone();
         let (title, reading, rate) = plan(&config.source, &task)?;
         let labels = task.labels().to_vec();
-        let insights = Insights::new(&config, &labels)?;
+        let insights = Insights::new(&config, watch)?;
         let board = Board::new(title, opened.name, labels);
         let manner = Manner {
             client: Some(Arc::new(scheduler.join(threads))),
             rate,
             deadline: config.source.deadline.map(|deadline| deadline.0),
+            observes: config.drift.is_some() || config.samples.is_some(),
         };
         let mut viewer = Viewer::new(opened.model, board.clone(), manner);
         let shared = Arc::new(Shared {
@@ -140,7 +149,8 @@ impl Pipeline {
             is_series: task.row_columns().is_some(),
             board,
             slot: Slot::new(config.model.clone()),
-            outlets: Outlets::new(&config.name, outlets),
+            told: Told::default(),
+            sinks,
             clock,
             trend: std::sync::Mutex::default(),
             beat: AtomicU64::new(0),

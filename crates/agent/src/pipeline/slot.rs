@@ -5,15 +5,14 @@ use std::sync::{Mutex, PoisonError};
 
 use espalier_tasks::Model;
 
-use super::insights::Insights;
+use super::insights::Watch;
 use crate::config::ModelConfig;
 
 /// A model that passed all checks, and what its answers become.
 pub(crate) struct Fresh {
     pub(crate) model: Model,
     pub(crate) name: String,
-    /// Where its labels are not those of the model before.
-    pub(crate) insights: Option<Insights>,
+    pub(crate) watch: Watch,
 }
 
 /// Between the thread that loads packages and the one that runs them. Neither ever waits for the other.

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use espalier_tasks::{Answer, Content, Image, Model};
+use espalier_tasks::{Answer, Content, Image, Model, Observation};
 
 use crate::frame::{Fault, Frame};
 use crate::queue::{Next, Outcome};
@@ -27,6 +27,8 @@ pub struct Seen<'a> {
     pub image: Option<&'a Image>,
     /// What the network says.
     pub answer: &'a Answer,
+    /// What picture and answer come to, where the manner asks for it.
+    pub observation: Option<&'a Observation>,
     /// Class names of the task.
     pub labels: &'a [String],
     /// Time of the answer, pre-processing included.
@@ -68,6 +70,8 @@ pub struct Manner {
     pub rate: Option<f64>,
     /// Age at which a frame is no longer worth looking at.
     pub deadline: Option<Duration>,
+    /// Whether to say what pictures and answers come to.
+    pub observes: bool,
 }
 
 /// Answers the frames of a stream.
@@ -174,7 +178,7 @@ impl Viewer {
         let looked = catch_unwind(AssertUnwindSafe(|| self.answer(frame)));
         drop(turn);
         match looked.unwrap_or_else(|_| Err(Fault::new("looking at it panicked"))) {
-            Ok((content, answer, inference)) => {
+            Ok((content, answer, observation, inference)) => {
                 let latency = frame.captured.elapsed();
                 stream.settle(Outcome::Processed);
                 self.board.tally(|tally| {
@@ -186,7 +190,15 @@ impl Viewer {
                     Content::Row(_) | Content::Window(_) => None,
                 };
                 let labels = self.model.task().labels();
-                let seen = Seen { frame, image: image.as_ref(), answer: &answer, labels, inference, latency };
+                let seen = Seen {
+                    frame,
+                    image: image.as_ref(),
+                    answer: &answer,
+                    observation: observation.as_ref(),
+                    labels,
+                    inference,
+                    latency,
+                };
                 let result = listener.answered(&seen);
                 let (inference_ms, latency_ms) = (inference.as_secs_f64() * 1e3, latency.as_secs_f64() * 1e3);
                 let (number, captured) = (frame.number, frame.captured);
@@ -203,15 +215,21 @@ impl Viewer {
         }
     }
 
-    fn answer(&mut self, frame: &Frame) -> Result<(Content, Answer, Duration), Fault> {
+    fn answer(&mut self, frame: &Frame) -> Result<(Content, Answer, Option<Observation>, Duration), Fault> {
         // A source that begins again gives another series, or the same one from its beginning.
         if std::mem::replace(&mut self.reading, frame.reading) != frame.reading {
             self.model.forget();
         }
         let content = frame.content(self.model.task())?;
         let begun = Instant::now();
-        let answer = self.model.answer(content.input()).map_err(|error| Fault::new(error.to_string()))?;
-        Ok((content, answer, begun.elapsed()))
+        let answered = match &content {
+            Content::Image(image) if self.manner.observes => {
+                self.model.observe(image).map(|(answer, observation)| (answer, Some(observation)))
+            }
+            _ => self.model.answer(content.input()).map(|answer| (answer, None)),
+        };
+        let (answer, observation) = answered.map_err(|error| Fault::new(error.to_string()))?;
+        Ok((content, answer, observation, begun.elapsed()))
     }
 
     /// The next look is one period after this one was due.

@@ -58,6 +58,12 @@ impl Samples {
         })
     }
 
+    /// Another package answers from now on; what was spent stays spent.
+    pub fn renew(&mut self, config: &SampleConfig, task: &Task, reference: Option<&Reference>) {
+        self.chooser = Chooser::new(config, task, reference);
+        self.labels = task.labels().to_vec();
+    }
+
     /// Keeps the frame if it is a hard sample and the budgets allow it. `picture` are its bytes as they came from the source.
     ///
     /// # Errors
@@ -69,8 +75,29 @@ impl Samples {
         answer: &Answer,
         seen: &Observation,
     ) -> Result<Option<Kind>, SampleError> {
+        match self.wanted(at, answer, seen) {
+            Some(reason) => self.keep(at, reason, picture, answer),
+            None => Ok(None),
+        }
+    }
+
+    /// Why the frame is a hard sample, if it is one; budgets apart.
+    pub fn wanted(&mut self, at: Moment, answer: &Answer, seen: &Observation) -> Option<Reason> {
+        self.chooser.choose(at.since_start, answer, seen)
+    }
+
+    /// Keeps a hard sample if the budgets allow it.
+    ///
+    /// # Errors
+    /// As [`frame`](Self::frame).
+    pub fn keep(
+        &mut self,
+        at: Moment,
+        reason: Reason,
+        picture: &[u8],
+        answer: &Answer,
+    ) -> Result<Option<Kind>, SampleError> {
         let now = at.since_start;
-        let Some(reason) = self.chooser.choose(now, answer, seen) else { return Ok(None) };
         let answer = answer.fields(&self.labels);
         let beside = beside(at, reason, &answer);
         let cost = (picture.len() + beside.len()) as u64;

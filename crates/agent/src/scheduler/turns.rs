@@ -98,7 +98,8 @@ impl Turns {
             client.used += seconds * client.cores as f64;
             self.free += client.cores;
             let used = client.used;
-            self.time = self.time.max(self.least().unwrap_or(used));
+            // It will ask again at once, or so it may be.
+            self.time = self.time.max(self.least().map_or(used, |least| least.min(used)));
         }
     }
 
@@ -199,7 +200,7 @@ mod tests {
         let new = turns.join(1);
         let mut had = [0, 0];
         for second in 1000..1100 {
-            [old, new].map(|id| turns.ask(id, Duration::from_secs(second)));
+            [old, new].into_iter().for_each(|id| turns.ask(id, Duration::from_secs(second)));
             let next = turns.next().unwrap();
             had[usize::from(next == new)] += 1;
             turns.begin(next);

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::{AgentError, open, refused, threads, within};
+use super::{AgentError, open, refused, threads, watch, within};
 use crate::config::{Config, Fault};
-use crate::pipeline::{Insights, resolve};
+use crate::pipeline::resolve;
 
 /// Opens every package, replays all their golden samples, times them against their budgets, and looks whether the sources
 /// are there. What was found, a line for each pipeline.
@@ -25,7 +25,7 @@ fn pipeline(path: &Path, config: &Config, index: usize) -> Result<String, AgentE
     let took = opened
         .check_all(pipeline.model.max_latency, &mut |one| one())
         .map_err(|refusal| refused(config, index, refusal))?;
-    Insights::new(pipeline, opened.model.task().labels()).map_err(|fault| within(path, index, fault))?;
+    watch(path, config, index, &mut opened)?;
     let (threads, samples) = (threads(config, pipeline), opened.golden.len());
     let remark = opened.remark.map(|remark| format!("; {remark}")).unwrap_or_default();
     Ok(format!(

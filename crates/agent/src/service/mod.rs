@@ -16,9 +16,10 @@ use crate::log::{Level, event};
 use crate::machine::{Machine, give_memory_back};
 use crate::moment::Clock;
 use crate::package::{self, Opened, Pace, Refusal};
-use crate::pipeline::{Pipeline, Shared};
+use crate::pipeline::{Pipeline, Shared, Watch};
 use crate::scheduler::Scheduler;
 use crate::show::Server;
+use crate::sink::{SinkError, Sinks};
 use crate::swap::Loader;
 
 pub use check::check;
@@ -31,7 +32,7 @@ const SELF: &str = "agent";
 /// Figures of the machine, and rates, are looked at this far apart.
 const TICK: Duration = Duration::from_secs(1);
 /// For pipelines to end when they are asked to; what takes longer is cut off.
-const FAREWELL: Duration = Duration::from_millis(800);
+const FAREWELL: Duration = Duration::from_millis(500);
 /// A pipeline whose thread was silent that long hangs; systemd is then no longer told that all is well.
 const HANGS: Duration = Duration::from_secs(30);
 
@@ -49,7 +50,7 @@ pub enum AgentError {
         /// The package.
         path: PathBuf,
         /// Why it does not run.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
     /// The status page has no place.
     #[error("status.listen = \"{listen}\": {error}")]
@@ -59,6 +60,9 @@ pub enum AgentError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// A sink cannot be opened.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
     /// Signals cannot be heard.
     #[error("signals: {0}")]
     Signals(std::io::Error),
@@ -107,7 +111,11 @@ fn open(config: &Config, index: usize) -> Result<Opened, AgentError> {
 }
 
 fn refused(config: &Config, index: usize, refusal: Refusal) -> AgentError {
-    AgentError::Package { index, path: config.pipelines[index].model.path.clone(), refusal }
+    AgentError::Package {
+        index,
+        path: config.pipelines[index].model.path.clone(),
+        refusal: Box::new(refusal),
+    }
 }
 
 /// What the pages show: the pipelines that run, in their order.
@@ -120,6 +128,7 @@ struct Agent {
     scheduler: Arc<Scheduler>,
     pipelines: Vec<Pipeline>,
     shown: Pipelines,
+    sinks: Arc<Sinks>,
     overview: Arc<Overview>,
     server: Option<Server>,
     loader: Loader,
@@ -129,14 +138,18 @@ impl Agent {
     fn start(path: &Path, config: Config) -> Result<Agent, AgentError> {
         let scheduler = Scheduler::new(cores(), config.power());
         let (clock, shown) = (Clock::start(), Pipelines::default());
-        let overview = Arc::new(Overview::new(&config.device.name, shown.clone(), Machine::new(cores())));
+        let device = config.device.name.parse().expect("a device's name was checked");
+        let sinks = Arc::new(Sinks::open(&config.sinks, &config.device.data, &device)?);
+        let machine = Machine::new(cores());
+        let overview = Arc::new(Overview::new(&config.device.name, shown.clone(), sinks.clone(), machine));
         let server = serve(&config.status, &overview)?;
         let loader = Loader::start(scheduler.clone());
         let (path, pipelines) = (path.to_owned(), Vec::new());
-        let mut agent = Agent { path, config, clock, scheduler, pipelines, shown, overview, server, loader };
+        let mut agent =
+            Agent { path, config, clock, scheduler, pipelines, shown, sinks, overview, server, loader };
         let config = agent.config.clone();
         let opened = (0..config.pipelines.len())
-            .map(|index| checked(&config, index))
+            .map(|index| checked(&agent.path, &config, index))
             .collect::<Result<Vec<_>, _>>()?;
         for (index, opened) in opened.into_iter().enumerate() {
             let pipeline = agent.pipeline(&config, index, opened)?;
@@ -159,13 +172,25 @@ impl Agent {
     }
 
     /// Starts a pipeline whose package was opened.
-    fn pipeline(&self, config: &Config, index: usize, opened: Opened) -> Result<Pipeline, AgentError> {
+    fn pipeline(
+        &self,
+        config: &Config,
+        index: usize,
+        (opened, watch): Ready,
+    ) -> Result<Pipeline, AgentError> {
         let (pipeline, stamp) = (config.pipelines[index].clone(), opened.stamp.clone());
         let (name, threads) = (pipeline.name.clone(), threads(config, &pipeline));
         if let Some(remark) = opened.remark {
             event(Level::Info, &name, format!("{}: {remark}", opened.name));
         }
-        let started = Pipeline::start(pipeline, opened, threads, &self.scheduler, self.clock, Vec::new());
+        let started = Pipeline::start(
+            pipeline,
+            (opened, watch),
+            threads,
+            &self.scheduler,
+            self.clock,
+            self.sinks.clone(),
+        );
         let pipeline = started.map_err(|fault| within(&self.path, index, fault))?;
         self.loader.watch(pipeline.shared().clone(), stamp);
         Ok(pipeline)
@@ -220,7 +245,7 @@ impl Agent {
     /// Reads the configuration again. What is wrong with it is said, and nothing changes.
     fn reload(&mut self) {
         let begun = Instant::now();
-        let done = Config::load(&self.path).map_err(AgentError::from).and_then(|config| self.become_(config));
+        let done = Config::load(&self.path).map_err(AgentError::from).and_then(|config| self.adopt(config));
         match done {
             Ok(changes) => event(
                 Level::Info,
@@ -237,11 +262,16 @@ impl Agent {
 
     /// Becomes what another configuration says. Pipelines that are the same go on; where only the package or its budgets
     /// are others, it is swapped under them; others begin anew. Everything that can fail comes before anything ends.
-    fn become_(&mut self, config: Config) -> Result<String, AgentError> {
+    fn adopt(&mut self, config: Config) -> Result<String, AgentError> {
+        if config.device != self.config.device {
+            let right = "it cannot change while the agent runs: start it anew".into();
+            let fault = Fault::Table { path: "device".into(), right };
+            return Err(ConfigError { file: self.path.clone(), fault }.into());
+        }
         let fates: Vec<Fate> = config.pipelines.iter().map(|new| self.fate(&config, new)).collect();
         let mut opened = Vec::new();
         for (index, fate) in fates.iter().enumerate() {
-            opened.push(if *fate == Fate::New { Some(checked(&config, index)?) } else { None });
+            opened.push(if *fate == Fate::New { Some(checked(&self.path, &config, index)?) } else { None });
         }
         if config.status != self.config.status {
             // The address may be the same, under other names.
@@ -256,6 +286,11 @@ impl Agent {
             };
         }
         self.scheduler.limit(config.power());
+        if config.sinks != self.config.sinks
+            && let Err(errors) = self.sinks.become_(&config.sinks)
+        {
+            errors.iter().for_each(|error| event(Level::Error, SELF, format!("it is left out: {error}")));
+        }
         let mut before = std::mem::take(&mut self.pipelines);
         let count = |fate| fates.iter().filter(|other| **other == fate).count();
         let changes = format!(
@@ -320,6 +355,7 @@ impl Agent {
                 event(Level::Warning, pipeline.shared().name(), "it does not end in time and is cut off");
             }
         }
+        self.sinks.close();
         event(Level::Info, SELF, "ended");
     }
 }
@@ -332,11 +368,21 @@ enum Fate {
     New,
 }
 
-/// Opens a package and replays one of its golden samples.
-fn checked(config: &Config, index: usize) -> Result<Opened, AgentError> {
+/// A package that may run, and what watches its answers.
+type Ready = (Opened, Watch);
+
+/// Opens a package, replays golden samples at it, and looks whether it has what the configuration asks for.
+fn checked(path: &Path, config: &Config, index: usize) -> Result<Ready, AgentError> {
     let mut opened = open(config, index)?;
     opened.check_one().map_err(|refusal| refused(config, index, refusal))?;
-    Ok(opened)
+    let watch = watch(path, config, index, &mut opened)?;
+    Ok((opened, watch))
+}
+
+fn watch(path: &Path, config: &Config, index: usize, opened: &mut Opened) -> Result<Watch, AgentError> {
+    let reference = opened.reference.take();
+    let watch = Watch::new(&config.pipelines[index], opened.model.task(), reference);
+    watch.map_err(|fault| within(path, index, fault))
 }
 
 fn serve(config: &StatusConfig, overview: &Arc<Overview>) -> Result<Option<Server>, AgentError> {

@@ -9,6 +9,7 @@ use crate::figures::{Figure, exposition};
 use crate::machine::Machine;
 use crate::pipeline::Shared;
 use crate::show::{HEARTBEAT, HTML, Reply, Site, round, status};
+use crate::sink::{SinkCounters, Sinks};
 
 /// As Prometheus wants it.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -17,12 +18,13 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) struct Overview {
     device: String,
     pipelines: Pipelines,
+    sinks: Arc<Sinks>,
     machine: Mutex<Machine>,
 }
 
 impl Overview {
-    pub(super) fn new(device: &str, pipelines: Pipelines, machine: Machine) -> Overview {
-        Overview { device: device.into(), pipelines, machine: Mutex::new(machine) }
+    pub(super) fn new(device: &str, pipelines: Pipelines, sinks: Arc<Sinks>, machine: Machine) -> Overview {
+        Overview { device: device.into(), pipelines, sinks, machine: Mutex::new(machine) }
     }
 
     /// To be called about once a second.
@@ -42,7 +44,9 @@ impl Overview {
     fn metrics(&self) -> String {
         let pipelines = self.pipelines();
         let each = pipelines.iter().map(|pipeline| (vec![("pipeline", pipeline.name())], pipeline.figures()));
-        exposition(&each.chain([(Vec::new(), self.machine())]).collect::<Vec<_>>())
+        let sinks = self.sinks.counters();
+        let of_sinks = sinks.iter().map(|sink| (vec![("sink", sink.name.as_str())], Figure::of_sink(sink)));
+        exposition(&each.chain(of_sinks).chain([(Vec::new(), self.machine())]).collect::<Vec<_>>())
     }
 
     fn figures(&self) -> Value {
@@ -55,8 +59,13 @@ impl Overview {
             value["counters"] = named(pipeline.figures()).into();
             value
         };
+        let sink = |sink: &SinkCounters| {
+            let counters = named(Figure::of_sink(sink));
+            json!({"name": sink.name, "type": sink.kind, "state": sink.state, "counters": counters})
+        };
         json!({
             "device": self.device,
+            "sinks": self.sinks.counters().iter().map(sink).collect::<Vec<_>>(),
             "machine": named(self.machine()),
             "pipelines": self.pipelines().iter().map(each).collect::<Vec<_>>(),
         })
@@ -72,6 +81,7 @@ impl Site for Arc<Overview> {
                 Some(Reply::Text(HTML, status(&self.device, each)))
             }
             "/metrics" => Some(Reply::Text(METRICS, self.metrics())),
+            "/figures.json" => Some(Reply::Text("application/json", self.figures().to_string())),
             "/figures" => {
                 let (overview, mut is_first) = (self.clone(), true);
                 Some(Reply::Figures(Box::new(move || {
@@ -94,6 +104,6 @@ impl Site for Arc<Overview> {
     }
 
     fn paths(&self) -> &'static str {
-        "There is /, /metrics, /figures, and /NAME/picture.jpg and /NAME/picture.mjpeg of each pipeline.\n"
+        "There is /, /metrics, /figures, /figures.json, and /NAME/picture.jpg and /NAME/picture.mjpeg of each pipeline.\n"
     }
 }

@@ -96,11 +96,6 @@ impl Board {
         self.change(|state| (state.package, state.labels, state.refusal) = (package, Arc::new(labels), None));
     }
 
-    /// Whether the classes are called so.
-    pub(crate) fn has_labels(&self, labels: &[String]) -> bool {
-        self.state().labels.as_slice() == labels
-    }
-
     /// A package was refused; the one before goes on.
     pub fn refused(&self, why: String) {
         self.change(|state| state.refusal = Some(why));

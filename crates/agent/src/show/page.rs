@@ -44,7 +44,7 @@ pub(super) fn html(board: &Board) -> String {
 }
 
 /// Figures of a pipeline on the status page: what they are called, and what is counted.
-const COUNTERS: [(&str, &[&str]); 8] = [
+const COUNTERS: [(&str, &[&str]); 9] = [
     ("Frames a second: camera, processed, skipped", &["camera_fps", "process_fps", "skipped_fps"]),
     ("Inference in ms: p50, p99", &["inference_ms_p50", "inference_ms_p99"]),
     ("End to end in ms: p50, p99", &["latency_ms_p50", "latency_ms_p99"]),
@@ -55,7 +55,8 @@ const COUNTERS: [(&str, &[&str]); 8] = [
     ),
     ("Waiting", &["queue_depth"]),
     ("Bytes seen", &["seen_bytes_total"]),
-    ("Bytes sent", &["sent_bytes_total"]),
+    ("Bytes of insights", &["insight_bytes_total"]),
+    ("Hard samples, statistics that drift", &["samples_total", "drifting"]),
 ];
 
 /// The page of an agent with several pipelines.
@@ -64,6 +65,10 @@ pub(crate) fn status<'a>(device: &str, pipelines: impl Iterator<Item = (&'a str,
         h1 { (device) }
         p.subtitle #machine role="status" { "–" }
         @for (name, board) in pipelines { (section(name, board)) }
+        table #sinks hidden {
+            thead { tr { @for name in ["Sink", "State", "Delivered", "Waiting", "Dropped", "Bytes sent"] { th { (name) } } } }
+            tbody {}
+        }
         p.subtitle { a href="metrics" { "Metrics for Prometheus" } }
         noscript { p { "The figures and pictures need JavaScript; each pipeline's picture.mjpeg does not." } }
     };

@@ -1,6 +1,6 @@
 //! What a configuration says about a sink.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use espalier_wire::Device;
@@ -192,6 +192,19 @@ impl SinkConfig {
             SinkConfig::Webhook(_) => "webhook",
             SinkConfig::Folder(_) => "folder",
             SinkConfig::Stdout(_) => "stdout",
+        }
+    }
+
+    /// Takes relative paths from `folder`.
+    pub(crate) fn resolve(&mut self, folder: &Path) {
+        let join = |path: &mut PathBuf| *path = folder.join(&*path);
+        match self {
+            SinkConfig::Hub(HubConfig { ca, certificate, key, .. })
+            | SinkConfig::Mqtt(MqttConfig { ca, certificate, key, .. }) => {
+                [ca, certificate, key].into_iter().flatten().for_each(join);
+            }
+            SinkConfig::Folder(c) => c.samples.iter_mut().chain([&mut c.path]).for_each(join),
+            SinkConfig::Webhook(_) | SinkConfig::Stdout(_) => {}
         }
     }
 
@@ -422,7 +435,8 @@ mod tests {
             let error = read(&format!(r#"{{"type": "{kind}", "no_such_key": 1}}"#)).unwrap_err();
             let (_, known) = error.split_once("expected").expect("the parser says what it knows");
             let mut known: Vec<&str> = known.split('`').skip(1).step_by(2).chain(["type"]).collect();
-            (documented.sort_unstable(), known.sort_unstable());
+            documented.sort_unstable();
+            known.sort_unstable();
             assert_eq!(documented, known, "{kind}: {error}");
         }
     }

@@ -16,23 +16,25 @@ mod stdout;
 mod webhook;
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use espalier_wire::{Counts, Device, Insight};
+use espalier_wire::{Counts, Device, Insight, Priority};
 
 pub use config::{FolderConfig, HubConfig, MqttConfig, SinkConfig, StdoutConfig, WebhookConfig};
 pub use exchange::{Backoff, Exchange, Next};
 
-use crate::outbox::{Outbox, Sqlite};
+use crate::outbox::{Handover, Outbox, Slot, Sqlite};
 use config::{Broker, address};
 use queue::Queue;
 use receiver::Receiver;
 use stdout::Lines;
 
+/// Insights, and bytes of their JSON, that are held at most while a sink gets other settings.
+const HELD: (usize, usize) = (1024, 1 << 20);
 /// For the threads of all sinks to end; those that a network still holds are left alone then.
 const CLOSING: Duration = Duration::from_millis(900);
 
@@ -83,20 +85,23 @@ pub struct SinkCounters {
 
 /// All sinks of a configuration. Dropping it closes them.
 pub struct Sinks {
-    sinks: Vec<Sink>,
-    stop: Arc<AtomicBool>,
+    sinks: RwLock<Vec<Sink>>,
+    data: PathBuf,
+    device: Device,
 }
 
 struct Sink {
-    name: String,
-    kind: &'static str,
+    config: SinkConfig,
     way: Way,
+    stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 enum Way {
     Queued(Arc<Queue>),
     Printed(Arc<Lines>),
+    /// It is being opened: what comes meanwhile waits.
+    Held(Mutex<Handover>),
 }
 
 impl Sinks {
@@ -107,63 +112,145 @@ impl Sinks {
     /// A configuration that cannot be, or a queue that cannot be opened.
     pub fn open(configs: &[SinkConfig], data: &Path, device: &Device) -> Result<Sinks, SinkError> {
         check(configs)?;
-        let mut all = Sinks { sinks: Vec::new(), stop: Arc::default() };
+        let all = Sinks { sinks: RwLock::default(), data: data.into(), device: device.clone() };
         for config in configs {
-            let sink = open(config, data, device, &all.stop)?;
-            all.sinks.push(sink);
+            let sink = all.begin(config)?;
+            all.change().push(sink);
         }
         Ok(all)
     }
 
     /// Hands an insight to every sink. It does not wait for any of them.
     pub fn push(&self, insight: &Insight) {
+        self.push_weighed(insight);
+    }
+
+    /// The same; how many bytes of JSON it is.
+    pub(crate) fn push_weighed(&self, insight: &Insight) -> usize {
         let json: Arc<str> = serde_json::to_string(insight).expect("an insight is JSON").into();
-        for sink in &self.sinks {
-            match &sink.way {
-                Way::Queued(queue) => queue.push(insight.priority(), json.clone()),
-                Way::Printed(lines) => lines.push(insight.priority(), json.clone()),
-            }
-        }
+        self.look().iter().for_each(|sink| sink.push(insight.priority(), json.clone()));
+        json.len()
     }
 
     /// How each sink is.
     pub fn counters(&self) -> Vec<SinkCounters> {
-        self.sinks.iter().map(Sink::counters).collect()
+        self.look().iter().map(Sink::counters).collect()
+    }
+
+    /// Becomes the sinks of `configs`. Those that are the same go on; insights for those that begin wait until they have. A
+    /// sink that cannot be opened is left out.
+    ///
+    /// # Errors
+    /// Of each sink that is left out, why.
+    pub fn become_(&self, configs: &[SinkConfig]) -> Result<(), Vec<SinkError>> {
+        check(configs).map_err(|error| vec![error])?;
+        end(self.hold(configs));
+        let errors: Vec<_> = configs.iter().filter_map(|config| self.fill(config).err()).collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// Holds what is for sinks that begin; those that are to end.
+    fn hold(&self, configs: &[SinkConfig]) -> Vec<Sink> {
+        let mut sinks = self.change();
+        let mut before = std::mem::take(&mut *sinks);
+        let after = configs.iter().map(|config| {
+            let same = before.iter().position(|sink| sink.config == *config);
+            same.map_or_else(|| Sink::held(config), |at| before.swap_remove(at))
+        });
+        *sinks = after.collect();
+        before
+    }
+
+    /// Opens the sink that is held, and gives it what waited for it.
+    fn fill(&self, config: &SinkConfig) -> Result<(), SinkError> {
+        let is_held = |sink: &Sink| sink.config == *config && matches!(sink.way, Way::Held(_));
+        if !self.look().iter().any(is_held) {
+            return Ok(());
+        }
+        let opened = self.begin(config);
+        let mut sinks = self.change();
+        let at = sinks.iter().position(is_held).expect("nobody else changes sinks");
+        let held = sinks.remove(at);
+        let sink = opened?;
+        held.hand_on(&sink);
+        sinks.insert(at, sink);
+        Ok(())
+    }
+
+    fn begin(&self, config: &SinkConfig) -> Result<Sink, SinkError> {
+        open(config, &self.data, &self.device)
+    }
+
+    fn look(&self) -> RwLockReadGuard<'_, Vec<Sink>> {
+        self.sinks.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Vec<Sink>> {
+        self.sinks.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes what is only in memory, says good-bye to receivers, and ends, within a second. What is not delivered waits in
     /// its file for the next start.
-    pub fn close(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.sinks.iter().for_each(Sink::wake);
-        let begun = Instant::now();
-        let threads: Vec<_> = self.sinks.drain(..).flat_map(|sink| sink.threads).collect();
-        while begun.elapsed() < CLOSING && threads.iter().any(|thread| !thread.is_finished()) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    pub fn close(&self) {
+        let sinks = std::mem::take(&mut *self.change());
+        end(sinks);
     }
 }
 
 impl Drop for Sinks {
     fn drop(&mut self) {
-        self.end();
+        self.close();
+    }
+}
+
+/// Ends sinks, and waits for them as long as it may.
+fn end(sinks: Vec<Sink>) {
+    sinks.iter().for_each(Sink::stop);
+    let begun = Instant::now();
+    let threads: Vec<_> = sinks.into_iter().flat_map(|sink| sink.threads).collect();
+    while begun.elapsed() < CLOSING && threads.iter().any(|thread| !thread.is_finished()) {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
 impl Sink {
-    fn wake(&self) {
+    fn held(config: &SinkConfig) -> Sink {
+        let way = Way::Held(Mutex::new(Handover::new(HELD.0, HELD.1)));
+        Sink { config: config.clone(), way, stop: Arc::default(), threads: Vec::new() }
+    }
+
+    fn push(&self, priority: Priority, json: Arc<str>) {
+        match &self.way {
+            Way::Queued(queue) => queue.push(priority, json),
+            Way::Printed(lines) => lines.push(priority, json),
+            Way::Held(held) => held.lock().unwrap_or_else(PoisonError::into_inner).push(priority, json),
+        }
+    }
+
+    /// Gives what it holds to another sink.
+    fn hand_on(&self, to: &Sink) {
+        let Way::Held(held) = &self.way else { return };
+        for slot in held.lock().unwrap_or_else(PoisonError::into_inner).take(usize::MAX) {
+            match (slot, &to.way) {
+                (Slot::Insight(priority, json), _) => to.push(priority, json),
+                (slot @ Slot::Dropped(_), Way::Queued(queue)) => queue.put(slot),
+                (slot @ Slot::Dropped(_), Way::Printed(lines)) => lines.put(slot),
+                (Slot::Dropped(_), Way::Held(_)) => {}
+            }
+        }
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
         match &self.way {
             Way::Queued(queue) => queue.wake(),
             Way::Printed(lines) => lines.wake(),
+            Way::Held(_) => {}
         }
     }
 
     fn counters(&self) -> SinkCounters {
-        let (name, kind) = (self.name.clone(), self.kind);
+        let (name, kind) = (self.config.name().to_owned(), self.config.kind());
         let state = |trouble: String| if trouble.is_empty() { "ok".to_owned() } else { trouble };
         match &self.way {
             Way::Queued(queue) => {
@@ -187,12 +274,17 @@ impl Sink {
                 let state = state(trouble);
                 SinkCounters { name, kind, state, delivered, waiting, dropped, ..SinkCounters::default() }
             }
+            Way::Held(held) => {
+                let (waiting, dropped) = held.lock().unwrap_or_else(PoisonError::into_inner).counts();
+                let state = "opens".to_owned();
+                SinkCounters { name, kind, state, waiting, dropped, ..SinkCounters::default() }
+            }
         }
     }
 }
 
 /// Every sink, and that no two have one name, which is also their file's.
-fn check(configs: &[SinkConfig]) -> Result<(), SinkError> {
+pub(crate) fn check(configs: &[SinkConfig]) -> Result<(), SinkError> {
     let mut names = BTreeSet::new();
     for config in configs {
         config.validate()?;
@@ -203,27 +295,23 @@ fn check(configs: &[SinkConfig]) -> Result<(), SinkError> {
     Ok(())
 }
 
-fn open(
-    config: &SinkConfig,
-    data: &Path,
-    device: &Device,
-    stop: &Arc<AtomicBool>,
-) -> Result<Sink, SinkError> {
-    let (name, kind) = (config.name(), config.kind());
+fn open(config: &SinkConfig, data: &Path, device: &Device) -> Result<Sink, SinkError> {
+    let (name, stop) = (config.name(), Arc::<AtomicBool>::default());
+    let sink = |way, threads| Sink { config: config.clone(), way, stop: stop.clone(), threads };
     let failed = |e: std::io::Error| SinkError::new(name, e);
     let Some(limits) = config.limits() else {
         let lines = Lines::new(stop.clone());
         let thread = lines.start(name, Box::new(std::io::stdout())).map_err(failed)?;
-        return Ok(Sink { name: name.into(), kind, way: Way::Printed(lines), threads: vec![thread] });
+        return Ok(sink(Way::Printed(lines), vec![thread]));
     };
-    let receiver = receiver(config, device, stop)?;
+    let receiver = receiver(config, device, &stop)?;
     std::fs::create_dir_all(data).map_err(|e| SinkError::new(name, format!("{}: {e}", data.display())))?;
     let storage = Sqlite::open(&data.join(format!("{name}.queue")), device);
     let outbox = storage.and_then(|storage| Outbox::open(storage, device.clone(), limits));
     let outbox = outbox.map_err(|e| SinkError::new(name, e))?;
     let queue = Queue::new(name, outbox, stop.clone());
     let threads = queue.start(receiver).map_err(failed)?.into();
-    Ok(Sink { name: name.into(), kind, way: Way::Queued(queue), threads })
+    Ok(sink(Way::Queued(queue), threads))
 }
 
 fn receiver(

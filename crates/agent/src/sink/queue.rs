@@ -10,7 +10,7 @@ use espalier_wire::{Counts, Priority};
 
 use super::exchange::{Exchange, Next};
 use super::receiver::Receiver;
-use crate::outbox::{Handover, Outbox, Sqlite, StorageError};
+use crate::outbox::{Handover, Outbox, Slot, Sqlite, StorageError};
 
 /// Insights in memory that no disk has yet, and bytes of their JSON, at most.
 const HANDOVER: (usize, usize) = (1024, 1 << 20);
@@ -83,6 +83,12 @@ impl Queue {
     /// Hands an insight over; nothing here waits for a disk or a network.
     pub(super) fn push(&self, priority: Priority, json: Arc<str>) {
         lock(&self.handover).push(priority, json);
+        self.changed.notify_all();
+    }
+
+    /// Takes what waited elsewhere.
+    pub(super) fn put(&self, slot: Slot) {
+        lock(&self.handover).put(slot);
         self.changed.notify_all();
     }
 

@@ -40,6 +40,12 @@ impl Lines {
         self.changed.notify_all();
     }
 
+    /// Takes what waited elsewhere.
+    pub(super) fn put(&self, slot: Slot) {
+        self.handover.lock().unwrap_or_else(PoisonError::into_inner).put(slot);
+        self.changed.notify_all();
+    }
+
     /// Waiting, printed, dropped, and what is wrong.
     pub(super) fn figures(&self) -> (u64, u64, Counts, String) {
         let (waiting, dropped) = self.handover.lock().unwrap_or_else(PoisonError::into_inner).counts();

@@ -260,6 +260,9 @@ mod tests {
                     Ok(End::Over)
                 }
                 _ => {
+                    while feed.queue.counts().waiting > 0 {
+                        std::thread::yield_now();
+                    }
                     feed.queue.close();
                     Ok(End::Over)
                 }

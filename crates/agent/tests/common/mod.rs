@@ -147,6 +147,11 @@ impl Agent {
         agent
     }
 
+    /// Where its status page is.
+    pub fn address(&self) -> (&'static str, u16) {
+        ("127.0.0.1", self.port)
+    }
+
     /// Everything that it said.
     pub fn said(&self) -> Vec<String> {
         self.said.lock().unwrap().clone()
@@ -164,7 +169,7 @@ impl Agent {
             if let Some(found) = found() {
                 return found;
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(40));
         }
         panic!("{what}: not within 20 s; it said {:#?}", self.said());
     }
@@ -182,7 +187,7 @@ impl Agent {
 
     /// What is at `path`: head and body.
     pub fn get(&self, path: &str) -> (String, Vec<u8>) {
-        let mut connection = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let mut connection = TcpStream::connect(self.address()).unwrap();
         connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
         let mut bytes = Vec::new();
@@ -212,11 +217,8 @@ impl Agent {
 
     /// The newest figures of a pipeline.
     pub fn figures(&self, pipeline: usize) -> serde_json::Value {
-        let mut connection = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        connection.write_all(b"GET /figures HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-        let mut lines = BufReader::new(connection).lines().map_while(Result::ok);
-        let line = lines.find_map(|line| line.strip_prefix("data: ").map(String::from)).unwrap();
-        serde_json::from_str::<serde_json::Value>(&line).unwrap()["pipelines"][pipeline].take()
+        let text = self.text("/figures.json");
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["pipelines"][pipeline].take()
     }
 
     /// One figure of the pipeline `a`.

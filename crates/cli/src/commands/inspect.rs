@@ -77,7 +77,8 @@ pub(crate) fn engine_report(engine: &OnnxRuntime) -> Value {
         .map(|placement| json!({"provider": placement.provider, "nodes": placement.nodes}));
     json!({
         "name": engine.name(), "library": engine.library(), "placements": placements.collect::<Vec<Value>>(),
-        "tolerance": engine.tolerance(), "warnings": engine.warnings(),
+        // Of the share as it is written, not of the float next to it.
+        "tolerance": engine.tolerance().to_string().parse::<f64>().ok(), "warnings": engine.warnings(),
     })
 }
 

@@ -64,10 +64,10 @@ fn avg_pool_with(form: Form, g: &PoolGeometry, average: Average) -> Box<dyn Kern
     Box::new(Pool::new(form, g, "average", Some(average), body))
 }
 
-/// One row of output.
+/// One row of output; of a global pool, whose rows are one quad, those of several planes.
 struct Row<'a> {
     pool: &'a Pool,
-    /// The plane of the input, and the output row's number.
+    /// The plane of the input (planes of a global pool), and the output row's number.
     x: &'a [u8],
     number: usize,
     y: &'a mut [u8],
@@ -80,6 +80,7 @@ struct Pool {
     name: String,
     g: PoolGeometry,
     average: Option<Average>,
+    is_global: bool,
     body: Body,
     /// For each output row and column, the first input position and how many follow, a dilation apart.
     taps: [Vec<Taps>; 2],
@@ -109,9 +110,10 @@ impl Pool {
         assert_eq!(g.window.output(g.input), Some(g.output), "output size of {g:?}");
         let [kh, kw] = g.window.kernel;
         let name = format!("{what} pool {kh}x{kw} int8 {form}");
+        let is_global = average.is_some() && is_global(g);
         let g = one_row(g);
         let taps = [taps(&g, 0), taps(&g, 1)];
-        Pool { name, g, average, body, taps }
+        Pool { name, g, average, is_global, body, taps }
     }
 }
 
@@ -157,13 +159,14 @@ impl Kernel for Pool {
         let share = Share { rows: g.output[0], planes: g.batch * quads(g.channels), planes_weigh: false };
         let (rows, planes) = share.of(worker);
         let (plane, row) = (4 * g.input[0] * g.input[1], 4 * g.output[1]);
-        for p in planes {
+        let at_once = if self.is_global && !rows.is_empty() { planes.len().max(1) } else { 1 };
+        for p in planes.step_by(at_once) {
             for number in rows.clone() {
                 let at = (p * g.output[0] + number) * row;
                 // SAFETY: rows of planes are disjoint, and the body was picked for this CPU.
                 unsafe {
-                    let x = &x[p * plane..(p + 1) * plane];
-                    let y = y.slice_mut(at..at + row);
+                    let x = &x[p * plane..(p + at_once) * plane];
+                    let y = y.slice_mut(at..at + at_once * row);
                     (self.body)(&mut Row { pool: self, x, number, y, scratch });
                 }
             }
@@ -235,26 +238,27 @@ unsafe fn average_row<D: Dots>(r: &mut Row<'_>) {
     }
 }
 
-/// The average of a whole plane: sums of sixteen pixels side by side, of which there are enough for the registers.
+/// The averages of whole planes: sums of four pixels side by side.
 #[inline(always)]
 unsafe fn global_row<D: Dots>(r: &mut Row<'_>) {
     let average = r.pool.average.as_ref().expect("an average pool says how");
-    let mut sums = [0i32; 64];
-    let (lines, rest) = r.x.as_chunks::<64>();
-    for line in lines {
-        for i in 0..64 {
-            sums[i] += i32::from(line[i]);
+    let pixels = r.pool.g.input[1];
+    for (x, y) in r.x.chunks_exact(4 * pixels).zip(r.y.as_chunks_mut::<4>().0) {
+        let mut sums = [0i32; 16];
+        let (lines, rest) = x.as_chunks::<16>();
+        for line in lines {
+            for i in 0..16 {
+                sums[i] += i32::from(line[i]);
+            }
         }
+        let mut quad: [i32; 4] = std::array::from_fn(|c| sums[c] + sums[4 + c] + sums[8 + c] + sums[12 + c]);
+        for pixel in rest.as_chunks::<4>().0 {
+            for c in 0..4 {
+                quad[c] += i32::from(pixel[c]);
+            }
+        }
+        *y = average.of(quad, pixels, pixels);
     }
-    for i in 0..rest.len() {
-        sums[i] += i32::from(rest[i]);
-    }
-    let mut quad = [0; 4];
-    for i in 0..64 {
-        quad[i % 4] += sums[i];
-    }
-    let pixels = r.x.len() / 4;
-    r.y.copy_from_slice(&average.of(quad, pixels, pixels));
 }
 
 impl Average {

@@ -86,8 +86,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 /// Figures, then the table of the steps, then what is to be said about them.
 fn text(result: &Value) -> String {
     let mut figures = result.clone();
-    let remarks = figures.as_object_mut().and_then(|map| map.remove("remarks")).unwrap_or_default();
-    let sentences = remarks.as_array().into_iter().flatten().map(|r| format!("\n{}\n", print::cell(r)));
+    let mut taken = |key| figures.as_object_mut().and_then(|map| map.remove(key)).unwrap_or_default();
+    let (remarks, warnings) = (taken("remarks"), taken("engine_warnings"));
+    // The engine's name tells them too.
+    taken("engine_placements");
+    let sentences = [&remarks, &warnings].into_iter().filter_map(Value::as_array).flatten();
+    let sentences = sentences.map(|sentence| format!("\n{}\n", print::cell(sentence)));
     print::table(&figures, &layers::COLUMNS) + &sentences.collect::<String>()
 }
 
