@@ -5,11 +5,12 @@ use std::io::Read;
 use std::time::Duration;
 
 use espalier_agent::config::Config;
-use espalier_agent::{Fault, Multipart, Splitter};
+use espalier_agent::{Fault, Multipart, Rows, Splitter};
 use espalier_graph::package::floats;
 use espalier_graph::{Format, Graph, Manifest, Package, PackageError, Stage, Tensor, Weights, verify};
 use espalier_onnx::{Options, from_bytes};
 use espalier_tasks::image::{Limits, decode};
+use espalier_tasks::series::{Columns, ROW_BYTES};
 use espalier_tasks::{ClassifyImage, Reference, Task, TrueBox};
 use espalier_train::data::{read_coco, read_idx, read_yolo};
 use espalier_wire::mqtt::{Event, MqttError, Options as MqttOptions, Session};
@@ -21,7 +22,7 @@ use safetensors::SafeTensors;
 pub type Target = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("agent_config", agent_config),
     ("boxes", boxes),
     ("graph_text", graph_text),
@@ -32,6 +33,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("multipart", multipart),
     ("onnx", onnx),
     ("package", package),
+    ("rows", rows),
     ("wire", wire),
 ];
 
@@ -176,6 +178,30 @@ pub fn onnx(bytes: &[u8]) {
                 assert_eq!(Package::from_bytes(&bytes).expect("what was written can be read"), package)
             }
             Err(error) => assert!(matches!(error, PackageError::TooLarge { .. }), "{error}"),
+        }
+    }
+}
+
+/// Any bytes as the rows of a series, CSV or JSON, in one piece and in small ones. What is a row has the numbers that were
+/// asked for, all of them finite; a row is not much longer than its line can be.
+pub fn rows(bytes: &[u8]) {
+    let columns = Columns { values: vec!["value".into()], time: Some("timestamp".into()) };
+    let split = |piece: usize| {
+        let (mut rows, mut found) = (Rows::new(), Split::new());
+        for piece in bytes.chunks(piece) {
+            rows.push(piece);
+            found.extend(std::iter::from_fn(|| rows.row()));
+        }
+        found.extend(rows.end());
+        found
+    };
+    let found = split(bytes.len().max(1));
+    assert!(bytes.len() > ROW_BYTES || found == split(7), "pieces matter");
+    assert!(found.len() <= bytes.len() / 2 + 1, "a row takes a byte and an end");
+    for row in found.iter().flatten() {
+        if let Ok(row) = columns.of_json(row) {
+            assert!(row.values.len() == 1 && row.values[0].is_finite());
+            assert!(row.time.is_some_and(f64::is_finite));
         }
     }
 }

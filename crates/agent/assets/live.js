@@ -6,13 +6,14 @@
   const percent = (share) => (share * 100).toFixed(1) + "\u202f%";
   const number = (value) => value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: 1 });
 
-  function row(label, share) {
+  function row(label, text, share) {
     const line = document.createElement("tr");
     const [name, value, cell] = [0, 0, 0].map(() => line.appendChild(document.createElement("td")));
     name.textContent = label;
-    value.textContent = percent(share);
+    value.textContent = text;
     value.className = "number";
     cell.className = "bars";
+    if (share === undefined) return line;
     const svg = cell.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "svg"));
     svg.setAttribute("class", "bar");
     svg.setAttribute("aria-hidden", "true");
@@ -23,13 +24,23 @@
     return line;
   }
 
-  // Label and share of each class, or of each box.
+  // Label, text and share of each class, or of each box; of a series the values, which are no shares.
   function rows(figures) {
-    if (figures.boxes) return figures.boxes.map((box) => [box.label, box.confidence]);
-    return Object.entries(figures.scores || {}).sort((a, b) => b[1] - a[1]);
+    if (figures.values) return Object.entries(figures.values).map(([name, value]) => [name, number(value)]);
+    const shares = figures.boxes
+      ? figures.boxes.map((box) => [box.label, box.confidence])
+      : Object.entries(figures.scores || {}).sort((a, b) => b[1] - a[1]);
+    return shares.map(([label, share]) => [label, percent(share), share]);
+  }
+
+  function reading(figures) {
+    if (figures.score === null) return "too few rows so far";
+    const column = figures.alarm && figures.column ? " in " + figures.column : "";
+    return (figures.alarm ? "ALARM" + column : "usual") + "  score " + number(figures.score) + " of " + number(figures.threshold);
   }
 
   function answer(figures) {
+    if (figures.values) return reading(figures);
     if (figures.label !== undefined) return figures.label + "  " + percent(figures.confidence);
     if (!figures.boxes) return "–";
     const count = figures.boxes.length;
@@ -47,8 +58,13 @@
   function show(figures) {
     for (const id of ["fps", "ms", "latency_ms", "seen", "skipped", "broken"]) at(id).textContent = number(figures[id]);
     at("answer").textContent = answer(figures);
-    at("scores").replaceChildren(...rows(figures).slice(0, ROWS).map(([label, share]) => row(label, share)));
+    at("scores").replaceChildren(...rows(figures).slice(0, ROWS).map((cells) => row(...cells)));
     at("state").textContent = state(figures);
+    if (figures.values) {
+      // A series has no picture.
+      at("view").hidden = true;
+      at("picture").removeAttribute("src");
+    }
     at("view").classList.toggle("stale", figures.ended || !(figures.age_ms <= STALE_MS));
   }
 

@@ -14,9 +14,15 @@
     return number(value) + "\u202f" + units[at];
   }
 
+  function reading(figures) {
+    if (figures.score === null) return "too few rows so far";
+    const column = figures.alarm && figures.column ? " in " + figures.column : "";
+    return (figures.alarm ? "ALARM" + column : "usual") + "  score " + number(figures.score) + " of " + number(figures.threshold);
+  }
+
   function answer(figures) {
     if (figures.label !== undefined) return figures.label + "  " + percent(figures.confidence);
-    if (figures.score !== undefined) return "score " + number(figures.score);
+    if (figures.values) return reading(figures);
     if (!figures.boxes) return "–";
     const count = figures.boxes.length;
     return count === 0 ? "nothing found" : count === 1 ? "1 box" : count + " boxes";
@@ -37,6 +43,8 @@
     at(".answer").textContent = answer(figures);
     at(".refused").textContent = figures.refused || "";
     at(".refused").hidden = !figures.refused;
+    // A series has no picture.
+    if (figures.values) at(".view").hidden = true;
     at(".view").classList.toggle("stale", !(figures.age_ms <= STALE_MS));
     for (const cell of section.querySelectorAll("[data-counters]")) {
       const shown = (name) => name.includes("bytes") ? bytes(figures.counters[name]) : number(figures.counters[name]);
@@ -58,7 +66,7 @@
   // The next picture is asked for when the one before is here, so a slow browser asks less often.
   function follow(section) {
     const image = section.querySelector("img");
-    const next = () => setTimeout(() => { image.src = section.dataset.name + "/picture.jpg?" + Date.now(); }, document.hidden ? 2000 : PICTURES_APART_MS);
+    const next = () => section.querySelector(".view").hidden || setTimeout(() => { image.src = section.dataset.name + "/picture.jpg?" + Date.now(); }, document.hidden ? 2000 : PICTURES_APART_MS);
     image.onload = next;
     image.onerror = () => setTimeout(next, 1000);
     next();

@@ -1,4 +1,4 @@
-//! Streams: pictures that come one after another, from where they are to whoever looks at them.
+//! Streams: pictures, or rows of a series, that come one after another, from where they are to whoever looks at them.
 //!
 //! A [`Source`] is what a user names. A [`Stream`] reads it in a thread of its own and hands over numbered [`Frame`]s: all
 //! of them, or always the newest ([`Policy`]). What is broken is a frame with a [`Fault`], never the end of a stream. A
@@ -50,6 +50,7 @@ pub use sink::{
 };
 pub use source::multipart::Multipart;
 pub use source::pictures::Splitter;
+pub use source::rows::Rows;
 pub use source::{Digits, Disturbance, Persistence, Retry, Source, SourceError};
 pub use stream::{Event, Reading, Stream};
 pub use tally::{Histogram, Tally, Times};

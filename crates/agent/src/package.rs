@@ -9,8 +9,9 @@ use espalier_engines::{EngineKind, OpenError};
 use espalier_graph::package::MAX_FILE;
 use espalier_graph::{Golden, Op, Package, PackageError};
 use espalier_runtime::Sizes;
-use espalier_tasks::model::picture;
-use espalier_tasks::{Image, ImageError, Model, ModelError, Reference, Task};
+use espalier_tasks::model::content;
+use espalier_tasks::series::Follows;
+use espalier_tasks::{Content, Image, Model, ModelError, Reference, Task, Window};
 
 use crate::config::{Bytes, ModelConfig, Time};
 
@@ -49,9 +50,6 @@ pub enum Refusal {
     /// It does not run, or would answer differently.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A golden sample is no picture.
-    #[error("a golden sample: {0}")]
-    Sample(#[from] ImageError),
     /// It takes too much memory.
     #[error("it takes {have} of memory, {most} are allowed (max_memory)")]
     Memory {
@@ -222,13 +220,13 @@ impl Opened {
 
     /// The median time of an answer. What is far too slow is not asked often.
     fn time(&mut self, most: Option<Time>, turn: InTurn<'_>) -> Result<Duration, Refusal> {
-        let image = self.picture()?;
+        let input = self.input()?;
         let (mut times, mut failed, begun) = (Vec::new(), None, Instant::now());
         while times.len() < LEAST || times.len() < RUNS && begun.elapsed() < TIMING {
             let before = times.len();
             turn(&mut || {
                 let begun = Instant::now();
-                failed = self.model.answer(&image).err();
+                failed = self.model.answer(input.input()).err();
                 times.push(begun.elapsed());
             });
             if let Some(error) = failed.take() {
@@ -246,13 +244,16 @@ impl Opened {
         Ok(times[times.len() / 2])
     }
 
-    fn picture(&self) -> Result<Image, Refusal> {
-        match self.golden.first().and_then(|sample| sample.inputs.first()) {
-            Some(input) => Ok(picture(input)?),
-            None => {
-                let [channels, height, width] = self.model.task().picture_input().shape();
-                Ok(Image::new(width, height, channels, vec![128; width * height * channels])?)
-            }
+    /// Of the first golden sample; without any, one in which nothing is.
+    fn input(&self) -> Result<Content, ModelError> {
+        if let Some(input) = self.golden.first().and_then(|sample| sample.inputs.first()) {
+            return content(input);
         }
+        let Some(input) = self.model.task().picture_input() else {
+            let values = vec![0.0; self.model.input_len()];
+            return Ok(Content::Window(Window { values, follows: Follows::Nothing }));
+        };
+        let [channels, height, width] = input.shape();
+        Ok(Content::Image(Image::new(width, height, channels, vec![128; width * height * channels])?))
     }
 }

@@ -54,7 +54,7 @@ pub enum Outcome {
     Processed,
     /// It was too old to be looked at.
     Skipped,
-    /// It is no picture.
+    /// It is no picture or row.
     Broken,
 }
 
@@ -65,7 +65,7 @@ pub struct Counts {
     pub processed: u64,
     /// Frames that nobody looked at: newer ones were there, they were too old, or the stream was closed.
     pub skipped: u64,
-    /// Frames without a picture.
+    /// Frames without a picture or row.
     pub broken: u64,
     /// Frames that wait, or are being looked at.
     pub waiting: u64,
@@ -86,6 +86,8 @@ struct State {
     troubles: VecDeque<String>,
     /// The number of the last frame.
     number: u64,
+    /// How often the source was begun.
+    reading: u64,
     /// Frames that were taken and are not settled.
     taken: u64,
     counts: Counts,
@@ -122,10 +124,15 @@ impl Queue {
         }
         state.number += 1;
         state.counts.bytes += bytes.as_ref().map_or(0, Vec::len) as u64;
-        let number = state.number;
-        state.frames.push_back(Frame { number, time, captured, file, bytes });
+        let (number, reading) = (state.number, state.reading);
+        state.frames.push_back(Frame { number, time, captured, file, reading, bytes });
         self.changed.notify_all();
         true
+    }
+
+    /// The source begins, once more or for the first time.
+    pub(crate) fn begin(&self) {
+        self.state().reading += 1;
     }
 
     /// Puts in a sentence about the source.

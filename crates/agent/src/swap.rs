@@ -161,6 +161,8 @@ enum Why {
     Refusal(#[from] Refusal),
     #[error("{0}")]
     Watch(#[from] Fault),
+    #[error("its task is {0}, and the source gives {1}")]
+    Input(&'static str, &'static str),
     #[error("checking it panicked")]
     Panic,
 }
@@ -172,6 +174,13 @@ fn check(
 ) -> Result<(Opened, Duration, Watch), Why> {
     let wanted = pipeline.slot.wanted();
     let mut opened = package::open(&wanted, pipeline.threads, package::Pace::Background)?;
+    let task = opened.model.task();
+    if task.row_columns().is_some() != pipeline.is_series {
+        return Err(Why::Input(
+            task.kind(),
+            if pipeline.is_series { "rows of a series" } else { "pictures" },
+        ));
+    }
     let client = scheduler.join_uncounted(pipeline.threads);
     let is_over = || stop.load(Ordering::Relaxed) || pipeline.is_over();
     let took = opened.check_all(wanted.max_latency, &mut |one| in_turn(&client, is_over, one))?;

@@ -10,7 +10,7 @@ use espalier_agent::Disturbance;
 use espalier_agent::drift::{Drift, DriftConfig};
 use espalier_graph::Package;
 use espalier_graph::random::Random;
-use espalier_tasks::{Answer, Image, Limits, Model, Observation, Recorder, Reference, Truth};
+use espalier_tasks::{Answer, Content, Image, Limits, Model, Observation, Recorder, Reference, Truth};
 use espalier_testing::{data, heavy};
 use espalier_train::best;
 use espalier_train::data::{Examples, Split};
@@ -42,7 +42,7 @@ struct Scene {
 fn pictures(data: &str, split: Split, model: &Model) -> Pictures {
     let examples = Examples::open(data, split, model.task()).unwrap();
     let load = |example: &espalier_train::data::Example| match example.load(&Limits::default()).unwrap() {
-        (image, Truth::Class(class)) => (image, class),
+        (Content::Image(image), Truth::Class(class)) => (image, class),
         (_, other) => panic!("{other:?}"),
     };
     examples.list.iter().map(load).collect()

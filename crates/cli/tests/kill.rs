@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use common::{Said, espalier, fresh, pictures, run};
 use espalier_graph::Package;
 use espalier_graph::random::Random;
+use espalier_train::Settings;
 use espalier_train::checkpoint::{self, LAST, PREVIOUS};
 use espalier_train::run_folder::RunFolder;
 
@@ -58,7 +59,10 @@ fn check_whole(run: &Path, round: u64) {
     if run.join("best.espalier").exists() {
         Package::read(run.join("best.espalier")).unwrap_or_else(|e| panic!("round {round}: {e}"));
     }
-    RunFolder::open(run, true).unwrap().settings().unwrap_or_else(|e| panic!("round {round}: {e}"));
+    RunFolder::open(run, true)
+        .unwrap()
+        .settings::<Settings>()
+        .unwrap_or_else(|e| panic!("round {round}: {e}"));
     if let Ok(text) = fs::read_to_string(run.join("metrics.csv")) {
         let commas = |line: &str| line.matches(',').count();
         let first = text.lines().next().map(commas);

@@ -21,7 +21,8 @@ fn main() {
         serde_json::from_value(package.manifest.task.clone().expect("a task")).expect("a task of pictures");
     let options = Options { isa: Isa::best(), threads, bindings: Bindings::batch(1) };
     let (graph, weights) = (&package.graph, &package.weights);
-    let (name, input) = (&graph.value(graph.inputs()[0]).name, task.picture_input());
+    let (name, input) =
+        (&graph.value(graph.inputs()[0]).name, task.picture_input().expect("it looks at pictures"));
     let mut pool = Pool::new(threads);
     let mut floats = lower(graph, weights, options).expect("a plan");
     let mut bytes = lower_for_bytes(graph, weights, options).expect("a plan");

@@ -19,7 +19,7 @@ fn main() {
     let mut random = Random::new(1, 0);
     let pixels = (0..1280 * 720 * 3).map(|_| random.bits() as u8).collect();
     let large = Image::new(1280, 720, 3, pixels).unwrap();
-    let fitted = model.task().picture_input().fit(&large);
+    let fitted = model.task().picture_input().expect("it looks at pictures").fit(&large);
     for (name, image) in [("1280x720", &large), ("of the network's size", &fitted)] {
         let (mut plain, mut observed) = (Vec::new(), Vec::new());
         for _ in 0..RUNS {

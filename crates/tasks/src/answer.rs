@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::anomaly::Reading;
 use crate::classification::Prediction;
 use crate::detect::Detection;
 use crate::draw::Canvas;
@@ -16,6 +17,8 @@ pub enum Answer {
     Label(Prediction),
     /// Of detect: the boxes, the surest first.
     Boxes(Vec<Detection>),
+    /// Of anomaly.
+    Reading(Reading),
 }
 
 impl Answer {
@@ -30,6 +33,12 @@ impl Answer {
                 let hundredths = |v: f32| (f64::from(v) * 100.0).round() / 100.0;
                 let one = |Detection { label, confidence, bounds, .. }: &Detection| json!({"label": label, "confidence": confidence, "box": bounds.map(hundredths)});
                 json!({"boxes": boxes.iter().map(one).collect::<Vec<_>>()})
+            }
+            Answer::Reading(reading) => {
+                let rounded = reading.score.map(|score| (score * 1e4).round() / 1e4);
+                let mut value = json!(reading);
+                value["score"] = rounded.into();
+                value
             }
         };
         if let Value::Object(fields) = value { fields } else { Map::new() }
@@ -47,6 +56,15 @@ impl Answer {
                 };
                 boxes.iter().map(one).collect::<Vec<_>>().join("; ")
             }
+            Answer::Reading(Reading { score: None, .. }) => "too few rows so far".to_owned(),
+            Answer::Reading(Reading { score: Some(score), alarm, column, values, .. }) => {
+                let column = column.as_deref().filter(|_| *alarm && values.len() > 1);
+                let column = column.map(|name| format!(" in {name}")).unwrap_or_default();
+                let values: Vec<String> =
+                    values.iter().map(|(name, value)| format!("{name} {value}")).collect();
+                let word = if *alarm { "ALARM" } else { "usual" };
+                format!("{word}{column}  score {score:.2}  {}", values.join(", ")).trim_end().to_owned()
+            }
         }
     }
 
@@ -59,6 +77,7 @@ impl Answer {
             Answer::Boxes(boxes) => boxes.iter().rev().for_each(|found| {
                 canvas.labelled(found.bounds, &caption(&found.label, found.confidence), found.class);
             }),
+            Answer::Reading(reading) => canvas.text(&self.summary(), usize::from(reading.alarm)),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! same answer everywhere. A new task is that file, one variant in each of the enums below and of
 //! [`Answer`] and [`Metrics`], and what the compiler then asks for.
 
+pub mod anomaly;
 mod answer;
 pub mod classification;
 pub mod classify_image;
@@ -18,13 +19,17 @@ pub mod picture_input;
 mod plans;
 pub mod reference;
 pub mod resize;
+pub mod series;
 mod slot;
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::series::{Columns, Follows};
+
 pub use self::image::{Image, ImageError, Limits, decode};
+pub use anomaly::{Anomaly, Reading};
 pub use answer::Answer;
 pub use classification::Prediction;
 pub use classify_image::ClassifyImage;
@@ -36,6 +41,7 @@ pub use model::{Model, ModelError};
 pub use picture_input::PictureInput;
 pub use reference::{Observation, Recorder, Reference};
 pub use resize::Fit;
+pub use series::{Row, Window};
 pub use slot::Slot;
 
 /// A task and its settings, as the package's manifest holds them: `{"kind": "classify-image", ...}`.
@@ -46,6 +52,8 @@ pub enum Task {
     ClassifyImage(ClassifyImage),
     /// Boxes around the things in one image.
     Detect(Detect),
+    /// Whether the newest rows of a series are unusual.
+    Anomaly(Anomaly),
 }
 
 /// One raw input. Which variant a task takes is the task's; another is [`TaskError::Input`].
@@ -53,10 +61,54 @@ pub enum Task {
 pub enum Input<'a> {
     /// A decoded image of any size.
     Image(&'a Image),
+    /// The newest rows of a series.
+    Window(&'a Window),
+    /// One row, for a [`Model`] that remembers those before it; alone it is no tensor.
+    Row(&'a Row),
+}
+
+impl<'a> From<&'a Image> for Input<'a> {
+    fn from(image: &'a Image) -> Self {
+        Input::Image(image)
+    }
+}
+
+impl<'a> From<&'a Window> for Input<'a> {
+    fn from(window: &'a Window) -> Self {
+        Input::Window(window)
+    }
+}
+
+impl<'a> From<&'a Row> for Input<'a> {
+    fn from(row: &'a Row) -> Self {
+        Input::Row(row)
+    }
+}
+
+/// One raw input that was read from somewhere.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// A decoded image.
+    Image(Image),
+    /// The newest rows of a series.
+    Window(Window),
+    /// One row of a series.
+    Row(Row),
+}
+
+impl Content {
+    /// It, borrowed.
+    pub fn input(&self) -> Input<'_> {
+        match self {
+            Content::Image(image) => Input::Image(image),
+            Content::Window(window) => Input::Window(window),
+            Content::Row(row) => Input::Row(row),
+        }
+    }
 }
 
 /// What answers and metrics have to know of an input beside its tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Origin {
     /// Of an image, its size before it was brought to the network's.
     Image {
@@ -65,6 +117,8 @@ pub enum Origin {
         /// Columns.
         width: usize,
     },
+    /// A window itself: what the network says is compared with it.
+    Window(Window),
 }
 
 impl Input<'_> {
@@ -72,6 +126,10 @@ impl Input<'_> {
     pub fn origin(&self) -> Origin {
         match self {
             Input::Image(image) => Origin::Image { height: image.height, width: image.width },
+            Input::Window(window) => Origin::Window((*window).clone()),
+            Input::Row(row) => {
+                Origin::Window(Window { values: row.values.clone(), follows: Follows::Nothing })
+            }
         }
     }
 }
@@ -83,6 +141,13 @@ pub enum Truth {
     Class(usize),
     /// The boxes in it.
     Boxes(Vec<TrueBox>),
+    /// Where the newest row of a window lies among the times in which something was wrong.
+    Series {
+        /// Which of them it lies in.
+        label: Option<usize>,
+        /// How many its series has; none where nothing is labelled.
+        labels: Option<usize>,
+    },
 }
 
 /// A metric and which way is better.
@@ -154,6 +219,7 @@ impl Task {
         match self {
             Task::ClassifyImage(_) => classify_image::KIND,
             Task::Detect(_) => detect::KIND,
+            Task::Anomaly(_) => anomaly::KIND,
         }
     }
 
@@ -162,6 +228,7 @@ impl Task {
         match self {
             Task::ClassifyImage(task) => task.validate(),
             Task::Detect(task) => task.validate(),
+            Task::Anomaly(task) => task.validate(),
         }
     }
 
@@ -170,20 +237,35 @@ impl Task {
         match self {
             Task::ClassifyImage(task) => &task.labels,
             Task::Detect(task) => &task.labels,
+            Task::Anomaly(_) => &[],
         }
     }
 
-    /// How its pictures become input.
-    pub fn picture_input(&self) -> &PictureInput {
+    /// How its pictures become input; none where it looks at no pictures.
+    pub fn picture_input(&self) -> Option<&PictureInput> {
         match self {
-            Task::ClassifyImage(task) => &task.input,
-            Task::Detect(task) => &task.input,
+            Task::ClassifyImage(task) => Some(&task.input),
+            Task::Detect(task) => Some(&task.input),
+            Task::Anomaly(_) => None,
+        }
+    }
+
+    /// Which columns make its rows; none where it looks at no series.
+    pub fn row_columns(&self) -> Option<Columns> {
+        match self {
+            Task::ClassifyImage(_) | Task::Detect(_) => None,
+            Task::Anomaly(task) => Some(task.row_columns()),
         }
     }
 
     /// The shape of one input tensor, without the batch.
     pub fn input_shape(&self) -> Vec<usize> {
-        self.picture_input().shape().to_vec()
+        match self {
+            Task::ClassifyImage(ClassifyImage { input, .. }) | Task::Detect(Detect { input, .. }) => {
+                input.shape().to_vec()
+            }
+            Task::Anomaly(task) => task.shape().to_vec(),
+        }
     }
 
     /// Whether the task reads outputs of these shapes, for a batch of one; where not, what it reads.
@@ -196,6 +278,10 @@ impl Task {
             Task::Detect(Detect { head, input, labels, .. }) => {
                 (head.fits(input.size, labels.len(), shapes), head.wants(input.size, labels.len()))
             }
+            Task::Anomaly(task) => {
+                let want = [1, task.shape()[0]];
+                (*shapes == [&want[..]], format!("one of shape {want:?}"))
+            }
         };
         if fits { Ok(()) } else { Err(wants) }
     }
@@ -205,6 +291,8 @@ impl Task {
         match (self, input) {
             (Task::ClassifyImage(task), Input::Image(image)) => task.input.preprocess(image, out),
             (Task::Detect(task), Input::Image(image)) => task.input.preprocess(image, out),
+            (Task::Anomaly(task), Input::Window(window)) => task.preprocess(window, out),
+            (task, _) => Err(task.wants_other()),
         }
     }
 
@@ -217,7 +305,20 @@ impl Task {
             (Task::Detect(task), Origin::Image { height, width }) => {
                 task.postprocess([height, width], outputs).map(Answer::Boxes)
             }
+            (Task::Anomaly(task), Origin::Window(window)) => {
+                task.postprocess(&window, only(outputs)?).map(Answer::Reading)
+            }
+            (task, _) => Err(task.wants_other()),
         }
+    }
+
+    /// The refusal of an input of another kind.
+    pub(crate) fn wants_other(&self) -> TaskError {
+        let expected = match self {
+            Task::ClassifyImage(_) | Task::Detect(_) => "pictures",
+            Task::Anomaly(_) => "windows of a series",
+        };
+        TaskError::Input { kind: self.kind(), expected }
     }
 
     /// An empty accumulator of this task's metrics.
@@ -225,6 +326,7 @@ impl Task {
         match self {
             Task::ClassifyImage(task) => Metrics::Classification(classification::Metrics::new(&task.labels)),
             Task::Detect(task) => Metrics::Detection(Box::new(detect::Metrics::new(task))),
+            Task::Anomaly(task) => Metrics::Anomaly(Box::new(anomaly::Metrics::new(task))),
         }
     }
 
@@ -233,6 +335,7 @@ impl Task {
         match self {
             Task::ClassifyImage(_) => Metric { name: "accuracy", higher_is_better: true },
             Task::Detect(_) => Metric { name: detect::PRIMARY, higher_is_better: true },
+            Task::Anomaly(_) => Metric { name: anomaly::PRIMARY, higher_is_better: true },
         }
     }
 }
@@ -274,14 +377,14 @@ mod tests {
         task.preprocess(Input::Image(&image), &mut tensor).unwrap();
         assert_eq!(tensor, [-1.0, 1.0, -1.0, 1.0]);
         let origin = Input::Image(&image).origin();
-        let answer = task.postprocess(origin, &[&[0.0, 3.0]]).unwrap();
+        let answer = task.postprocess(origin.clone(), &[&[0.0, 3.0]]).unwrap();
         assert_eq!(answer.summary(), "dog  95.3 %");
         assert_eq!(answer.fields(task.labels())["label"], "dog");
         let mut metrics = task.metrics();
-        metrics.add(origin, &[&[0.0, 3.0]], &Truth::Class(1)).unwrap();
+        metrics.add(origin.clone(), &[&[0.0, 3.0]], &Truth::Class(1)).unwrap();
         assert_eq!(metrics.metrics()[task.primary_metric().name], 1.0);
         assert_eq!((metrics.confusion().unwrap().len(), metrics.per_class().len()), (2, 2));
-        let other = metrics.add(origin, &[&[0.0, 3.0]], &Truth::Boxes(Vec::new())).unwrap_err();
+        let other = metrics.add(origin.clone(), &[&[0.0, 3.0]], &Truth::Boxes(Vec::new())).unwrap_err();
         assert_eq!(other.to_string(), "task classification takes a class");
         assert!(task.postprocess(origin, &[]).is_err());
         assert!(task.preprocess(Input::Image(&image), &mut [0.0; 3]).is_err());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Origin, TaskError, Truth, classification, detect, only};
+use crate::{Origin, TaskError, Truth, anomaly, classification, detect, only};
 
 /// The metrics of a split, gathered input by input.
 #[derive(Clone, Debug)]
@@ -11,6 +11,8 @@ pub enum Metrics {
     Classification(classification::Metrics),
     /// Of detect.
     Detection(Box<detect::Metrics>),
+    /// Of anomaly.
+    Anomaly(Box<anomaly::Metrics>),
 }
 
 /// How well one class is recognised, by measures of the task's kind.
@@ -36,6 +38,12 @@ impl Metrics {
                 metrics.add([height, width], outputs, boxes)
             }
             (Metrics::Detection(_), ..) => Err(TaskError::Input { kind: detect::KIND, expected: "boxes" }),
+            (Metrics::Anomaly(metrics), &Truth::Series { label, labels }, Origin::Window(window)) => {
+                metrics.add(&window, only(outputs)?, label, labels)
+            }
+            (Metrics::Anomaly(_), ..) => {
+                Err(TaskError::Input { kind: anomaly::KIND, expected: "windows of a series" })
+            }
         }
     }
 
@@ -44,6 +52,7 @@ impl Metrics {
         match self {
             Metrics::Classification(metrics) => metrics.n(),
             Metrics::Detection(metrics) => metrics.n(),
+            Metrics::Anomaly(metrics) => metrics.n(),
         }
     }
 
@@ -52,6 +61,7 @@ impl Metrics {
         match self {
             Metrics::Classification(metrics) => metrics.metrics(),
             Metrics::Detection(metrics) => metrics.metrics(),
+            Metrics::Anomaly(metrics) => metrics.metrics(),
         }
     }
 
@@ -60,6 +70,7 @@ impl Metrics {
         match self {
             Metrics::Classification(metrics) => metrics.per_class().into_iter().map(Into::into).collect(),
             Metrics::Detection(metrics) => metrics.per_class(),
+            Metrics::Anomaly(_) => Vec::new(),
         }
     }
 
@@ -67,7 +78,7 @@ impl Metrics {
     pub fn confusion(&self) -> Option<&[Vec<u64>]> {
         match self {
             Metrics::Classification(metrics) => Some(metrics.confusion()),
-            Metrics::Detection(_) => None,
+            Metrics::Detection(_) | Metrics::Anomaly(_) => None,
         }
     }
 }

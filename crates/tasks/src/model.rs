@@ -4,12 +4,14 @@
 use espalier_graph::{Bindings, Data, Dim, Golden, Graph, Tensor, Weights};
 use espalier_runtime::{Isa, LowerError, Sizes};
 
+use crate::anomaly::Monitor;
 use crate::engine::{Engine, EngineError, Hosted};
 use crate::golden::{GOLDEN_TOLERANCE, OWN, compare};
 use crate::plans::Plans;
 use crate::reference::{Look, Observation};
+use crate::series::{Follows, Row, Window};
 use crate::slot::Slot;
-use crate::{Answer, Image, ImageError, Input, Task, TaskError};
+use crate::{Answer, Content, Image, ImageError, Input, Task, TaskError};
 
 /// Why a model could not be made or asked.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +71,8 @@ pub struct Model {
     task: Task,
     graph: Graph,
     backend: Backend,
+    /// What is remembered of a series.
+    monitor: Option<Monitor>,
 }
 
 /// What computes the network.
@@ -103,7 +107,8 @@ impl Model {
     fn on(backend: Backend, graph: Graph, task: Task) -> Result<Self, ModelError> {
         task.validate()?;
         check_shapes(&graph, &task)?;
-        Ok(Model { task, graph, backend })
+        let monitor = monitor(&task);
+        Ok(Model { task, graph, backend, monitor })
     }
 
     /// What computes the network, for people.
@@ -135,6 +140,34 @@ impl Model {
         }
     }
 
+    /// Gives the model other settings of its task, another threshold say. What it remembers of a series is forgotten.
+    ///
+    /// # Errors
+    /// As [`Model::new`]; later, that of a plan that cannot be made again once weights were [given back](Self::keep_prepared).
+    pub fn set_task(&mut self, task: Task) -> Result<(), ModelError> {
+        task.validate()?;
+        check_shapes(&self.graph, &task)?;
+        if let Backend::Plans(plans) = &mut self.backend {
+            plans.clear();
+        }
+        self.monitor = monitor(&task);
+        self.task = task;
+        Ok(())
+    }
+
+    /// Forgets the series that it was answering: what comes next does not follow on it.
+    pub fn forget(&mut self) {
+        self.monitor = monitor(&self.task);
+    }
+
+    /// Goes on with the series that `before` was answering, so that a model that takes its place need not wait for a window of
+    /// rows. Nothing happens where the two take other rows.
+    pub fn follow(&mut self, before: &Model) {
+        if let (Some(new), Some(old)) = (&mut self.monitor, &before.monitor) {
+            new.follow(old);
+        }
+    }
+
     /// Elements of one input.
     pub fn input_len(&self) -> usize {
         self.task.input_shape().iter().product()
@@ -157,7 +190,7 @@ impl Model {
         read: impl FnOnce(&Task, T, &[&[f32]]) -> Result<R, TaskError>,
     ) -> Result<R, ModelError> {
         let len = self.input_len();
-        let Model { task, graph, backend } = self;
+        let Model { task, graph, backend, .. } = self;
         match backend {
             Backend::Plans(plans) => {
                 let (planned, pool) = plans.planned(graph, task, batch)?;
@@ -184,34 +217,53 @@ impl Model {
         self.run(batch, fill, |_, (), outputs| Ok(outputs.iter().map(|output| output.to_vec()).collect()))
     }
 
-    /// The outputs for one picture, pre-processing included.
+    /// The outputs for one input, pre-processing included.
     ///
     /// # Errors
     /// As [`Model::run`].
-    pub fn outputs(&mut self, image: &Image) -> Result<Vec<Vec<f32>>, ModelError> {
-        self.run(1, filled_with(Input::Image(image)), |_, (), outputs| {
+    pub fn outputs<'a>(&mut self, input: impl Into<Input<'a>>) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.run(1, filled_with(input.into()), |_, (), outputs| {
             Ok(outputs.iter().map(|output| output.to_vec()).collect())
         })
     }
 
-    /// The answer for one picture.
+    /// The answer for one input. Of a series the model remembers the newest rows and what is usual: its rows come one after
+    /// another, each is answered in the light of those before, and the network runs where a window is due.
     ///
     /// # Errors
     /// As [`Model::run`].
-    pub fn answer(&mut self, image: &Image) -> Result<Answer, ModelError> {
-        let input = Input::Image(image);
-        self.run(1, filled_with(input), |task, (), outputs| task.postprocess(input.origin(), outputs))
+    pub fn answer<'a>(&mut self, input: impl Into<Input<'a>>) -> Result<Answer, ModelError> {
+        match input.into() {
+            Input::Row(row) => self.answer_row(row),
+            input => {
+                self.run(1, filled_with(input), |task, (), outputs| task.postprocess(input.origin(), outputs))
+            }
+        }
+    }
+
+    fn answer_row(&mut self, row: &Row) -> Result<Answer, ModelError> {
+        if let Some(window) = self.monitor()?.push(row)? {
+            let outputs = self.outputs(&window)?;
+            self.monitor()?.judge(&window, &outputs[0])?;
+        }
+        Ok(Answer::Reading(self.monitor()?.reading(row)))
+    }
+
+    fn monitor(&mut self) -> Result<&mut Monitor, TaskError> {
+        let Model { monitor, task, .. } = self;
+        monitor.as_mut().ok_or_else(|| task.wants_other())
     }
 
     /// The answer for one picture, and what picture and answer come to for [`Reference`](crate::Reference) statistics.
     ///
     /// # Errors
-    /// As [`Model::run`].
+    /// As [`Model::run`]; the task looks at no pictures.
     pub fn observe(&mut self, image: &Image) -> Result<(Answer, Observation), ModelError> {
         let origin = Input::Image(image).origin();
         let fill = |task: &Task, slots: Vec<Slot<'_>>| {
-            let picture = task.picture_input().fit(image);
-            slots.into_iter().try_for_each(|mut slot| slot.fill_picture(task, &picture))?;
+            let input = task.picture_input().ok_or_else(|| task.wants_other())?;
+            let picture = input.fit(image);
+            slots.into_iter().try_for_each(|mut slot| slot.fill_picture(input, &picture))?;
             Ok(Look::of(&picture))
         };
         self.run(1, fill, |task, look, outputs| {
@@ -221,14 +273,21 @@ impl Model {
         })
     }
 
-    /// A golden sample of `image`: its pixels and what this machine answers.
+    /// A golden sample of a raw input, a picture or a window, and what this machine answers.
     ///
     /// # Errors
     /// As [`Model::run`].
-    pub fn golden(&mut self, image: &Image) -> Result<Golden, ModelError> {
-        let outputs = self.outputs(image)?;
-        let shape = [image.height, image.width, image.channels];
-        let input = Tensor::new(&shape, Data::U8(image.pixels.clone().into()));
+    pub fn golden<'a>(&mut self, input: impl Into<Input<'a>>) -> Result<Golden, ModelError> {
+        let input = input.into();
+        let outputs = self.outputs(input)?;
+        let input = match input {
+            Input::Image(image) => {
+                let shape = [image.height, image.width, image.channels];
+                Tensor::new(&shape, Data::U8(image.pixels.clone().into()))
+            }
+            Input::Window(Window { values, .. }) => Tensor::f32(&[values.len()], values.clone()),
+            Input::Row(_) => return Err(self.task.wants_other().into()),
+        };
         let outputs = outputs.into_iter().map(|output| Tensor::f32(&[output.len()], output)).collect();
         Ok(Golden { inputs: vec![input], outputs })
     }
@@ -252,9 +311,9 @@ impl Model {
     ) -> Result<(), ModelError> {
         let mut answers = Vec::with_capacity(golden.len());
         for sample in golden {
-            let image = picture(sample.inputs.first().ok_or(ModelError::GoldenInput)?)?;
+            let raw = content(sample.inputs.first().ok_or(ModelError::GoldenInput)?)?;
             let mut answer = Err(ModelError::GoldenInput);
-            turn(&mut || answer = self.outputs(&image));
+            turn(&mut || answer = self.outputs(raw.input()));
             answers.push(answer?);
         }
         compare(golden, &answers, &self.engine(), self.tolerance())
@@ -284,16 +343,26 @@ fn filled_with<'a>(input: Input<'a>) -> impl FnOnce(&Task, Vec<Slot<'_>>) -> Res
     move |task, slots| slots.into_iter().try_for_each(|mut slot| slot.fill(task, input))
 }
 
-/// The picture of a golden sample's input.
+/// The raw input in a golden sample: pixels `[height, width, channels]`, or the numbers of a window.
 ///
 /// # Errors
-/// It is none.
-pub fn picture(tensor: &Tensor) -> Result<Image, ImageError> {
+/// It is neither.
+pub fn content(tensor: &Tensor) -> Result<Content, ModelError> {
     match (&tensor.shape[..], &tensor.data) {
         (&[height, width, channels], Data::U8(pixels)) => {
-            Image::new(width, height, channels, pixels.to_vec())
+            Ok(Content::Image(Image::new(width, height, channels, pixels.to_vec())?))
         }
-        _ => Image::new(0, 0, 0, Vec::new()),
+        (&[_], Data::F32(values)) => {
+            Ok(Content::Window(Window { values: values.to_vec(), follows: Follows::Nothing }))
+        }
+        _ => Err(ModelError::GoldenInput),
+    }
+}
+
+fn monitor(task: &Task) -> Option<Monitor> {
+    match task {
+        Task::ClassifyImage(_) | Task::Detect(_) => None,
+        Task::Anomaly(task) => Some(Monitor::new(task)),
     }
 }
 

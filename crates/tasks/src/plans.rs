@@ -1,7 +1,7 @@
 //! A network in our own runtime: a plan for each batch size that was asked for.
 
 use espalier_graph::{Bindings, Graph, Weights};
-use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, Sizes, lower_for_bytes};
+use espalier_runtime::{Isa, LowerError, Options, Plan, Pool, Sizes, lower, lower_for_bytes};
 
 use crate::Task;
 use crate::slot::{Form, Slot};
@@ -47,6 +47,11 @@ impl Plans {
         Ok((&mut self.made[at], &mut self.pool))
     }
 
+    /// Gives back what was planned.
+    pub(crate) fn clear(&mut self) {
+        self.made.clear();
+    }
+
     /// Gives the weights back; what was planned holds them packed.
     pub(crate) fn forget_weights(&mut self) {
         self.weights = Weights::new();
@@ -58,10 +63,16 @@ impl Plans {
         if self.made.len() == PLANS_MAX {
             self.made.remove(0);
         }
-        let mut plan = lower_for_bytes(graph, &self.weights, options)?;
-        let form = match plan.input_bytes(input_name(graph)) {
-            Some((quant, _)) => Form::Bytes(Box::new(task.picture_input().byte_tables(quant))),
-            None => Form::Floats,
+        let (plan, form) = match task.picture_input() {
+            Some(input) => {
+                let mut plan = lower_for_bytes(graph, &self.weights, options)?;
+                let form = match plan.input_bytes(input_name(graph)) {
+                    Some((quant, _)) => Form::Bytes(Box::new(input.byte_tables(quant))),
+                    None => Form::Floats,
+                };
+                (plan, form)
+            }
+            None => (lower(graph, &self.weights, options)?, Form::Floats),
         };
         self.made.push(Planned { batch, plan, form });
         Ok(self.made.len() - 1)

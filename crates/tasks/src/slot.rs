@@ -4,7 +4,7 @@ use espalier_graph::Quant;
 use espalier_runtime::Plan;
 
 use crate::picture_input::ByteTables;
-use crate::{Image, Input, Task, TaskError, check_length};
+use crate::{Image, Input, PictureInput, Task, TaskError, check_length};
 
 /// How a network takes its input.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,19 +59,21 @@ impl Slot<'_> {
         match self {
             Slot::Floats(to) => task.preprocess(input, to),
             Slot::Bytes(_) => {
-                let Input::Image(image) = input;
-                self.fill_picture(task, &task.picture_input().fit(image))
+                let (Input::Image(image), Some(way)) = (input, task.picture_input()) else {
+                    return Err(task.wants_other());
+                };
+                self.fill_picture(way, &way.fit(image))
             }
         }
     }
 
-    /// As [`Slot::fill`], of a picture that has the network's size already.
+    /// As [`Slot::fill`], of a picture that `way` brought to the network's size.
     ///
     /// # Errors
     /// Those of [`Task::preprocess`].
-    pub(crate) fn fill_picture(&mut self, task: &Task, fitted: &Image) -> Result<(), TaskError> {
+    pub(crate) fn fill_picture(&mut self, way: &PictureInput, fitted: &Image) -> Result<(), TaskError> {
         match self {
-            Slot::Floats(to) => task.picture_input().normalize(&fitted.pixels, to),
+            Slot::Floats(to) => way.normalize(&fitted.pixels, to),
             Slot::Bytes(Bytes { quads, tables, .. }) => tables.apply(&fitted.pixels, quads),
         }
     }

@@ -11,6 +11,7 @@ use espalier_tasks::{ClassifyImage, Image, Model, Reference, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::imported;
+use crate::series::SeriesSettings;
 use crate::settings::Settings;
 
 /// Golden samples of a package.
@@ -77,11 +78,38 @@ pub fn golden_pictures<E>(
     count: usize,
     picture: impl Fn(usize) -> Result<Image, E>,
 ) -> Result<Vec<Image>, E> {
-    let wanted = GOLDEN.min(count);
-    (0..wanted).map(|i| picture(i * count / wanted).map(|image| shrunk(&image))).collect()
+    spaced(count).map(|at| picture(at).map(|image| shrunk(&image))).collect()
 }
 
-fn shrunk(image: &Image) -> Image {
+/// The numbers of a few inputs for golden samples, evenly spaced over `count`.
+pub(crate) fn spaced(count: usize) -> impl Iterator<Item = usize> {
+    let wanted = GOLDEN.min(count);
+    (0..wanted).map(move |i| i * count / wanted)
+}
+
+/// The manifest of an autoencoder that was trained with `settings`.
+pub(crate) fn manifest(
+    task: &Task,
+    metric: &str,
+    metrics: BTreeMap<String, f64>,
+    settings: &SeriesSettings,
+) -> anyhow::Result<Manifest> {
+    Ok(Manifest {
+        name: settings.model.clone(),
+        metric: Some(metric.into()),
+        task: Some(serde_json::to_value(task)?),
+        metrics,
+        lineage: Lineage {
+            parent: None,
+            dataset: Some(settings.dataset.clone()),
+            settings: Some(settings.digest()),
+        },
+        version: 1,
+        ..Manifest::default()
+    })
+}
+
+pub(crate) fn shrunk(image: &Image) -> Image {
     let side = image.width.max(image.height);
     if side <= GOLDEN_SIDE {
         return image.clone();

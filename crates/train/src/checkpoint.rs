@@ -52,8 +52,10 @@ pub struct Epoch {
     pub epoch: usize,
     /// Mean loss over the epoch's batches.
     pub train_loss: f64,
-    /// Share of its images, as they were augmented, that were answered rightly when their turn came.
-    pub train_accuracy: f64,
+    /// Share of its images, as they were augmented, that were answered rightly when their turn came; none where nothing says
+    /// what is right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_accuracy: Option<f64>,
     /// Learning rate of its last step.
     pub lr: f64,
     /// Metrics on val.
@@ -185,7 +187,7 @@ mod tests {
         let history = vec![Epoch {
             epoch: 1,
             train_loss: 0.1 + 0.2,
-            train_accuracy: 1.0 / 3.0,
+            train_accuracy: Some(1.0 / 3.0),
             lr: 0.05,
             val: [("accuracy".into(), 0.5)].into(),
         }];

@@ -60,13 +60,13 @@ pub struct Evidence<'a> {
 }
 
 /// Fewer epochs show no trend.
-const EPOCHS_MIN: usize = 3;
+pub(crate) const EPOCHS_MIN: usize = 3;
 /// A loss has to change by this share of itself to count as moved, however little noise there is.
-const MOVED: f64 = 0.04;
+pub(crate) const MOVED: f64 = 0.04;
 /// A loss on val has to rise by this share above its lowest to count as turned.
-const TURNED: f64 = 0.05;
+pub(crate) const TURNED: f64 = 0.05;
 /// Standard errors beyond which nobody speaks of chance. The best of many epochs is compared, so it is generous.
-const SIGMAS: f64 = 3.0;
+pub(crate) const SIGMAS: f64 = 3.0;
 
 /// The verdict on a run.
 ///
@@ -204,7 +204,7 @@ fn plateau(curves: &Curves<'_>) -> Verdict {
     )
 }
 
-fn more_of(stopped: Stopped) -> &'static str {
+pub(crate) fn more_of(stopped: Stopped) -> &'static str {
     match stopped {
         Stopped::Time => "more time (--max-time)",
         Stopped::Patience => "more patience (--patience)",
@@ -212,7 +212,7 @@ fn more_of(stopped: Stopped) -> &'static str {
     }
 }
 
-fn verdict(kind: Kind, text: String, advice: &[&str]) -> Verdict {
+pub(crate) fn verdict(kind: Kind, text: String, advice: &[&str]) -> Verdict {
     Verdict { kind, text, advice: advice.iter().map(|line| line.to_string()).collect() }
 }
 
@@ -249,7 +249,7 @@ impl<'a> Curves<'a> {
     }
 
     fn train_accuracy(&self) -> f64 {
-        self.evidence.history.iter().map(|e| e.train_accuracy).fold(0.0, f64::max)
+        self.evidence.history.iter().filter_map(|e| e.train_accuracy).fold(0.0, f64::max)
     }
 
     fn above_chance(&self) -> bool {
@@ -308,7 +308,7 @@ impl<'a> Curves<'a> {
     /// More of the training images are right than of val, by far.
     fn above_val(&self) -> bool {
         let last = &self.evidence.history[self.val.last()];
-        last.train_accuracy > last.val[self.evidence.metric] + SIGMAS * self.standard_error()
+        last.train_accuracy.unwrap_or(0.0) > last.val[self.evidence.metric] + SIGMAS * self.standard_error()
     }
 
     fn still_improving(&self) -> bool {
@@ -341,30 +341,30 @@ pub(crate) fn standard_error(share: f64, n: usize) -> f64 {
 }
 
 /// One value for each epoch.
-struct Curve {
-    raw: Vec<f64>,
-    smooth: Vec<f64>,
+pub(crate) struct Curve {
+    pub(crate) raw: Vec<f64>,
+    pub(crate) smooth: Vec<f64>,
     radius: usize,
 }
 
 impl Curve {
-    fn new(raw: Vec<f64>) -> Curve {
+    pub(crate) fn new(raw: Vec<f64>) -> Curve {
         let radius = (raw.len() / 10).clamp(1, 5);
         let mean_around = |i: usize| mean(&raw[i.saturating_sub(radius)..(i + radius + 1).min(raw.len())]);
         Curve { smooth: (0..raw.len()).map(mean_around).collect(), radius, raw }
     }
 
-    fn last(&self) -> usize {
+    pub(crate) fn last(&self) -> usize {
         self.raw.len() - 1
     }
 
-    fn lowest(&self) -> usize {
+    pub(crate) fn lowest(&self) -> usize {
         (0..self.raw.len()).min_by(|&a, &b| self.smooth[a].total_cmp(&self.smooth[b])).unwrap_or(0)
     }
 
     /// Standard error of a smoothed value: the noise of single values is read off the second differences, which a smooth
     /// curve hardly has (a robust form of Gasser, Sroka and Jennen-Steinmetz 1986).
-    fn error(&self) -> f64 {
+    pub(crate) fn error(&self) -> f64 {
         let mut bends: Vec<f64> = self.raw.windows(3).map(|w| (w[0] - 2.0 * w[1] + w[2]).abs()).collect();
         bends.sort_by(f64::total_cmp);
         let median = bends.get(bends.len() / 2).copied().unwrap_or(0.0);
@@ -372,7 +372,7 @@ impl Curve {
     }
 
     /// By how much the last `window` values lie above the `window` before them, on the average.
-    fn gain(&self, window: usize) -> f64 {
+    pub(crate) fn gain(&self, window: usize) -> f64 {
         let (before, last) = self.raw.split_at(self.raw.len() - window);
         mean(last) - mean(&before[before.len().saturating_sub(window)..])
     }
@@ -397,7 +397,7 @@ mod tests {
                 let [train_loss, train_accuracy, loss, accuracy] =
                     curves.map(|f| f(at) * f64::from(1.0 + noise * random.normal()));
                 let val = [("accuracy".into(), accuracy.clamp(0.0, 1.0)), ("loss".into(), loss)].into();
-                let train_accuracy = train_accuracy.clamp(0.0, 1.0);
+                let train_accuracy = Some(train_accuracy.clamp(0.0, 1.0));
                 Epoch { epoch, train_loss, train_accuracy, lr: 0.1, val }
             })
             .collect()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use espalier_tasks::classification::Metrics;
-use espalier_tasks::{self as tasks, Input, Limits, Model, ModelError, Origin, Slot, Task, TaskError, Truth};
+use espalier_tasks::{self as tasks, Limits, Model, ModelError, Origin, Slot, Task, TaskError, Truth};
 
 use crate::data::{Batches, DataError, Example, Examples, Images, Skipped, parallel};
 
@@ -47,6 +47,9 @@ pub fn measure(
     measure_each(model, examples, threads, &mut |_, _| Ok(()), done)
 }
 
+/// Takes an input's number, and its outputs.
+pub type EachOutputs<'a> = dyn FnMut(usize, &[&[f32]]) -> Result<(), TaskError> + 'a;
+
 /// As [`measure`]; `each` is told the number of every example that could be read, and its outputs.
 ///
 /// # Errors
@@ -55,7 +58,7 @@ pub fn measure_each(
     model: &mut Model,
     examples: &Examples,
     threads: usize,
-    each: &mut dyn FnMut(usize, &[&[f32]]) -> Result<(), TaskError>,
+    each: &mut EachOutputs<'_>,
     done: &mut dyn FnMut(usize),
 ) -> Result<Measured, EvaluateError> {
     let batch = if model.takes_batches() { (BATCH_ELEMENTS / model.input_len()).clamp(1, BATCH) } else { 1 };
@@ -99,8 +102,8 @@ fn load(
 ) -> Vec<Result<(Origin, Truth), DataError>> {
     let mut loaded: Vec<Option<Result<(Origin, Truth), DataError>>> = batch.iter().map(|_| None).collect();
     parallel::for_each(threads, batch.iter().zip(slots).zip(&mut loaded), |((example, mut slot), loaded)| {
-        let read = example.load(&Limits::default()).and_then(|(image, truth)| {
-            let input = Input::Image(&image);
+        let read = example.load(&Limits::default()).and_then(|(content, truth)| {
+            let input = content.input();
             slot.fill(task, input)?;
             Ok((input.origin(), truth))
         });

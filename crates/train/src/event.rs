@@ -8,9 +8,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Epoch;
+use crate::data::series::SeriesSet;
 use crate::data::{Dataset, Images, Loader, Statistics};
 use crate::diagnosis::Verdict;
 use crate::networks;
+use crate::series::SeriesSettings;
 use crate::settings::Settings;
 
 /// Why training ended.
@@ -42,7 +44,7 @@ pub struct Outcome {
     pub metric: String,
     /// The best weights' metrics on val.
     pub metrics: BTreeMap<String, f64>,
-    /// Training images per second of the epochs, validation left out; `None` where no step was made.
+    /// Training images, or windows of series, per second of the epochs, validation left out; `None` where no step was made.
     pub images_per_second: Option<f64>,
     /// Images of each class in train.
     #[serde(default)]
@@ -84,17 +86,77 @@ impl Outcome {
     }
 }
 
-/// What a run tells while it goes.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// Data and settings are known.
-    Started {
+/// What is learned from, and how.
+#[derive(Clone, Copy, Debug)]
+pub enum Subject<'a> {
+    /// Pictures with a class each.
+    Pictures {
         /// The data.
         dataset: &'a Dataset,
         /// Its statistics.
         statistics: &'a Statistics,
         /// The resolved settings.
         settings: &'a Settings,
+    },
+    /// Series.
+    Series {
+        /// The data.
+        data: &'a SeriesSet,
+        /// The resolved settings.
+        settings: &'a SeriesSettings,
+    },
+}
+
+impl Subject<'_> {
+    /// The name of the data.
+    pub fn name(&self) -> &str {
+        match self {
+            Subject::Pictures { dataset, .. } => &dataset.name,
+            Subject::Series { data, .. } => &data.name,
+        }
+    }
+
+    /// Names and values of the settings, in the order of run.toml.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        match self {
+            Subject::Pictures { settings, .. } => settings.pairs(),
+            Subject::Series { settings, .. } => settings.pairs(),
+        }
+    }
+
+    /// Epochs at most.
+    pub fn epochs(&self) -> usize {
+        match self {
+            Subject::Pictures { settings, .. } => settings.epochs,
+            Subject::Series { settings, .. } => settings.epochs,
+        }
+    }
+}
+
+/// What was learned from, for whoever looks at it afterwards.
+#[derive(Clone, Copy, Debug)]
+pub enum Learned<'a> {
+    /// Pictures.
+    Pictures {
+        /// Makes training batches.
+        loader: &'a Loader,
+        /// The images of val.
+        val: &'a Arc<Images>,
+    },
+    /// Series.
+    Series {
+        /// The data.
+        data: &'a SeriesSet,
+    },
+}
+
+/// What a run tells while it goes.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Data and settings are known.
+    Started {
+        /// What is learned from, and how.
+        subject: Subject<'a>,
         /// Parameters and operations of the network.
         cost: networks::Cost,
         /// Where its weights come from and what is frozen, in sentences.
@@ -145,10 +207,8 @@ pub enum Event<'a> {
         history: &'a [Epoch],
         /// Where the time went.
         times: &'a Times,
-        /// Makes training batches.
-        loader: &'a Loader,
-        /// The images of val.
-        val: &'a Arc<Images>,
+        /// What was learned from.
+        learned: Learned<'a>,
     },
     /// The run had ended before; nothing was done.
     AlreadyDone,

@@ -17,14 +17,16 @@ pub mod networks;
 pub mod observers;
 pub mod reference;
 mod rules;
+mod run;
 pub mod run_folder;
 pub mod schedule;
+pub mod series;
 pub mod settings;
 pub mod step;
 pub mod suspects;
 pub mod trainer;
 
 pub use diagnosis::Verdict;
-pub use event::{Event, Outcome, Stopped, Times};
+pub use event::{Event, Learned, Outcome, Stopped, Subject, Times};
 pub use settings::{OptimizerName, Overrides, Settings, SettingsError};
 pub use trainer::{CHECKPOINT_EVERY, Request, UsageError, train};

@@ -1,9 +1,9 @@
 //! The reference statistics of val that packages carry, so that devices can tell drift.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use espalier_graph::Weights;
 use espalier_tasks::reference::{IMAGES_LEAST, Look};
-use espalier_tasks::{Image, Input, Limits, Model, Observation, Origin, Recorder, Task, TaskError};
+use espalier_tasks::{Content, Image, Input, Limits, Model, Observation, Origin, Recorder, Task, TaskError};
 
 use crate::data::{Examples, Images, Split, parallel};
 
@@ -34,11 +34,13 @@ impl Looks {
         })
     }
 
-    /// Of the inputs of a split; those that cannot be read are left out.
+    /// Of the pictures of a split; those that cannot be read are left out, and series have no looks.
     pub(crate) fn of_examples(examples: &Examples, task: &Task, threads: usize) -> Looks {
         Looks::new(examples.list.len(), threads, |at| {
-            let (image, _) = examples.list[at].load(&Limits::default()).ok()?;
-            Some((Input::Image(&image).origin(), task.picture_input().fit(&image)))
+            let input = task.picture_input()?;
+            let (content, _) = examples.list[at].load(&Limits::default()).ok()?;
+            let Content::Image(image) = &content else { return None };
+            Some((content.input().origin(), input.fit(image)))
         })
     }
 
@@ -54,7 +56,7 @@ impl Looks {
         outputs: &[&[f32]],
     ) -> Result<(), TaskError> {
         if let Some((look, origin)) = &self.0[at] {
-            let answer = task.postprocess(*origin, outputs)?;
+            let answer = task.postprocess(origin.clone(), outputs)?;
             recorder.add(Observation::new(look.clone(), &answer, outputs));
         }
         Ok(())
@@ -64,13 +66,17 @@ impl Looks {
 /// The reference statistics of `model` on the val split of `data`, as a package stores them.
 ///
 /// # Errors
-/// There is no such split, or it has too few images that can be read; a model that cannot be lowered.
+/// A task that looks at no pictures; there is no such split, or it has too few images that can be read; a model that cannot
+/// be lowered.
 pub fn statistics(model: &mut Model, data: &str) -> anyhow::Result<Weights> {
+    if model.task().picture_input().is_none() {
+        bail!("reference statistics are those of pictures, and {} looks at series", model.task().kind());
+    }
     let examples = Examples::open(data, Split::Val, model.task())?;
     let mut recorder = Recorder::new(model.task());
     let step = examples.list.len().div_ceil(LOOKS_MAX).max(1);
     for example in examples.list.iter().step_by(step) {
-        if let Ok((image, _)) = example.load(&Limits::default()) {
+        if let Ok((Content::Image(image), _)) = example.load(&Limits::default()) {
             recorder.add(model.observe(&image)?.1);
         }
     }

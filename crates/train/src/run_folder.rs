@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint;
 use crate::observers::mlflow;
-use crate::settings::Settings;
 
 /// Every file of a run that is written whole.
 const FILES: [&str; 8] = [
@@ -103,7 +102,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn write_settings(&self, settings: &Settings) -> Result<(), RunError> {
+    pub fn write_settings<T: Serialize>(&self, settings: &T) -> Result<(), RunError> {
         let text = toml::to_string(settings).expect("settings are plain data");
         Ok(files::write_atomic(self.0.join("run.toml"), |f| f.write_all(text.as_bytes()))?)
     }
@@ -112,7 +111,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// It cannot be read or does not parse.
-    pub fn settings(&self) -> Result<Option<Settings>, RunError> {
+    pub fn settings<T: for<'a> Deserialize<'a>>(&self) -> Result<Option<T>, RunError> {
         let path = self.0.join("run.toml");
         let Some(text) = read_if_there(&path)? else { return Ok(None) };
         toml::from_str(&text).map(Some).map_err(|e| fault(&path, e.message()))

@@ -11,7 +11,9 @@ use crate::digest;
 use crate::imported::{self, Imported};
 use crate::networks;
 use crate::rules::{self, Budget, Choice};
+use crate::run::Pace;
 use crate::schedule::Shape;
+use crate::series::FalseAlarms;
 
 /// Optimizers by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +85,14 @@ pub struct Overrides {
     pub bgr: bool,
     /// How pictures of another size are brought to the network's.
     pub fit: Option<Fit>,
+    /// Of series, the columns to learn from.
+    pub columns: Option<Vec<String>>,
+    /// Of series, rows of a window.
+    pub window: Option<usize>,
+    /// Of series, rows from one answer to the next.
+    pub stride: Option<usize>,
+    /// Of series, the false alarms that are wanted at most.
+    pub false_alarms: Option<FalseAlarms>,
 }
 
 /// The resolved settings of a run, as run.toml holds them.
@@ -231,6 +241,24 @@ impl Settings {
         Ok(settings)
     }
 
+    pub(crate) fn pace(&self) -> Pace {
+        Pace {
+            model: self.model.clone(),
+            batch: self.batch,
+            epochs: self.epochs,
+            patience: self.patience,
+            target: self.target,
+            max_time_s: self.max_time_s,
+            shape: self.schedule,
+            lr: self.lr,
+            warmup: self.warmup,
+            ema: self.ema,
+            seed: self.seed,
+            threads: self.threads,
+            init: self.init.clone(),
+        }
+    }
+
     /// The options that build its network.
     pub fn network(&self, classes: usize) -> networks::NetworkOptions {
         networks::NetworkOptions {
@@ -279,20 +307,12 @@ impl Settings {
 
     /// Names of the settings that differ from `other`'s.
     pub fn differences(&self, other: &Settings) -> Vec<String> {
-        let table = |s: &Settings| serde_json::to_value(s).expect("settings are plain data");
-        let (a, b) = (table(self), table(other));
-        let keys = a.as_object().into_iter().flatten();
-        keys.filter(|(key, value)| b.get(key) != Some(value)).map(|(key, _)| key.clone()).collect()
+        differences(self, other)
     }
 
     /// Names and values for people and for logs, in the order of run.toml; parts of `augment` as `augment.NAME`.
     pub fn pairs(&self) -> Vec<(String, String)> {
-        // Through the text, in which an f32 has only the digits that it needs.
-        let text = toml::to_string(self).expect("settings are plain data");
-        let table: toml::Table = text.parse().expect("what was written can be read");
-        let mut pairs = Vec::new();
-        flatten("", &table, &mut pairs);
-        pairs
+        pairs(self)
     }
 
     /// SHA-256 of the settings in canonical form.
@@ -300,6 +320,24 @@ impl Settings {
         let text = serde_json::to_value(self).expect("settings are plain data").to_string();
         digest::of(text)
     }
+}
+
+/// Names of the settings in which two differ.
+pub(crate) fn differences<T: Serialize>(a: &T, b: &T) -> Vec<String> {
+    let table = |settings: &T| serde_json::to_value(settings).expect("settings are plain data");
+    let (a, b) = (table(a), table(b));
+    let keys = a.as_object().into_iter().flatten();
+    keys.filter(|(key, value)| b.get(key) != Some(value)).map(|(key, _)| key.clone()).collect()
+}
+
+/// Names and values of settings, in the order of run.toml.
+pub(crate) fn pairs<T: Serialize>(settings: &T) -> Vec<(String, String)> {
+    // Through the text, in which an f32 has only the digits that it needs.
+    let text = toml::to_string(settings).expect("settings are plain data");
+    let table: toml::Table = text.parse().expect("what was written can be read");
+    let mut pairs = Vec::new();
+    flatten("", &table, &mut pairs);
+    pairs
 }
 
 fn flatten(prefix: &str, table: &toml::Table, pairs: &mut Vec<(String, String)>) {
@@ -313,6 +351,34 @@ fn flatten(prefix: &str, table: &toml::Table, pairs: &mut Vec<(String, String)>)
 }
 
 impl Overrides {
+    /// The first flag that only series have.
+    pub(crate) fn of_series(&self) -> Option<&'static str> {
+        let given = [
+            ("columns", self.columns.is_some()),
+            ("window", self.window.is_some()),
+            ("stride", self.stride.is_some()),
+            ("false-alarms", self.false_alarms.is_some()),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(flag, _)| flag)
+    }
+
+    /// The first flag that only pictures have.
+    pub(crate) fn of_pictures(&self) -> Option<&'static str> {
+        let given = [
+            ("width", self.width.is_some()),
+            ("imgsz", self.imgsz.is_some()),
+            ("smoothing", self.smoothing.is_some()),
+            ("augment", self.augment.is_some()),
+            ("flip", self.flip.is_some()),
+            ("sampling", self.sampling.is_some()),
+            ("freeze", self.freeze.is_some()),
+            ("mean", self.mean.is_some()),
+            ("std", self.std.is_some()),
+            ("target", self.target.is_some()),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(flag, _)| flag)
+    }
+
     /// Network, width and input size: as given, else by the rules.
     fn choice(
         &self,

@@ -1,6 +1,8 @@
 //! The training step as a graph: forward, loss, backward, clip, update.
 
-use espalier_graph::{Graph, GraphError, Op, Role, Shape, Stage, TensorType, ValueId, verify};
+use espalier_graph::{
+    BinaryFn, Graph, GraphError, Op, ReduceFn, Role, Shape, Stage, TensorType, ValueId, verify,
+};
 use espalier_passes::{Optimizer, differentiate, ema, prune_unused, training, update};
 
 /// What a step does besides the network's own work.
@@ -16,12 +18,12 @@ pub struct StepOptions {
     pub ema: bool,
 }
 
-/// Appends loss, gradients and updates to a trainable classifier with output `logits`. The step's inputs are the
-/// network's, `target [N,K]`, `lr`, and what optimizer and moving average ask for; its outputs `loss []` and `logits`. States for which `frozen` holds stay as they
-/// are.
+/// Appends loss, gradients and updates to a trainable network: a classifier with output `logits`, or an autoencoder with output
+/// `reconstruction`. The step's inputs are the network's, of a classifier `target [N,K]`, `lr`, and what optimizer and moving average
+/// ask for; its outputs `loss []` and the network's. States for which `frozen` holds stay as they are.
 ///
 /// # Errors
-/// No output `logits` of rank 2; nothing left to train.
+/// No output `logits` of rank 2 and no `reconstruction`; nothing left to train.
 pub fn training_step(
     network: &Graph,
     options: &StepOptions,
@@ -44,11 +46,7 @@ fn with_gradients(
     frozen: &dyn Fn(&str) -> bool,
 ) -> Result<(Graph, Vec<(ValueId, ValueId)>), GraphError> {
     let mut graph = training(network, frozen)?;
-    let logits = graph
-        .output("logits")
-        .ok_or_else(|| GraphError::Invalid("a classifier has an output `logits`".into()))?;
-    let target = graph.add_input("target", graph.ty(logits).clone())?;
-    let loss = graph.add("loss", Op::CrossEntropy, &[logits, target])?;
+    let loss = loss(&mut graph)?;
     graph.add_output("loss", loss)?;
     let seed = graph.add("loss.seed", Op::Fill { shape: Shape::default(), value: 1.0 }, &[])?;
     let weights = trained(&graph, frozen);
@@ -59,6 +57,24 @@ fn with_gradients(
     let pairs: Vec<(ValueId, ValueId)> =
         weights.iter().zip(gradients).filter_map(|(&w, g)| g.map(|g| (w, g))).collect();
     Ok((graph, pairs))
+}
+
+/// What is to become small: of `logits` the cross-entropy with `target`, of a `reconstruction` the mean square of what is left of
+/// `x`.
+fn loss(graph: &mut Graph) -> Result<ValueId, GraphError> {
+    match (graph.output("logits"), graph.output("reconstruction"), graph.find("x")) {
+        (Some(logits), ..) => {
+            let target = graph.add_input("target", graph.ty(logits).clone())?;
+            graph.add("loss", Op::CrossEntropy, &[logits, target])
+        }
+        (None, Some(again), Some(x)) => {
+            let left = graph.add("loss.left", Op::Binary { f: BinaryFn::Sub }, &[x, again])?;
+            let squares = graph.add("loss.squares", Op::Binary { f: BinaryFn::Mul }, &[left, left])?;
+            let axes = (0..graph.ty(squares).shape.rank()).collect();
+            graph.add("loss", Op::Reduce { f: ReduceFn::Mean, axes, keep: false }, &[squares])
+        }
+        _ => Err(GraphError::Invalid("a classifier has an output `logits`".into())),
+    }
 }
 
 /// A step that changes no weight: its outputs are `loss []`, `logits`, and for every weight `NAME` the gradient of the loss,

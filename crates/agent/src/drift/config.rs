@@ -31,6 +31,11 @@ pub enum DriftError {
          so does `espalier import --data DATA`: make the package again, or leave drift out"
     )]
     NoReference,
+    /// The package looks at series, and says itself how unusual they are.
+    #[error(
+        "drift: the package is a detector of anomalies, whose score says how unusual what it sees is: leave drift out"
+    )]
+    Series,
     /// A setting that cannot be kept.
     #[error("drift: {key} is {value}, it should be {right}")]
     Setting {

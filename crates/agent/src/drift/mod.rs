@@ -84,13 +84,14 @@ impl Drift {
     /// Nothing seen yet; `reference` is that of the pipeline's package.
     ///
     /// # Errors
-    /// Settings that cannot be kept; a package without reference statistics.
+    /// Settings that cannot be kept; a package without reference statistics, or for series.
     pub fn new(
         config: &DriftConfig,
         reference: Option<&Reference>,
         task: &Task,
     ) -> Result<Drift, DriftError> {
         config.validate()?;
+        task.picture_input().ok_or(DriftError::Series)?;
         let reference = reference.ok_or(DriftError::NoReference)?;
         let images = reference.images;
         let names = reference::statistics(task).iter().enumerate();

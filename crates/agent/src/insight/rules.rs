@@ -106,7 +106,7 @@ impl Rule {
     /// How many things of a frame the rule is about, and the surest of them; `None` without any.
     fn found(&mut self, at: Duration, size: [usize; 2], answer: &Answer, labels: &[String]) -> Option<Sign> {
         let mut seen = things(answer, size);
-        let counts = seen.iter().all(|thing| thing.bounds.is_some());
+        let counts = !matches!(answer, Answer::Label(_));
         if let (Some(smoother), Answer::Label(said), [thing]) = (&mut self.smoother, answer, &mut seen[..]) {
             let (label, confidence) = smoother.label(at, said);
             let label = labels.get(label).unwrap_or(&said.label);

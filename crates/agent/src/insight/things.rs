@@ -11,7 +11,8 @@ pub(super) struct Thing<'a> {
     pub(super) bounds: Option<[f64; 4]>,
 }
 
-/// The things that `answer` names; `size` is the height and width of the picture. Of a classifier it is one, the frame itself.
+/// The things that `answer` names; `size` is the height and width of the picture. Of a classifier it is one, the frame itself;
+/// of a row of a series one where it is an alarm, as sure as its score is high.
 pub(super) fn things(answer: &Answer, [height, width]: [usize; 2]) -> Vec<Thing<'_>> {
     match answer {
         Answer::Label(said) => {
@@ -27,5 +28,10 @@ pub(super) fn things(answer: &Answer, [height, width]: [usize; 2]) -> Vec<Thing<
                 Thing { label, confidence: found.confidence.into(), bounds: Some(bounds) }
             })
             .collect(),
+        Answer::Reading(reading) => {
+            let score = reading.score.filter(|_| reading.alarm);
+            let label = reading.column.as_deref().unwrap_or_default();
+            score.map(|confidence| Thing { label, confidence, bounds: None }).into_iter().collect()
+        }
     }
 }

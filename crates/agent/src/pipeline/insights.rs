@@ -90,7 +90,7 @@ impl Insights {
 
     /// What an answer gives rise to.
     pub(crate) fn frame(&mut self, at: Moment, seen: &Seen<'_>) -> Vec<Kind> {
-        let size = [seen.image.height, seen.image.width];
+        let size = seen.image.map_or([1, 1], |image| [image.height, image.width]);
         let mut kinds = self.watch.rules.frame(at, size, seen.answer);
         if let Some(aggregates) = &mut self.aggregates {
             aggregates.frame(seen.answer);
@@ -107,9 +107,12 @@ impl Insights {
     /// It could not be written.
     pub(crate) fn keep(&mut self, at: Moment, seen: &Seen<'_>) -> Result<Option<Kind>, SampleError> {
         let Some((_, samples)) = &mut self.samples else { return Ok(None) };
-        let (Some(observation), Ok(bytes)) = (seen.observation, &seen.frame.bytes) else { return Ok(None) };
+        let (Some(image), Some(observation), Ok(bytes)) = (seen.image, seen.observation, &seen.frame.bytes)
+        else {
+            return Ok(None);
+        };
         let Some(reason) = samples.wanted(at, seen.answer, observation) else { return Ok(None) };
-        samples.keep(at, reason, &compact(bytes, seen.image), seen.answer)
+        samples.keep(at, reason, &compact(bytes, image), seen.answer)
     }
 
     /// What time alone gives rise to.

@@ -31,7 +31,14 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>, insights: Insights) -> Lane {
-        Lane { shared, insights, faults: Seldom::new(APART), losses: Seldom::new(APART), failing: false, answers: false }
+        Lane {
+            shared,
+            insights,
+            faults: Seldom::new(APART),
+            losses: Seldom::new(APART),
+            failing: false,
+            answers: false,
+        }
     }
 
     fn say(&self, level: Level, text: &str) {
@@ -128,7 +135,8 @@ impl Listener for Lane {
 
     fn between(&mut self, model: &mut Model) {
         self.shared.live();
-        if let Some(Fresh { model: fresh, name, watch }) = self.shared.slot.take() {
+        if let Some(Fresh { model: mut fresh, name, watch }) = self.shared.slot.take() {
+            fresh.follow(model);
             self.shared.slot.spend(std::mem::replace(model, fresh));
             let at = self.shared.clock.now();
             let ends = self.insights.renew(at, watch);

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use espalier_tasks::Task;
 use espalier_wire::Insight;
 
 use crate::config::{Fault, PipelineConfig, SourceConfig};
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) config: PipelineConfig,
     /// Cores that one answer uses.
     pub(crate) threads: usize,
+    /// Whether the source gives rows of a series, else pictures.
+    pub(crate) is_series: bool,
     pub(crate) board: Arc<Board>,
     pub(crate) slot: Slot,
     told: Told,
@@ -119,7 +122,8 @@ impl Pipeline {
     /// Begins.
     ///
     /// # Errors
-    /// A source that nothing can be; a folder of hard samples that cannot be used.
+    /// A source that nothing can be, or that gives other things than the package takes; a folder of hard samples that cannot
+    /// be used.
     pub(crate) fn start(
         config: PipelineConfig,
         (opened, watch): (Opened, Watch),
@@ -128,8 +132,9 @@ impl Pipeline {
         clock: Clock,
         sinks: Arc<Sinks>,
     ) -> Result<Pipeline, Fault> {
-        let (title, reading, rate) = plan(&config.source)?;
-        let labels = opened.model.task().labels().to_vec();
+        let task = opened.model.task().clone();
+        let (title, reading, rate) = plan(&config.source, &task)?;
+        let labels = task.labels().to_vec();
         let insights = Insights::new(&config, watch)?;
         let board = Board::new(title, opened.name, labels);
         let manner = Manner {
@@ -141,6 +146,7 @@ impl Pipeline {
         let mut viewer = Viewer::new(opened.model, board.clone(), manner);
         let shared = Arc::new(Shared {
             threads,
+            is_series: task.row_columns().is_some(),
             board,
             slot: Slot::new(config.model.clone()),
             told: Told::default(),
@@ -154,7 +160,7 @@ impl Pipeline {
         });
         shared.live();
         let source = shared.config.source.clone();
-        let stream = Arc::new(Stream::open(move || resolve(&source), reading));
+        let stream = Arc::new(Stream::open(move || resolve(&source, &task), reading));
         let thread = std::thread::Builder::new().name(shared.name().chars().take(15).collect()).spawn({
             let (shared, stream) = (shared.clone(), stream.clone());
             move || {
@@ -201,9 +207,9 @@ impl Drop for Pipeline {
 }
 
 /// What a source is called, how it is read, and how many of its frames a second are looked at, at most.
-fn plan(config: &SourceConfig) -> Result<(String, Reading, Option<f64>), Fault> {
+fn plan(config: &SourceConfig, task: &Task) -> Result<(String, Reading, Option<f64>), Fault> {
     let longest = config.retry.0;
-    let (title, is_live, usual, retry) = match resolve(config) {
+    let (title, is_live, usual, retry) = match resolve(config, task) {
         Ok(Source::Input) => ("standard input".into(), false, Policy::Every, Retry::Never),
         Ok(source) => (source.to_string(), source.is_live(), source.policy(), Retry::Always { longest }),
         // A camera that is not plugged in, or a file that is still to come.
@@ -220,10 +226,11 @@ fn plan(config: &SourceConfig) -> Result<(String, Reading, Option<f64>), Fault> 
     Ok((title, Reading { policy, rate: played, persistence }, looked))
 }
 
-/// What the configuration names, now.
-pub(crate) fn resolve(config: &SourceConfig) -> Result<Source, SourceError> {
-    match Source::new(&config.uri)? {
-        Source::Folder(path) if config.watch => Ok(Source::Watched(path)),
-        source => Ok(source),
-    }
+/// What the configuration names, now; it has to give what the task takes.
+pub(crate) fn resolve(config: &SourceConfig, task: &Task) -> Result<Source, SourceError> {
+    let source = match Source::new(&config.uri)? {
+        Source::Folder(path) if config.watch => Source::Watched(path),
+        source => source,
+    };
+    source.check(task).map(|()| source)
 }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use espalier_tasks::{Answer, Image, Model, Observation};
+use espalier_tasks::{Answer, Content, Image, Model, Observation};
 
 use crate::frame::{Fault, Frame};
 use crate::queue::{Next, Outcome};
@@ -23,8 +23,8 @@ const USUAL_DEADLINE: Duration = Duration::from_secs(1);
 pub struct Seen<'a> {
     /// The frame.
     pub frame: &'a Frame,
-    /// Its picture.
-    pub image: &'a Image,
+    /// Its picture; a row of a series has none.
+    pub image: Option<&'a Image>,
     /// What the network says.
     pub answer: &'a Answer,
     /// What picture and answer come to, where the manner asks for it.
@@ -81,12 +81,14 @@ pub struct Viewer {
     manner: Manner,
     /// When the next frame may be looked at.
     due: Option<Instant>,
+    /// The reading that the last frame was of.
+    reading: u64,
 }
 
 impl Viewer {
     /// Answers by `model`, and shows and counts on `board`.
     pub fn new(model: Model, board: Arc<Board>, manner: Manner) -> Viewer {
-        Viewer { model, board, manner, due: None }
+        Viewer { model, board, manner, due: None, reading: 0 }
     }
 
     /// Follows a stream until it ends or the listener wants the end.
@@ -176,17 +178,21 @@ impl Viewer {
         let looked = catch_unwind(AssertUnwindSafe(|| self.answer(frame)));
         drop(turn);
         match looked.unwrap_or_else(|_| Err(Fault::new("looking at it panicked"))) {
-            Ok((image, answer, observation, inference)) => {
+            Ok((content, answer, observation, inference)) => {
                 let latency = frame.captured.elapsed();
                 stream.settle(Outcome::Processed);
                 self.board.tally(|tally| {
                     tally.processed(inference, latency);
                     tally.counts = stream.counts();
                 });
+                let image = match content {
+                    Content::Image(image) => Some(image),
+                    Content::Row(_) | Content::Window(_) => None,
+                };
                 let labels = self.model.task().labels();
                 let seen = Seen {
                     frame,
-                    image: &image,
+                    image: image.as_ref(),
                     answer: &answer,
                     observation: observation.as_ref(),
                     labels,
@@ -209,15 +215,21 @@ impl Viewer {
         }
     }
 
-    fn answer(&mut self, frame: &Frame) -> Result<(Image, Answer, Option<Observation>, Duration), Fault> {
-        let image = frame.image()?;
+    fn answer(&mut self, frame: &Frame) -> Result<(Content, Answer, Option<Observation>, Duration), Fault> {
+        // A source that begins again gives another series, or the same one from its beginning.
+        if std::mem::replace(&mut self.reading, frame.reading) != frame.reading {
+            self.model.forget();
+        }
+        let content = frame.content(self.model.task())?;
         let begun = Instant::now();
-        let answered = match self.manner.observes {
-            true => self.model.observe(&image).map(|(answer, observation)| (answer, Some(observation))),
-            false => self.model.answer(&image).map(|answer| (answer, None)),
+        let answered = match &content {
+            Content::Image(image) if self.manner.observes => {
+                self.model.observe(image).map(|(answer, observation)| (answer, Some(observation)))
+            }
+            _ => self.model.answer(content.input()).map(|answer| (answer, None)),
         };
         let (answer, observation) = answered.map_err(|error| Fault::new(error.to_string()))?;
-        Ok((image, answer, observation, begun.elapsed()))
+        Ok((content, answer, observation, begun.elapsed()))
     }
 
     /// The next look is one period after this one was due.

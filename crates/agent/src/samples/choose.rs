@@ -58,7 +58,7 @@ impl Chooser {
             known: names.filter_map(span).collect(),
             least: match task {
                 Task::Detect(task) => task.confidence.into(),
-                Task::ClassifyImage(_) => 0.0,
+                Task::ClassifyImage(_) | Task::Anomaly(_) => 0.0,
             },
             random: Random::new(config.seed, 0),
             pause: (rate > 0.0).then_some(1.0 / rate),
@@ -104,6 +104,7 @@ impl Chooser {
             Answer::Boxes(boxes) => boxes
                 .iter()
                 .any(|found| (f64::from(found.confidence) - self.least) < self.margin * (1.0 - self.least)),
+            Answer::Reading(_) => false,
         }
     }
 }

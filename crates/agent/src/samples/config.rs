@@ -71,6 +71,9 @@ pub enum SampleError {
         /// What would be right.
         right: &'static str,
     },
+    /// The package looks at rows of a series: a single row is worth no label.
+    #[error("samples: hard samples are pictures, and the package looks at series: leave samples out")]
+    Series,
     /// The folder cannot be used.
     #[error("samples: folder {}: {error}", path.display())]
     Folder {

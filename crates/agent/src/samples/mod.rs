@@ -38,13 +38,14 @@ impl Samples {
     /// Keeps samples of a pipeline with this task; `reference` is that of its package.
     ///
     /// # Errors
-    /// Settings that cannot be kept; a folder that cannot be made or read.
+    /// Settings that cannot be kept; a task that looks at no pictures; a folder that cannot be made or read.
     pub fn new(
         config: &SampleConfig,
         task: &Task,
         reference: Option<&Reference>,
     ) -> Result<Samples, SampleError> {
         config.validate()?;
+        task.picture_input().ok_or(SampleError::Series)?;
         let hourly = f64::from(config.per_hour);
         Ok(Samples {
             chooser: Chooser::new(config, task, reference),

@@ -18,10 +18,10 @@ pub fn check(path: &Path) -> Result<Vec<String>, AgentError> {
 
 fn pipeline(path: &Path, config: &Config, index: usize) -> Result<String, AgentError> {
     let pipeline = &config.pipelines[index];
-    let source = resolve(&pipeline.source).map_err(|error| {
+    let mut opened = open(config, index)?;
+    let source = resolve(&pipeline.source, opened.model.task()).map_err(|error| {
         within(path, index, Fault::Table { path: "source.uri".into(), right: error.to_string() })
     })?;
-    let mut opened = open(config, index)?;
     let took = opened
         .check_all(pipeline.model.max_latency, &mut |one| one())
         .map_err(|refusal| refused(config, index, refusal))?;

@@ -172,7 +172,12 @@ impl Agent {
     }
 
     /// Starts a pipeline whose package was opened.
-    fn pipeline(&self, config: &Config, index: usize, (opened, watch): Ready) -> Result<Pipeline, AgentError> {
+    fn pipeline(
+        &self,
+        config: &Config,
+        index: usize,
+        (opened, watch): Ready,
+    ) -> Result<Pipeline, AgentError> {
         let (pipeline, stamp) = (config.pipelines[index].clone(), opened.stamp.clone());
         let (name, threads) = (pipeline.name.clone(), threads(config, &pipeline));
         if let Some(remark) = opened.remark {

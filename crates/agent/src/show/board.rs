@@ -16,8 +16,8 @@ pub(super) const STALE: Duration = Duration::from_secs(1);
 pub struct Shot {
     /// The frame's number.
     pub number: u64,
-    /// Its picture, nothing drawn in.
-    pub image: Image,
+    /// Its picture, nothing drawn in; a row of a series has none.
+    pub image: Option<Image>,
     /// What the network says.
     pub answer: Answer,
     /// Time of the answer, in milliseconds.

@@ -33,10 +33,10 @@ pub(super) fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     match request.map(|path| shared.site.reply(&path)) {
         Ok(Some(Reply::Text(kind, text))) => whole(&mut out, "200 OK", kind, text.as_bytes()),
         Ok(Some(Reply::Picture(board))) => match board.latest() {
-            Some(shot) => {
-                let bytes = drawn(&shot, shot.captured.elapsed() >= STALE)?;
-                whole(&mut out, "200 OK", "image/jpeg", &bytes)
-            }
+            Some(shot) => match drawn(&shot, shot.captured.elapsed() >= STALE)? {
+                Some(bytes) => whole(&mut out, "200 OK", "image/jpeg", &bytes),
+                None => whole(&mut out, "404 Not Found", "text/plain", b"A series has no picture.\n"),
+            },
             None => whole(&mut out, "503 Service Unavailable", "text/plain", b"There is no picture yet.\n"),
         },
         Ok(Some(Reply::Pictures(board))) => pictures(&mut out, &board, shared),
@@ -102,7 +102,7 @@ fn whole(out: &mut impl Write, status: &str, kind: &str, body: &[u8]) -> io::Res
 }
 
 /// Every newest picture with its answer drawn in, as long as the browser takes them. One that has grown old is sent again,
-/// marked as old.
+/// marked as old. Of a series there are none.
 fn pictures(out: &mut impl Write, board: &Board, shared: &Shared) -> io::Result<()> {
     head(out, "200 OK", "multipart/x-mixed-replace; boundary=frame")?;
     out.write_all(b"\r\n--frame\r\n")?;
@@ -115,14 +115,16 @@ fn pictures(out: &mut impl Write, board: &Board, shared: &Shared) -> io::Result<
             let is_newer =
                 shot.as_ref().map(|shot| shot.captured) != shown.as_ref().map(|shot| shot.captured);
             if is_newer && let Some(shot) = shot {
-                part(out, drawn(&shot, false)?)?;
+                let Some(bytes) = drawn(&shot, false)? else { return Ok(()) };
+                part(out, bytes)?;
                 shown = Some(shot);
                 std::thread::sleep(PICTURES_APART);
                 continue;
             }
         }
         if let Some(shot) = shown.as_ref().filter(|shot| age(shot) >= STALE) {
-            part(out, drawn(shot, true)?)?;
+            let Some(bytes) = drawn(shot, true)? else { return Ok(()) };
+            part(out, bytes)?;
             std::thread::sleep(HEARTBEAT);
         }
     }
@@ -137,8 +139,10 @@ fn part(out: &mut impl Write, bytes: Vec<u8>) -> io::Result<()> {
     out.flush()
 }
 
-fn drawn(shot: &Shot, is_old: bool) -> io::Result<Vec<u8>> {
-    let (mut image, mut bytes) = (shot.image.clone(), Vec::new());
+/// As a JPEG; a row of a series has no picture.
+fn drawn(shot: &Shot, is_old: bool) -> io::Result<Option<Vec<u8>>> {
+    let Some(mut image) = shot.image.clone() else { return Ok(None) };
+    let mut bytes = Vec::new();
     if is_old {
         image.pixels.iter_mut().for_each(|pixel| *pixel /= 3);
         note(&mut image, &format!("{:.1} s old", shot.captured.elapsed().as_secs_f64()));
@@ -146,7 +150,7 @@ fn drawn(shot: &Shot, is_old: bool) -> io::Result<Vec<u8>> {
         shot.answer.draw(&mut image);
     }
     write_jpeg(&image, QUALITY, &mut bytes)?;
-    Ok(bytes)
+    Ok(Some(bytes))
 }
 
 /// The figures as server-sent events, each a line of JSON.
@@ -167,7 +171,7 @@ fn figures(
 
 #[cfg(test)]
 mod tests {
-    use espalier_tasks::{Answer, Detection, Image, Limits, decode};
+    use espalier_tasks::{Answer, Detection, Image, Limits, Reading, decode};
 
     use super::super::Server;
     use super::*;
@@ -179,6 +183,7 @@ mod tests {
             Detection { class: 0, label: "<cat>".into(), confidence: 0.875, bounds: [4.0, 24.0, 40.0, 60.0] };
         let image = Image::new(96, 64, 1, vec![90; 96 * 64]).unwrap();
         let answer = Answer::Boxes(vec![found]);
+        let image = Some(image);
         Shot { number, image, answer, inference_ms: 3.2541, latency_ms: 5.0, captured: Instant::now() }
     }
 
@@ -249,6 +254,22 @@ mod tests {
         );
         board.ended(None);
         assert_eq!(board.figures()["ended"], true);
+    }
+
+    #[test]
+    fn a_series_has_figures_and_no_picture() {
+        let (board, server) = show();
+        let values = [("flow".to_owned(), 2.5)].into();
+        let reading =
+            Reading { score: Some(9.0), alarm: true, threshold: 4.0, column: None, at: None, values };
+        board.shot(Shot { image: None, answer: Answer::Reading(reading), ..shot(8) });
+        let figures = board.figures();
+        assert_eq!(
+            (&figures["values"]["flow"], &figures["score"], &figures["alarm"]),
+            (&2.5.into(), &9.0.into(), &true.into())
+        );
+        let all = ask(&server, "GET /picture.mjpeg HTTP/1.1\r\nHost: localhost\r\n\r\n", 1 << 20);
+        assert!(all.starts_with("HTTP/1.1 200") && !all.contains("image/jpeg"), "{all}");
     }
 
     #[test]

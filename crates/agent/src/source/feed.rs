@@ -156,6 +156,7 @@ impl Feed {
         let (mut ever, mut attempts) = (false, 0);
         loop {
             self.frames = 0;
+            self.queue.begin();
             let result = read(self);
             if !self.is_open() {
                 return Ok(());

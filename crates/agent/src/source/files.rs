@@ -13,7 +13,7 @@ use crate::frame::{Fault, PICTURE_BYTES};
 /// A watched folder is looked at this far apart.
 const LOOKS_APART: Duration = Duration::from_millis(250);
 
-fn named(path: &Path) -> impl Fn(std::io::Error) -> SourceError {
+pub(super) fn named(path: &Path) -> impl Fn(std::io::Error) -> SourceError {
     move |error| SourceError::failed(format!("{}: {error}", path.display()))
 }
 
@@ -108,7 +108,7 @@ pub(super) fn mjpeg(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
 
 /// Standard input.
 pub(super) fn input(feed: &mut Feed) -> Result<(), SourceError> {
-    feed.pictures(std::io::stdin().lock()).map(drop)
+    super::rows::input(std::io::stdin().lock(), feed).map(drop)
 }
 
 #[cfg(test)]

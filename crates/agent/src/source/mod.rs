@@ -1,4 +1,4 @@
-//! Where pictures come from.
+//! Where pictures and rows come from.
 
 mod buffer;
 mod digits;
@@ -9,12 +9,14 @@ mod files;
 mod http;
 pub(crate) mod multipart;
 pub(crate) mod pictures;
+pub(crate) mod rows;
 
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use espalier_tasks::Task;
 use espalier_tasks::image::{is_image, is_image_name};
 
 use crate::address::Address;
@@ -27,6 +29,8 @@ pub use feed::{Persistence, Retry};
 
 /// Endings of the names of JPEGs one after another.
 const MJPEG: [&str; 2] = ["mjpeg", "mjpg"];
+/// Endings of the names of series.
+const SERIES: [&str; 3] = ["csv", "jsonl", "ndjson"];
 
 /// Why a source gives nothing, or nothing more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +52,7 @@ impl SourceError {
     }
 }
 
-/// A source of pictures.
+/// A source of pictures, or of the rows of a series.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The pictures of a folder, by name.
@@ -59,7 +63,9 @@ pub enum Source {
     Picture(PathBuf),
     /// A file of JPEGs one after another.
     Mjpeg(PathBuf),
-    /// Standard input: pictures one after another.
+    /// A file of rows: CSV with a header, or a JSON object a line.
+    Series(PathBuf),
+    /// Standard input: pictures one after another, or rows.
     Input,
     /// Any other file: a video for `ffmpeg`.
     Video(PathBuf),
@@ -125,6 +131,25 @@ impl Source {
         Persistence { again: false, retry: if self.is_live() { Retry::Some } else { Retry::Never } }
     }
 
+    /// Refuses a source that cannot give what `task` takes.
+    ///
+    /// # Errors
+    /// [`SourceError::Wrong`] for pictures where rows of a series are needed, and the other way round.
+    pub fn check(&self, task: &Task) -> Result<(), SourceError> {
+        let (gives_rows, takes_rows) = (matches!(self, Source::Series(_)), task.row_columns().is_some());
+        let kind = task.kind();
+        match (self, gives_rows, takes_rows) {
+            (Source::Input, ..) | (_, true, true) | (_, false, false) => Ok(()),
+            (_, true, false) => Err(SourceError::Wrong(format!(
+                "{self}: it gives rows of a series, and the package is for {kind}, which looks at pictures"
+            ))),
+            (_, false, true) => Err(SourceError::Wrong(format!(
+                "{self}: it gives pictures, and the package is for {kind}, which looks at series (.csv, .jsonl, or - for \
+                 standard input)"
+            ))),
+        }
+    }
+
     /// Reads it once: to its end, until it breaks off, or until nobody takes frames any more.
     pub(crate) fn read(&self, feed: &mut Feed) -> Result<End, SourceError> {
         let over = |()| End::Over;
@@ -133,6 +158,7 @@ impl Source {
             Source::Watched(path) => files::watched(path, feed).map(over),
             Source::Picture(path) => files::picture(path, feed).map(over),
             Source::Mjpeg(path) => files::mjpeg(path, feed).map(over),
+            Source::Series(path) => rows::file(path, feed).map(over),
             Source::Input => files::input(feed).map(over),
             Source::Video(path) => ffmpeg::file(path, feed).map(over),
             Source::Camera(path) => ffmpeg::camera(path, feed),
@@ -154,6 +180,7 @@ impl fmt::Display for Source {
             | Source::Watched(path)
             | Source::Picture(path)
             | Source::Mjpeg(path)
+            | Source::Series(path)
             | Source::Video(path)
             | Source::Camera(path) => path.display().fmt(f),
         }
@@ -178,6 +205,8 @@ fn local(path: &Path) -> Result<Source, SourceError> {
         Ok(Source::Camera(path.into()))
     } else if MJPEG.iter().any(|known| extension.eq_ignore_ascii_case(known)) {
         Ok(Source::Mjpeg(path.into()))
+    } else if SERIES.iter().any(|known| extension.eq_ignore_ascii_case(known)) {
+        Ok(Source::Series(path.into()))
     } else if is_image_name(path) || path.is_file() && begins_a_picture(path) {
         Ok(Source::Picture(path.into()))
     } else {
@@ -213,6 +242,8 @@ mod tests {
             ("a.mjpg", Source::Mjpeg),
             ("a.MJPEG", Source::Mjpeg),
             ("a.mp4", Source::Video),
+            ("a.csv", Source::Series),
+            ("a.JSONL", Source::Series),
         ] {
             let path = path(name);
             check(path.to_str().unwrap(), source(path.clone()), false);

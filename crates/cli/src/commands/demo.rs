@@ -57,12 +57,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
     eprintln!("3. Predicting a few of them");
     for example in examples.list.iter().step_by(n.div_ceil(4)) {
-        let Ok((image, truth)) = example.load(&Limits::default()) else { continue };
+        let Ok((content, truth)) = example.load(&Limits::default()) else { continue };
         let truly = match truth {
             Truth::Class(class) => format!(", truly {}", model.task().labels()[class]),
-            Truth::Boxes(_) => String::new(),
+            Truth::Boxes(_) | Truth::Series { .. } => String::new(),
         };
-        eprintln!("   {}{truly}", predict::text(&example.name(), &model.answer(&image)?));
+        eprintln!("   {}{truly}", predict::text(&example.name(), &model.answer(content.input())?));
     }
 
     eprintln!("4. Measuring the latency of one answer");

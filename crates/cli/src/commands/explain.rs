@@ -155,7 +155,9 @@ fn picture(path: &Path) -> anyhow::Result<Image> {
 fn predicted(model: &mut Model, image: &Image) -> anyhow::Result<Prediction> {
     match model.answer(image)? {
         Answer::Label(prediction) => Ok(prediction),
-        Answer::Boxes(_) => bail!("explain supports classifiers of pictures (classify-image)"),
+        Answer::Boxes(_) | Answer::Reading(_) => {
+            bail!("explain supports classifiers of pictures (classify-image)")
+        }
     }
 }
 

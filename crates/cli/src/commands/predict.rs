@@ -8,25 +8,29 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use espalier_graph::files::write_atomic;
 use espalier_tasks::{Answer, Image, Limits, Model, decode, image};
+use espalier_train::data::series::SeriesSet;
 use serde_json::Value;
 
 use crate::compute::Compute;
 use crate::exit::{Ending, sentence, usage};
 use crate::print;
 
-/// Say what is in pictures.
+/// Say what is in pictures, or which rows of a series are unusual.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Prints one line (with --json one JSON object) for each file; a file that cannot be read is named on stderr, the others \
 are still answered, and the exit status is 1 (2 where files are missing and nothing else is wrong).
 
+A series (.csv, .jsonl) has a line for each row, with score and alarm.
+
 Examples:
   espalier predict runs/train/best.espalier *.jpg
-  espalier predict detector.espalier street.jpg --draw drawn")]
+  espalier predict detector.espalier street.jpg --draw drawn
+  espalier predict pump.espalier pump.csv --json")]
 pub(crate) struct Args {
     /// The package.
     package: PathBuf,
-    /// The pictures.
+    /// The pictures or series.
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Write each picture with its answer drawn in, as PNG, into this folder; made if need be.
@@ -44,6 +48,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut drawn = args.draw.as_deref().map(Drawn::new).transpose()?;
     let mut faults = Vec::new();
     for file in &args.files {
+        if model.task().row_columns().is_some() {
+            faults.extend(
+                series(&mut model, file, args).err().map(|error| error.context(file.display().to_string())),
+            );
+            continue;
+        }
         match answer(&mut model, file, drawn.as_mut()) {
             Ok(answer) => {
                 let name = file.display().to_string();
@@ -54,6 +64,30 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     ending(faults, args.files.len())
+}
+
+/// The answer for every row of a series; the lines that are no rows are named on stderr.
+fn series(model: &mut Model, file: &Path, args: &Args) -> anyhow::Result<()> {
+    if args.draw.is_some() {
+        return Err(usage("--draw: a series has no picture to draw into"));
+    }
+    if !file.exists() {
+        return Err(usage("there is no such file"));
+    }
+    let columns = model.task().row_columns().context("the task looks at series")?;
+    let series = SeriesSet::file(file, &columns)?;
+    print::skipped(&series.skipped);
+    model.forget();
+    let name = file.display().to_string();
+    for (row, number) in series.rows.iter().zip(1..) {
+        let answer = model.answer(row)?;
+        let mut value = line(&name, &answer, &[]);
+        value["row"] = number.into();
+        print::result(args.json, &value, || {
+            format!("{name}[{number}]  {}\n", print::line(&answer.summary()))
+        })?;
+    }
+    Ok(())
 }
 
 fn answer(model: &mut Model, file: &Path, drawn: Option<&mut Drawn>) -> anyhow::Result<Answer> {

@@ -10,7 +10,8 @@ use espalier_train::networks::NAMES;
 use espalier_train::observers::mlflow::Server;
 use espalier_train::run_folder::RunFolder;
 use espalier_train::schedule::Shape;
-use espalier_train::{Event, OptimizerName, Outcome, Overrides, Request, Stopped, UsageError};
+use espalier_train::series::FalseAlarms;
+use espalier_train::{Event, OptimizerName, Outcome, Overrides, Request, Stopped, Subject, UsageError};
 
 use crate::commands::benchmark::refuse_precision;
 use crate::exit::{Ending, usage};
@@ -18,10 +19,11 @@ use crate::foreign;
 use crate::progress::Progress;
 use crate::{print, quantity};
 
-/// Train a network on labelled data; writes RUN/best.espalier and RUN/report.html.
+/// Train a network on labelled data, or on series; writes RUN/best.espalier and RUN/report.html.
 #[derive(clap::Args)]
 #[command(after_help = "\
-DATA is a folder with train|val|test/CLASS/PICTURES or CLASS/PICTURES, a folder with IDX files, or builtin:mnist-5k.
+DATA is a folder with train|val|test/CLASS/PICTURES or CLASS/PICTURES, a folder with IDX files, or builtin:mnist-5k; or
+series of numbers, .csv or .jsonl, from which a detector of anomalies is learned without labels (docs/anomaly.md).
 What is not given is chosen from size and shape of the data and written to RUN/run.toml.
 
 Examples:
@@ -30,7 +32,8 @@ Examples:
   espalier train photos --model resnet18 --imgsz 224 --out runs/big
   espalier train photos --init runs/big/best.espalier       begin with weights that know something
   espalier train photos --init other.onnx --freeze backbone  begin with another tool's network, learn a new head only
-  espalier train photos --out runs/big --resume           go on after a crash, to the same bits")]
+  espalier train photos --out runs/big --resume           go on after a crash, to the same bits
+  espalier train pump.csv --false-alarms 1/week           learn what is usual of a series")]
 pub(crate) struct Args {
     /// The data.
     pub(crate) data: String,
@@ -97,6 +100,19 @@ pub(crate) struct Args {
     /// Which images make an epoch: each once, or drawn so that all classes are equally likely.
     #[arg(long, help_heading = "Pictures", value_enum)]
     pub(crate) sampling: Option<SamplingArg>,
+    /// Columns to learn from: temperature,pressure; default: all that hold numbers, but that of time.
+    #[arg(long, help_heading = "Series", value_name = "NAMES")]
+    pub(crate) columns: Option<String>,
+    /// Rows that are looked at together; default: 32.
+    #[arg(long, help_heading = "Series", value_name = "ROWS")]
+    pub(crate) window: Option<usize>,
+    /// Rows from one answer of the network to the next; default: 1.
+    #[arg(long, help_heading = "Series", value_name = "ROWS")]
+    pub(crate) stride: Option<usize>,
+    /// False alarms that are wanted at most: 1/week, 3/day, 1/10000rows; default: 1/month, or 1/10000rows where the rows do not
+    /// tell the time.
+    #[arg(long, help_heading = "Series", value_name = "RATE")]
+    pub(crate) false_alarms: Option<String>,
     /// Stop when the metric on val reaches this, e.g. accuracy=0.95; exit status 3 if it is missed.
     #[arg(long, help_heading = "When to stop", value_name = "METRIC=VALUE")]
     pub(crate) target: Option<String>,
@@ -238,6 +254,10 @@ fn request(args: &Args) -> anyhow::Result<Request> {
         std: args.std.as_deref().map(|text| numbers("--std", text)).transpose()?,
         bgr: false,
         fit: None,
+        columns: args.columns.as_deref().map(columns).transpose()?,
+        window: args.window,
+        stride: args.stride,
+        false_alarms: args.false_alarms.as_deref().map(false_alarms).transpose()?,
     };
     let out = args.out.clone().unwrap_or_else(|| RunFolder::fresh("train"));
     let checkpoint_every =
@@ -271,6 +291,19 @@ fn layers(text: &str) -> anyhow::Result<Vec<String>> {
     Ok(names.into_iter().map(String::from).collect())
 }
 
+/// Columns between commas, in the order in which they are given.
+fn columns(text: &str) -> anyhow::Result<Vec<String>> {
+    let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+    match names.iter().any(String::is_empty) {
+        true => Err(usage(format!("--columns {text}: it should be names between commas"))),
+        false => Ok(names),
+    }
+}
+
+fn false_alarms(text: &str) -> anyhow::Result<FalseAlarms> {
+    text.parse().map_err(|reason| usage(format!("--false-alarms {reason}")))
+}
+
 /// Numbers between commas.
 fn numbers(flag: &str, text: &str) -> anyhow::Result<Vec<f32>> {
     let values: Result<Vec<f32>, _> = text.split(',').map(|part| part.trim().parse()).collect();
@@ -288,17 +321,12 @@ struct Shown {
 impl Shown {
     fn tell(&mut self, event: &Event<'_>) {
         match event {
-            Event::Started { dataset, statistics, settings, cost, notes, resumed, .. } => {
-                let [train, val, test] = statistics.images;
-                let (name, classes) = (&dataset.name, dataset.classes.len());
-                eprintln!("{name}: {train} train, {val} val and {test} test images in {classes} classes");
-                dataset.warnings.iter().for_each(|w| eprintln!("warning: {}", print::line(w)));
-                print::skipped(&dataset.skipped);
-                let (model, size, epochs) = (&settings.model, settings.imgsz, settings.epochs);
+            Event::Started { subject, cost, notes, resumed, .. } => {
+                begin(subject);
                 let (parameters, macs) = (millions(cost.parameters), millions(cost.macs));
+                let epochs = subject.epochs();
                 eprintln!(
-                    "{model} x{} at {size}x{size}: {parameters} M parameters, {macs} M multiply-accumulates; {epochs} epochs of batch {}",
-                    settings.width, settings.batch
+                    "{parameters} M parameters, {macs} M multiply-accumulates; at most {epochs} epochs"
                 );
                 notes.iter().for_each(|note| eprintln!("  {note}"));
                 if let Some((epoch, batch)) = resumed {
@@ -314,13 +342,13 @@ impl Shown {
                 bar.set(done, &format!("epoch {}/{} loss {loss:.3}", epoch + 1, self.epochs));
             }
             Event::Epoch { row, best, .. } => {
-                let (epoch, loss, accuracy) = (row.epoch, row.train_loss, row.val["accuracy"]);
+                let (epoch, loss) = (row.epoch, row.train_loss);
                 let mark = if *best { " *" } else { "" };
-                let line = format!(
-                    "epoch {epoch:3}  loss {loss:.4}  val accuracy {accuracy:.4}  val loss {:.4}{mark}",
-                    row.val["loss"]
-                );
-                self.say(&line);
+                let shown = ["accuracy", "f1", "loss"]
+                    .into_iter()
+                    .filter(|name| *name != "f1" || row.train_accuracy.is_none());
+                let val = shown.filter_map(|name| Some(format!("  val {name} {:.4}", row.val.get(name)?)));
+                self.say(&format!("epoch {epoch:3}  loss {loss:.4}{}{mark}", val.collect::<String>()));
             }
             Event::Warning { text } => self.say(&format!("warning: {text}")),
             Event::Ended { .. } => {}
@@ -342,6 +370,31 @@ impl Shown {
     fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish();
+        }
+    }
+}
+
+/// What there is to learn from, and by what.
+fn begin(subject: &Subject<'_>) {
+    let name = print::line(subject.name());
+    match subject {
+        Subject::Pictures { dataset, statistics, settings } => {
+            let ([train, val, test], classes) = (statistics.images, dataset.classes.len());
+            eprintln!("{name}: {train} train, {val} val and {test} test images in {classes} classes");
+            dataset.warnings.iter().for_each(|w| eprintln!("warning: {}", print::line(w)));
+            print::skipped(&dataset.skipped);
+            let (model, size) = (&settings.model, settings.imgsz);
+            eprintln!("{model} x{} at {size}x{size}, batch {}", settings.width, settings.batch);
+        }
+        Subject::Series { data, settings } => {
+            let [train, val, test] = data.rows();
+            eprintln!(
+                "{name}: {train} train, {val} val and {test} test rows of {}",
+                settings.columns.join(", ")
+            );
+            print::skipped(&data.skipped);
+            let (model, window) = (&settings.model, settings.window);
+            eprintln!("{model} of windows of {window} rows, at most {} false alarms", settings.false_alarms);
         }
     }
 }

@@ -16,11 +16,13 @@ use crate::{open, print};
 #[derive(clap::Args)]
 #[command(after_help = "\
 Classes are matched to the package's labels by name. Detectors are measured by COCO's rules on boxes: a folder with \
-data.yaml (YOLO), or COCO's JSON (docs/detection.md).
+data.yaml (YOLO), or COCO's JSON (docs/detection.md). Detectors of anomalies are measured on series; where a labels file
+lies beside them, by F1 over the labelled windows (docs/anomaly.md).
 
 Examples:
   espalier val runs/train/best.espalier photos
-  espalier val runs/train/best.espalier builtin:mnist-5k --split test --json")]
+  espalier val runs/train/best.espalier builtin:mnist-5k --split test --json
+  espalier val runs/train/best.espalier pump.csv --split test")]
 pub(crate) struct Args {
     /// The package.
     package: PathBuf,
@@ -68,8 +70,11 @@ pub(crate) fn report(task: &Task, metrics: &Metrics) -> Value {
         let row = [("label".to_owned(), class.label.into()), ("n".to_owned(), class.n.into())];
         row.into_iter().chain(scores).collect::<Map<String, Value>>()
     });
+    let primary = task.primary_metric().name;
+    // Series without labels have no F1.
+    let metric = if metrics.metrics().contains_key(primary) { primary } else { "loss" };
     let mut value = json!({
-        "n": metrics.n(), "metric": task.primary_metric().name, "metrics": metrics.metrics(),
+        "n": metrics.n(), "metric": metric, "metrics": metrics.metrics(),
         "per_class": classes.collect::<Vec<_>>(),
     });
     if let Some(confusion) = metrics.confusion() {
@@ -84,9 +89,11 @@ fn text(value: &Value, metrics: &Metrics, labels: &[String]) -> String {
     let classes = metrics.per_class();
     let names = classes.iter().take(1).flat_map(|class| class.scores.iter().map(|(name, _)| *name));
     let columns: Vec<&str> = ["label", "n"].into_iter().chain(names).collect();
-    let rows = value["per_class"].as_array().map(|rows| print::columns(rows, &columns)).unwrap_or_default();
+    let rows = value["per_class"].as_array().filter(|rows| !rows.is_empty());
+    let rows = rows.map(|rows| print::columns(rows, &columns)).unwrap_or_default();
     let confusion = value.get("confusion").map(|value| format!("\n{}", confusion(value, labels)));
-    format!("{} images: {}\n\n{rows}{}", value["n"], all.join(", "), confusion.unwrap_or_default())
+    let what = if matches!(metrics, Metrics::Anomaly(_)) { "windows" } else { "images" };
+    format!("{} {what}: {}\n\n{rows}{}", value["n"], all.join(", "), confusion.unwrap_or_default())
 }
 
 /// Rows are true classes, columns guesses.

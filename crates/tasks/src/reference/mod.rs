@@ -39,11 +39,13 @@ pub struct Observation {
 
 /// The names of a task's statistics, in the order of [`Observation::values`]. The first four are [`Look`]'s. `confidence` is
 /// that of the answer (Hendrycks and Gimpel 2017), of boxes their mean; `energy` the logarithm of the summed exponentials of
-/// the logits, low for what the network does not know (Liu et al. 2020, without their sign); `boxes` how many there are.
+/// the logits, low for what the network does not know (Liu et al. 2020, without their sign); `boxes` how many there are. A
+/// detector of anomalies has none: how unusual its rows are is what it says itself.
 pub fn statistics(task: &Task) -> &'static [&'static str] {
     match task {
         Task::ClassifyImage(_) => &["brightness", "contrast", "sharpness", "colour", "confidence", "energy"],
         Task::Detect(_) => &["brightness", "contrast", "sharpness", "colour", "confidence", "boxes"],
+        Task::Anomaly(_) => &[],
     }
 }
 
@@ -63,6 +65,7 @@ impl Observation {
                 let sum: f32 = boxes.iter().map(|found| found.confidence).sum();
                 ([sum / boxes.len().max(1) as f32, boxes.len() as f32], classes)
             }
+            Answer::Reading(_) => return Observation { values: Vec::new(), classes: Vec::new(), thumbnail },
         };
         let values = [brightness, contrast, sharpness, colour].into_iter().chain(said).collect();
         Observation { values, classes, thumbnail }

@@ -7,7 +7,7 @@ use espalier_graph::{Bindings, Dim, Graph, Weights};
 use espalier_passes::Extents;
 use espalier_passes::quantize::{Ranges, observed};
 use espalier_runtime::{Isa, Options, Plan, Pool, lower};
-use espalier_tasks::{Input, Limits, Task};
+use espalier_tasks::{Limits, Task};
 
 use sha2::{Digest, Sha256};
 
@@ -68,7 +68,7 @@ impl Calibration {
         let rows = inputs.chunks_exact_mut(len.max(1));
         parallel::for_each(threads, chosen.iter().zip(rows).zip(&mut read), |((example, row), error)| {
             let loaded = example.load(&Limits::default());
-            *error = loaded.and_then(|(image, _)| Ok(task.preprocess(Input::Image(&image), row)?)).err();
+            *error = loaded.and_then(|(content, _)| Ok(task.preprocess(content.input(), row)?)).err();
         });
         let mut kept = Vec::with_capacity(inputs.len());
         let mut skipped = Vec::new();

@@ -31,7 +31,7 @@ use espalier_graph::package::PackageError;
 use espalier_graph::{Package, Weights};
 use espalier_passes::layer::layers as weighted;
 use espalier_runtime::{Isa, Pool};
-use espalier_tasks::Task;
+use espalier_tasks::{Model, Task};
 use serde::Serialize;
 
 use crate::data::{Examples, Skipped};
@@ -221,10 +221,17 @@ impl Source {
 ///
 /// # Errors
 /// A package that is quantized already, has no layer that could be, or does not fit the data; what could not be read.
-pub fn compress(request: Request, notify: &mut dyn FnMut(Event)) -> anyhow::Result<Outcome> {
+pub fn compress(mut request: Request, notify: &mut dyn FnMut(Event)) -> anyhow::Result<Outcome> {
     let Package { graph, weights, .. } = &request.source.package;
     let (graph, weights) = variant::folded(graph, weights)?;
     refuse(&request, &graph, &weights)?;
+    if request.val.is_unlabelled() {
+        // What the float network says is then what is to be kept.
+        let task = request.task.clone();
+        let mut float = Model::new(graph, weights, task, request.isa, request.threads)?;
+        let alarms = candidate::alarms(&mut float, &request.val, request.threads)?;
+        request.val.label(&alarms);
+    }
     let deadline = request.max_time.map(|time| Instant::now() + time);
     search::Search::new(&request, Pool::new(request.threads), deadline, notify)?.run()
 }

@@ -17,6 +17,7 @@ mod images;
 mod loader;
 mod near;
 pub(crate) mod parallel;
+pub mod series;
 mod split;
 mod statistics;
 mod survey;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 pub use augment::{Augment, Edge, Geometric, Jitter, Level};
 pub use boxes::{Boxes, Label, read_coco, read_yolo};
+pub(crate) use examples::windows;
 pub use examples::{Example, Examples};
 pub use idx::samples as read_idx;
 pub use images::{CACHE_BYTES, Images};
@@ -42,7 +44,8 @@ pub use survey::{IMBALANCE, Options as SurveyOptions, Survey};
 
 /// The forms of DATA, for error messages.
 const FORMS: &str = "a folder with train|val|test/CLASS/IMAGES or CLASS/IMAGES, a folder with IDX files \
-    (NAME-images-idx3-ubyte[.gz] and NAME-labels-idx1-ubyte[.gz]), or builtin:mnist-5k";
+    (NAME-images-idx3-ubyte[.gz] and NAME-labels-idx1-ubyte[.gz]), builtin:mnist-5k, or series (.csv or .jsonl, one file or a \
+    folder)";
 
 /// One part of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -150,6 +153,9 @@ pub enum DataError {
         /// What kind of labels.
         form: &'static str,
     },
+    /// Rows of numbers, where pictures are needed.
+    #[error("{} holds series of numbers, and what it is to be used for takes pictures", .0.display())]
+    Series(PathBuf),
     /// No boxes, where they are needed.
     #[error(
         "{} holds no boxes, which a detector is measured on: they come as a folder with data.yaml (YOLO), a folder with \
@@ -213,8 +219,11 @@ pub enum DataError {
 impl DataError {
     /// Whether the command was called wrongly (exit status 2): what it names is not there or no data.
     pub fn is_usage(&self) -> bool {
-        use DataError::{Boxes, NoBoxes, NoSplit, NotFound, Unrecognised};
-        matches!(self, NotFound(_) | Unrecognised { .. } | Boxes { .. } | NoBoxes(_) | NoSplit { .. })
+        use DataError::{Boxes, NoBoxes, NoSplit, NotFound, Series, Unrecognised};
+        matches!(
+            self,
+            Series(_) | NotFound(_) | Unrecognised { .. } | Boxes { .. } | NoBoxes(_) | NoSplit { .. }
+        )
     }
 
     /// Why, without the name of the file.
@@ -240,6 +249,9 @@ impl Dataset {
         let path = Path::new(spec);
         if !path.exists() {
             return Err(DataError::NotFound(path.to_owned()));
+        }
+        if series::is_series(path) {
+            return Err(DataError::Series(path.to_owned()));
         }
         if let Some(form) = boxes::recognise(path) {
             return Err(DataError::Boxes { path: path.to_owned(), form: form.name() });

@@ -34,12 +34,15 @@ impl Observer for MetricsCsv {
 
 fn table(history: &[Epoch]) -> String {
     let names: Vec<&String> = history.first().map(|e| e.val.keys().collect()).unwrap_or_default();
-    let mut text = String::from("epoch,lr,train_loss,train_accuracy");
+    let has_accuracy = history.iter().any(|row| row.train_accuracy.is_some());
+    let mut text = String::from("epoch,lr,train_loss");
+    text += if has_accuracy { ",train_accuracy" } else { "" };
     names.iter().for_each(|name| write!(text, ",val_{name}").expect("writing to a string"));
     text.push('\n');
     for row in history {
         let Epoch { epoch, lr, train_loss, train_accuracy, .. } = row;
-        write!(text, "{epoch},{lr},{train_loss},{train_accuracy}").expect("writing to a string");
+        write!(text, "{epoch},{lr},{train_loss}").expect("writing to a string");
+        train_accuracy.iter().for_each(|share| write!(text, ",{share}").expect("writing to a string"));
         for name in &names {
             let value = row.val.get(*name).map(f64::to_string).unwrap_or_default();
             write!(text, ",{value}").expect("writing to a string");

@@ -73,9 +73,9 @@ impl Mlflow {
 impl Observer for Mlflow {
     fn observe(&mut self, event: &Event<'_>) -> anyhow::Result<()> {
         match event {
-            Event::Started { dataset, settings, history, .. } => {
-                let mut parameters = settings.pairs();
-                parameters.push(("data".into(), dataset.name.clone()));
+            Event::Started { subject, history, .. } => {
+                let mut parameters = subject.settings();
+                parameters.push(("data".into(), subject.name().into()));
                 parameters.push(("espalier".into(), env!("CARGO_PKG_VERSION").into()));
                 self.start(parameters, history);
             }
@@ -116,9 +116,12 @@ struct Row {
 
 impl Row {
     fn new(epoch: &Epoch) -> Row {
-        let train =
-            [("lr", epoch.lr), ("train_accuracy", epoch.train_accuracy), ("train_loss", epoch.train_loss)];
-        let train = train.into_iter().map(|(name, value)| (name.to_string(), value));
+        let train = [
+            ("lr", Some(epoch.lr)),
+            ("train_accuracy", epoch.train_accuracy),
+            ("train_loss", Some(epoch.train_loss)),
+        ];
+        let train = train.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?)));
         let val = epoch.val.iter().map(|(name, value)| (format!("val_{name}"), *value));
         Row { epoch: epoch.epoch, time_ms: now_ms(), metrics: train.chain(val).collect() }
     }

@@ -5,6 +5,7 @@
 
 mod environment;
 mod page;
+mod series;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -21,7 +22,8 @@ use crate::best;
 use crate::checkpoint::Epoch;
 use crate::data::{Batch, Images, Loader, Split};
 use crate::evaluate::answers;
-use crate::event::{Event, Outcome, Times};
+use crate::event::{Event, Learned, Outcome, Subject, Times};
+use crate::networks::Cost;
 use crate::run_folder::RunFolder;
 
 /// Mistakes and inputs that are shown.
@@ -32,10 +34,16 @@ const SIDE: usize = 128;
 /// Writes report.html when the run ends.
 pub struct Report {
     folder: RunFolder,
-    run: Option<Run>,
+    run: Option<Begun>,
 }
 
 /// What is known from the start.
+enum Begun {
+    Pictures(Run),
+    Series { settings: Vec<(String, String)>, cost: Cost, threads: usize },
+}
+
+/// What is known of a run on pictures from the start.
 struct Run {
     dataset: String,
     /// Images of each class in train, val and test.
@@ -84,8 +92,12 @@ impl Report {
 impl Observer for Report {
     fn observe(&mut self, event: &Event<'_>) -> anyhow::Result<()> {
         match event {
-            Event::Started { dataset, settings, cost, .. } => {
-                self.run = Some(Run {
+            Event::Started { subject: Subject::Series { settings, .. }, cost, .. } => {
+                let (settings, threads) = (settings.pairs(), settings.threads);
+                self.run = Some(Begun::Series { settings, cost: *cost, threads });
+            }
+            Event::Started { subject: Subject::Pictures { dataset, settings, .. }, cost, .. } => {
+                self.run = Some(Begun::Pictures(Run {
                     dataset: dataset.name.clone(),
                     counts: Split::ALL.map(|split| dataset.counts(split)),
                     warnings: dataset.warnings.clone(),
@@ -95,10 +107,17 @@ impl Observer for Report {
                     macs: cost.macs,
                     batch: settings.batch,
                     threads: settings.threads,
-                });
+                }));
             }
-            Event::Ended { outcome, history, times, loader, val } => {
-                let Some(run) = &self.run else { return Ok(()) };
+            Event::Ended { outcome, history, times, learned: Learned::Series { data } } => {
+                let Some(Begun::Series { settings, cost, threads }) = &self.run else { return Ok(()) };
+                let (cost, threads) = (*cost, *threads);
+                let contents = series::Contents { data, outcome, history, times, settings, cost, threads };
+                let text = series::page(&contents, &mut best::open(&self.folder.best(), threads)?)?;
+                files::write_atomic(self.path(), |file| file.write_all(text.as_bytes()))?;
+            }
+            Event::Ended { outcome, history, times, learned: Learned::Pictures { loader, val } } => {
+                let Some(Begun::Pictures(run)) = &self.run else { return Ok(()) };
                 let mut model = best::open(&self.folder.best(), run.threads)?;
                 let Task::ClassifyImage(task) = model.task().clone() else {
                     anyhow::bail!("training makes classifiers, and best.espalier is none")

@@ -17,7 +17,6 @@ use prost::Message;
 use super::Observer;
 use crate::event::Event;
 use crate::run_folder::RunFolder;
-use crate::settings::Settings;
 
 /// Values of the training loss that each epoch leaves, about.
 const LOSSES_PER_EPOCH: usize = 20;
@@ -37,7 +36,7 @@ impl TensorBoard {
         TensorBoard { folder: folder.path().into(), file: None }
     }
 
-    fn start(&mut self, settings: &Settings, step: usize) -> anyhow::Result<()> {
+    fn start(&mut self, settings: &[(String, String)], step: usize) -> anyhow::Result<()> {
         let mut file = EventFile::create(&self.folder)?;
         if step > 0 {
             file.write(
@@ -54,8 +53,8 @@ impl TensorBoard {
 
 impl Observer for TensorBoard {
     fn observe(&mut self, event: &Event<'_>) -> anyhow::Result<()> {
-        if let Event::Started { settings, step, .. } = event {
-            return self.start(settings, *step);
+        if let Event::Started { subject, step, .. } = event {
+            return self.start(&subject.settings(), *step);
         }
         let Some(file) = &mut self.file else { return Ok(()) };
         match event {
@@ -67,11 +66,11 @@ impl Observer for TensorBoard {
             }
             Event::Epoch { row, step, .. } => {
                 let train = [
-                    ("lr", row.lr),
+                    ("lr", Some(row.lr)),
                     ("train/accuracy", row.train_accuracy),
-                    ("train/loss_epoch", row.train_loss),
+                    ("train/loss_epoch", Some(row.train_loss)),
                 ];
-                let train = train.into_iter().map(|(name, value)| (name.to_string(), value));
+                let train = train.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?)));
                 let val = row.val.iter().map(|(name, value)| (format!("val/{name}"), *value));
                 file.scalars(*step, &train.chain(val).collect::<Vec<_>>())?;
                 file.sync()?;
@@ -83,9 +82,9 @@ impl Observer for TensorBoard {
 }
 
 /// Settings as TensorBoard's text panel shows them: a table in Markdown.
-fn markdown(settings: &Settings) -> String {
-    let row = |(name, value): (String, String)| format!("| {name} | {value} |\n");
-    let rows: String = settings.pairs().into_iter().map(row).collect();
+fn markdown(settings: &[(String, String)]) -> String {
+    let row = |(name, value): &(String, String)| format!("| {name} | {value} |\n");
+    let rows: String = settings.iter().map(row).collect();
     format!("| setting | value |\n|---|---|\n{rows}")
 }
 

@@ -5,7 +5,8 @@ use espalier_graph::{Data, Golden, Graph, Package, Tensor, Weights};
 use espalier_passes::fold_batch_norm;
 use espalier_runtime::Options;
 use espalier_tasks::golden::Raw;
-use espalier_tasks::{Image, Input, Model, Task};
+use espalier_tasks::model::content;
+use espalier_tasks::{Content, Model, Task};
 use serde_json::{Value, json};
 
 use crate::made_up;
@@ -46,9 +47,9 @@ impl Reference {
                 let mut model =
                     Model::new(graph.clone(), weights.clone(), task.clone(), options.isa, options.threads)?;
                 model.replay(&package.golden)?;
-                pictures(package, task)?
+                inputs(package, task)?
                     .iter()
-                    .map(|image| prepared(task, image))
+                    .map(|content| prepared(task, content))
                     .collect::<Result<Vec<_>, _>>()?
             }
             None => {
@@ -177,25 +178,19 @@ impl Check {
     }
 }
 
-/// The pictures of the golden samples, and made-up ones.
-fn pictures(package: &Package, task: &Task) -> anyhow::Result<Vec<Image>> {
-    let golden = package.golden.iter().flat_map(|sample| &sample.inputs).map(|tensor| {
-        match (&tensor.shape[..], tensor.as_u8()) {
-            (&[height, width, channels], Some(pixels)) => {
-                Ok(Image::new(width, height, channels, pixels.to_vec())?)
-            }
-            _ => anyhow::bail!("a golden sample of a package for {} is no picture", task.kind()),
-        }
-    });
+/// The inputs of the golden samples, and made-up pictures for tasks that take pictures.
+fn inputs(package: &Package, task: &Task) -> anyhow::Result<Vec<Content>> {
+    let golden = package.golden.iter().flat_map(|sample| &sample.inputs).map(|tensor| Ok(content(tensor)?));
     // Others than those that `import` makes golden samples of.
-    golden.chain((100..100 + MADE_UP).map(|number| Ok(made_up::picture(number)))).collect()
+    let made_up = (100..100 + MADE_UP).filter(|_| task.picture_input().is_some());
+    golden.chain(made_up.map(|number| Ok(Content::Image(made_up::picture(number))))).collect()
 }
 
-/// The input tensor of a picture.
-fn prepared(task: &Task, image: &Image) -> anyhow::Result<Vec<Tensor>> {
+/// The input tensor of a raw input.
+fn prepared(task: &Task, content: &Content) -> anyhow::Result<Vec<Tensor>> {
     let shape = [vec![1], task.input_shape()].concat();
     let mut x = vec![0.0; shape.iter().product()];
-    task.preprocess(Input::Image(image), &mut x)?;
+    task.preprocess(content.input(), &mut x)?;
     Ok(vec![Tensor::f32(&shape, x)])
 }
 

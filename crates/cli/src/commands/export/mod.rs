@@ -109,6 +109,8 @@ fn metadata(task: &Task) -> Metadata {
     let (kind, input) = match task {
         Task::ClassifyImage(task) => ("classify", &task.input),
         Task::Detect(task) => ("detect", &task.input),
+        // Other tools have no word for it, and `import` makes no such package.
+        Task::Anomaly(_) => return Metadata::default(),
     };
     let PictureInput { size, mean, std, bgr, fit, .. } = input.clone();
     let fit = match fit {
@@ -127,7 +129,7 @@ fn metadata(task: &Task) -> Metadata {
         ..Metadata::default()
     };
     match task {
-        Task::ClassifyImage(_) => common,
+        Task::ClassifyImage(_) | Task::Anomaly(_) => common,
         Task::Detect(task) => Metadata {
             head: Some(task.head.name().into()),
             confidence: Some(task.confidence),

@@ -1,4 +1,4 @@
-//! `espalier run --source`: a stream of pictures, answers as lines.
+//! `espalier run --source`: a stream of pictures or rows, answers as lines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,10 +20,10 @@ use crate::{open, print};
 #[group(skip)]
 #[command(next_help_heading = "Of streams")]
 pub(super) struct Args {
-    /// Where pictures come from.
+    /// Where pictures or rows come from.
     #[arg(long, value_name = "0|FILE|URL|-")]
     pub(super) source: Option<String>,
-    /// Show the newest picture with its answer to browsers of this machine.
+    /// Show the newest picture with its answer, or the newest row with its score, to browsers of this machine.
     #[arg(long, requires = "source")]
     show: bool,
     /// Port of the page; default: 8484, or any that is free.
@@ -33,7 +33,7 @@ pub(super) struct Args {
     /// every of what is stored or piped.
     #[arg(long, requires = "source", value_parser = ["latest", "every"])]
     policy: Option<String>,
-    /// At most so many frames a second: for playing a file at its own speed.
+    /// At most so many frames (pictures, rows) a second: for playing a file at its own speed.
     #[arg(long, value_name = "FPS", requires = "source")]
     rate: Option<f64>,
 }
@@ -45,16 +45,21 @@ pub(super) fn run(args: &super::Args, source: &str) -> anyhow::Result<()> {
     }
     let source = Source::new(source).map_err(source_error)?;
     let model = model(args)?;
+    source.check(model.task()).map_err(source_error)?;
     let policy = match flags.policy.as_deref() {
         Some("latest") => Policy::Latest,
         Some(_) => Policy::Every,
         None => source.policy(),
     };
+    let (shown, nothing) = match model.task().row_columns() {
+        Some(_) => ("live values", "no line of the source is a row of what the package takes"),
+        None => ("live picture", "no frame of the source is a picture"),
+    };
     let stop = stop()?;
     let package = args.package.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let labels = model.task().labels().to_vec();
     let board = Board::new(source.to_string(), package, labels);
-    let server = flags.show.then(|| show(&board, flags.port)).transpose()?;
+    let server = flags.show.then(|| show(shown, &board, flags.port)).transpose()?;
     let reading = Reading { policy, rate: flags.rate, ..Reading::usual(&source) };
     let begun = Instant::now();
     let mut viewer = Viewer::new(model, board.clone(), Manner::default());
@@ -75,7 +80,7 @@ pub(super) fn run(args: &super::Args, source: &str) -> anyhow::Result<()> {
     match ended? {
         Ok(()) if stop.load(Ordering::Relaxed) => Ok(()),
         Ok(()) if counts.seen() == 0 => bail!("the source gave no frame"),
-        Ok(()) if counts.broken == counts.seen() => bail!("no frame of the source is a picture"),
+        Ok(()) if counts.broken == counts.seen() => bail!("{nothing}"),
         result => result.map_err(source_error),
     }
 }
@@ -92,10 +97,10 @@ fn model(args: &super::Args) -> anyhow::Result<Model> {
     args.compute.model(&args.package)
 }
 
-fn show(board: &Arc<Board>, port: Option<u16>) -> anyhow::Result<Server> {
+fn show(what: &str, board: &Arc<Board>, port: Option<u16>) -> anyhow::Result<Server> {
     let server = Server::start(board.clone(), port)
         .with_context(|| port.map_or("--show".into(), |port| format!("--port {port}")))?;
-    eprintln!("live picture: {}", server.url());
+    eprintln!("{what}: {}", server.url());
     Ok(server)
 }
 

@@ -9,6 +9,7 @@ use maud::{Markup, Render, html};
 use super::environment::environment;
 use super::{Contents, Mistake};
 use crate::diagnosis::Kind;
+use crate::event::Outcome;
 
 /// Up to so many classes the confusion matrix is shown whole; of more, those with the most mistakes.
 const CLASSES_MAX: usize = 100;
@@ -22,7 +23,7 @@ pub(super) fn page(c: &Contents<'_>) -> String {
     let body = html! {
         h1 { (title) }
         p.subtitle { "How the training run " (c.outcome.out.display()) " went" }
-        (verdict(c))
+        (verdict(c.outcome))
         (headline(c))
         (curves(c))
         (confusion(c))
@@ -35,8 +36,8 @@ pub(super) fn page(c: &Contents<'_>) -> String {
     shell(&format!("{title} · Espalier"), body)
 }
 
-fn verdict(c: &Contents<'_>) -> Markup {
-    let verdict = &c.outcome.verdict;
+pub(super) fn verdict(outcome: &Outcome) -> Markup {
+    let verdict = &outcome.verdict;
     let kind = match verdict.kind {
         Kind::Target => "good",
         Kind::StillImproving | Kind::Plateau | Kind::Short => "note",
@@ -89,7 +90,7 @@ fn curves(c: &Contents<'_>) -> Markup {
     let accuracy =
         Chart::new("Accuracy", epochs(), Axis::new("share of the images that are right").percent())
             .line("val", over(&|row| row.val["accuracy"]))
-            .line("train", over(&|row| row.train_accuracy));
+            .line("train", over(&|row| row.train_accuracy.unwrap_or(f64::NAN)));
     let lr = Chart::new("Learning rate", epochs(), Axis::new("at the end of the epoch"))
         .line("rate", over(&|row| row.lr));
     let last = c.history.last().expect("a run has epochs");
@@ -283,7 +284,7 @@ fn settings(c: &Contents<'_>) -> Markup {
 }
 
 /// 1234567 as 1.23 M.
-fn short(n: usize) -> String {
+pub(super) fn short(n: usize) -> String {
     let n = n as f64;
     let (value, unit) = match n {
         1e9.. => (n / 1e9, " G"),
@@ -301,7 +302,7 @@ fn short(n: usize) -> String {
     format!("{value:.digits$}{unit}")
 }
 
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     match seconds {
         3600.0.. => format!("{} h {:02} min", seconds as u64 / 3600, seconds as u64 % 3600 / 60),
         60.0.. => format!("{} min {:02} s", seconds as u64 / 60, seconds as u64 % 60),
