@@ -81,7 +81,7 @@ pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
                 Segment::Enum { .. } | Segment::Unknown => {}
             }
         }
-        let right = error.inner().to_string().trim().replace('\n', "; ");
+        let right = error.inner().message().trim().replace('\n', "; ");
         match at {
             Some(toml::Value::Table(_) | toml::Value::Array(_)) | None if !shown.is_empty() => {
                 Fault::Table { path: shown, right }

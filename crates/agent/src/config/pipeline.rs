@@ -129,9 +129,11 @@ impl PipelineConfig {
         self.model.library.iter_mut().for_each(|library| *library = folder.join(&*library));
         self.samples.iter_mut().for_each(|samples| samples.folder = folder.join(&samples.folder));
         let uri = &self.source.uri;
-        let is_path =
-            !(uri == "-" || uri.contains("://") || uri.starts_with("builtin:") || uri.starts_with("${"))
-                && !uri.bytes().all(|byte| byte.is_ascii_digit());
+        let is_path = !(uri == "-"
+            || uri.contains("://")
+            || uri.starts_with("builtin:")
+            || uri.starts_with("${")
+            || uri.bytes().all(|byte| byte.is_ascii_digit()));
         if is_path && let Some(path) = folder.join(uri).to_str() {
             self.source.uri = path.to_owned();
         }

@@ -4,8 +4,11 @@ use std::fmt::Write;
 
 use super::{Figure, Kind, Part};
 
+/// Figures with the labels of whom they are of.
+pub(crate) type Labelled<'a> = (Vec<(&'a str, &'a str)>, Vec<Figure>);
+
 /// All figures, each with the labels of whom it is of. Figures of one metric stand together, as the format demands.
-pub(crate) fn exposition(of: &[(Vec<(&str, &str)>, Vec<Figure>)]) -> String {
+pub(crate) fn exposition(of: &[Labelled<'_>]) -> String {
     let mut names: Vec<&'static str> = Vec::new();
     of.iter().flat_map(|(_, figures)| figures).for_each(|figure| {
         if !names.contains(&figure.name) {

@@ -134,12 +134,7 @@ impl Figure {
             counter("samples_total", "Hard samples that were kept.", told.samples),
             counter("samples_refused_total", "Hard samples that found no budget.", told.refused),
             counter("drift_scenes_total", "Scenes that drift was looked for in.", told.scenes),
-            Figure::new(
-                "drifting",
-                Kind::Gauge,
-                "Statistics that say that it drifts.",
-                told.drifting as f64,
-            ),
+            Figure::new("drifting", Kind::Gauge, "Statistics that say that it drifts.", told.drifting as f64),
             counter(
                 "model_swaps_total",
                 "Packages that took the place of another while the pipeline ran.",
@@ -161,7 +156,11 @@ impl Figure {
             counter("sink_dropped_total", "Insights that were dropped.", sink.dropped.total()),
             counter("sink_rejected_total", "What its receiver will never take.", sink.rejected),
             counter("sink_failures_total", "Attempts to reach its receiver that failed.", sink.failures),
-            counter("sink_renewals_total", "Queues that could not be read and were begun anew.", sink.renewals),
+            counter(
+                "sink_renewals_total",
+                "Queues that could not be read and were begun anew.",
+                sink.renewals,
+            ),
             counter("sent_bytes_total", "Bytes that left the device.", sink.sent_bytes),
         ]
     }

@@ -50,7 +50,7 @@ pub enum AgentError {
         /// The package.
         path: PathBuf,
         /// Why it does not run.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
     /// The status page has no place.
     #[error("status.listen = \"{listen}\": {error}")]
@@ -111,7 +111,7 @@ fn open(config: &Config, index: usize) -> Result<Opened, AgentError> {
 }
 
 fn refused(config: &Config, index: usize, refusal: Refusal) -> AgentError {
-    AgentError::Package { index, path: config.pipelines[index].model.path.clone(), refusal }
+    AgentError::Package { index, path: config.pipelines[index].model.path.clone(), refusal: refusal.into() }
 }
 
 /// What the pages show: the pipelines that run, in their order.
@@ -168,7 +168,12 @@ impl Agent {
     }
 
     /// Starts a pipeline whose package was opened.
-    fn pipeline(&self, config: &Config, index: usize, (opened, watch): Ready) -> Result<Pipeline, AgentError> {
+    fn pipeline(
+        &self,
+        config: &Config,
+        index: usize,
+        (opened, watch): Ready,
+    ) -> Result<Pipeline, AgentError> {
         let (pipeline, stamp) = (config.pipelines[index].clone(), opened.stamp.clone());
         let (name, threads) = (pipeline.name.clone(), threads(config, &pipeline));
         if let Some(remark) = opened.remark {

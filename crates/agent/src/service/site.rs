@@ -8,8 +8,8 @@ use super::Pipelines;
 use crate::figures::{Figure, exposition};
 use crate::machine::Machine;
 use crate::pipeline::Shared;
-use crate::sink::{SinkCounters, Sinks};
 use crate::show::{HEARTBEAT, HTML, Reply, Site, round, status};
+use crate::sink::{SinkCounters, Sinks};
 
 /// As Prometheus wants it.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
