@@ -133,7 +133,10 @@ fn a_reload_changes_sinks_and_rules() {
     let other = WATCHED.replace("\"7\"", "\"seven\"");
     agent.reload(&(pipeline(camera, &other) + SINKS));
     let said = agent.wait_for("the configuration is refused, the one before stays: ");
-    assert!(said.contains("pipeline[0].rule: rule \"seven\": labels: the model knows no \"seven\""), "{said}");
+    assert!(
+        said.contains("pipeline[0].rule: rule \"seven\": labels: the model knows no \"seven\""),
+        "{said}"
+    );
     let other = WATCHED.replace("\"seven\"", "\"lucky\"");
     agent.reload(&(pipeline(camera, &other) + "[[sink]]\ntype = \"stdout\"\n"));
     agent.wait_for("0 pipelines go on, 0 get another package, 1 begin");
@@ -185,7 +188,8 @@ fn insights_arrive_at_the_hub() {
     let sink = format!("[[sink]]\ntype = \"hub\"\nbroker = \"mqtt://127.0.0.1:{}\"\n", broker.port);
     let mut agent = Agent::start(folder.path(), &(pipeline("builtin:mnist-5k?rate=100", WATCHED) + &sink));
     agent.until("deliveries", || {
-        (agent.metrics()["sink_delivered_total{sink=\"hub\"}"] > 20.0).then_some(())
+        let delivered = agent.metrics()["sink_delivered_total{sink=\"hub\"}"];
+        (delivered > 20.0 && agent.metric("frames_processed_total") > 250.0).then_some(())
     });
     assert!(agent.metrics()["sent_bytes_total{sink=\"hub\"}"] > 1000.0);
     assert!(agent.stop().0.success());

@@ -111,11 +111,7 @@ fn open(config: &Config, index: usize) -> Result<Opened, AgentError> {
 }
 
 fn refused(config: &Config, index: usize, refusal: Refusal) -> AgentError {
-    AgentError::Package {
-        index,
-        path: config.pipelines[index].model.path.clone(),
-        refusal: Box::new(refusal),
-    }
+    AgentError::Package { index, path: config.pipelines[index].model.path.clone(), refusal: refusal.into() }
 }
 
 /// What the pages show: the pipelines that run, in their order.

@@ -185,13 +185,19 @@ impl Agent {
         assert!(status.success());
     }
 
-    /// What is at `path`: head and body.
+    /// What is at `path`: head and body. Where too many look already, because those before have not been missed yet, it is
+    /// asked again.
     pub fn get(&self, path: &str) -> (String, Vec<u8>) {
-        let mut connection = TcpStream::connect(self.address()).unwrap();
-        connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
-        let mut bytes = Vec::new();
-        connection.read_to_end(&mut bytes).unwrap();
+        let bytes = self.until(path, || {
+            let mut connection = TcpStream::connect(self.address()).ok()?;
+            connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            connection
+                .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+                .ok()?;
+            let mut bytes = Vec::new();
+            connection.read_to_end(&mut bytes).ok().filter(|length| *length > 0)?;
+            Some(bytes)
+        });
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
         (String::from_utf8(bytes[..end].to_vec()).unwrap(), bytes[end..].to_vec())
     }
