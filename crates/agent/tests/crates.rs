@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 /// Crates of the agent on Linux, ours included. Whoever changes this number says in ARCHITECTURE.md what for.
-const CRATES: usize = 142;
+const CRATES: usize = 143;
 
 #[test]
 fn the_number_of_crates_is_known() {

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 /// Rows of the series, of which the last tenth is test.
 const ROWS: usize = 2000;
-/// Rows with a level that never was before; they lie in test.
+/// Rows with a level that never was before; they lie in test. Their label lasts as long as windows that hold them.
 const ODD: std::ops::Range<usize> = 1900..1915;
 
 /// A wave with noise, a row a minute.
@@ -42,7 +42,7 @@ fn fixture() -> &'static Fixture {
         let folder = fresh("anomaly");
         fs::write(folder.join("pump.csv"), csv(ROWS, ODD)).unwrap();
         fs::write(folder.join("plain.csv"), csv(ROWS, 0..0)).unwrap();
-        let labels = r#"{"pump.csv": [["2026-11-02 07:35:00", "2026-11-02 08:00:00"]]}"#;
+        let labels = r#"{"pump.csv": [["2026-11-02 07:35:00", "2026-11-02 09:05:00"]]}"#;
         fs::write(folder.join("labels.json"), labels).unwrap();
         let said = train(&folder, "run", &[]);
         Fixture { folder, said }

@@ -184,6 +184,7 @@ fn quantized(path: &Path) -> Package {
     package.manifest.network = None;
     package.manifest.lineage.parent = Some(digest);
     package.golden.clear();
+    package.reference.clear();
     package
 }
 
