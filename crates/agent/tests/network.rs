@@ -122,7 +122,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, weather: &Weather) {
 #[test]
 fn pushing_never_waits_and_everything_arrives_in_order() {
     let Some(program) = mosquitto("a network that drops, delays and cuts") else { return };
-    let heavy = espalier_testing::heavy("a bad network for 10 minutes, in place of 20 s");
+    let heavy = espalier_testing::soak("a bad network for 10 minutes, in place of 20 s");
     let time = Duration::from_secs(if heavy { 600 } else { 20 });
     let scratch = tempfile::tempdir().unwrap();
     let broker = Broker::start(&program, scratch.path(), "");

@@ -11,7 +11,7 @@ use espalier_agent::drift::{Drift, DriftConfig};
 use espalier_graph::Package;
 use espalier_graph::random::Random;
 use espalier_tasks::{Answer, Content, Image, Limits, Model, Observation, Recorder, Reference, Truth};
-use espalier_testing::{data, heavy};
+use espalier_testing::{data, soak};
 use espalier_train::best;
 use espalier_train::data::{Examples, Split};
 use espalier_wire::{Kind, State};
@@ -221,7 +221,7 @@ fn digits_in_int8() {
 /// There is no third split of the photographs: the camera shows val, whose statistics the package has; and, which is
 /// harder, the half of val that the statistics are not of.
 fn photographs(name: &str) {
-    if !heavy(&format!("drift on {name}")) {
+    if !soak(&format!("drift on {name}")) {
         return;
     }
     let Some(folder) = data(name) else { return };

@@ -22,11 +22,21 @@ pub fn data(name: &str) -> Option<PathBuf> {
 
 /// Whether heavy tests run (`ESPALIER_HEAVY=1`). Where they do not, the test says that it skipped `what`.
 pub fn heavy(what: &str) -> bool {
-    let heavy = std::env::var("ESPALIER_HEAVY").is_ok_and(|value| value == "1");
-    if !heavy {
-        skip(&format!("{what} (ESPALIER_HEAVY=1 runs it)"));
+    wanted("ESPALIER_HEAVY", what)
+}
+
+/// Whether tests run that take ten minutes each (`ESPALIER_SOAK=1`), too long for every change. Where they do not, the test says
+/// that it skipped `what`.
+pub fn soak(what: &str) -> bool {
+    wanted("ESPALIER_SOAK", what)
+}
+
+fn wanted(variable: &str, what: &str) -> bool {
+    let is_wanted = std::env::var(variable).is_ok_and(|value| value == "1");
+    if !is_wanted {
+        skip(&format!("{what} ({variable}=1 runs it)"));
     }
-    heavy
+    is_wanted
 }
 
 /// The Python that `ESPALIER_PYTHON` names, which has to have the package `package`. Where none is named, the test says
