@@ -237,7 +237,7 @@ pub(crate) mod tests {
 
     #[test]
     fn errors_of_columns_become_one() {
-        let window = Window { values: vec![1.0, 10.0].repeat(4), ..window() };
+        let window = Window { values: [1.0, 10.0].repeat(4), ..window() };
         let output = [1.0, 2.0, -1.0, 2.0, 1.0, 2.0, 1.0, -2.0];
         let errors = task().window_errors(&window, &output).unwrap();
         assert_eq!(errors, [1.0, 4.0]);
