@@ -83,8 +83,8 @@ pub(crate) struct Opened {
     pub(crate) reference: Option<Reference>,
     /// What it is called, with its version where it has one.
     pub(crate) name: String,
-    /// Memory of its values, weights and scratch.
-    pub(crate) memory: Bytes,
+    /// Memory of its values, weights and scratch; another engine does not tell.
+    pub(crate) memory: Option<Bytes>,
     /// Which file it was.
     pub(crate) stamp: Stamp,
     /// What would make it better.
@@ -174,9 +174,9 @@ pub(crate) fn open(config: &ModelConfig, threads: usize, pace: Pace) -> Result<O
     let sizes = pace.run(|| model.prepare(1))?;
     model.keep_prepared();
     let whole = |sizes: Sizes| sizes.arena_bytes + sizes.weight_bytes + sizes.scratch_bytes * sizes.threads;
-    let memory = Bytes(sizes.map_or(0, whole) as u64);
-    if let Some(most) = config.max_memory.filter(|most| memory.0 > most.0) {
-        return Err(Refusal::Memory { have: memory, most });
+    let memory = sizes.map(|sizes| Bytes(whole(sizes) as u64));
+    if let Some((have, most)) = memory.zip(config.max_memory).filter(|(have, most)| have.0 > most.0) {
+        return Err(Refusal::Memory { have, most });
     }
     let name = config.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let name = if manifest.version > 0 { format!("{name} (version {})", manifest.version) } else { name };

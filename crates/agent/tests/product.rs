@@ -117,6 +117,27 @@ fn darkness_is_named_and_counters_add_up() {
     assert!(files("kept/samples") > 0, "copies of them are beside the insights");
 }
 
+/// The same package by ONNX Runtime; where its library is not, the agent says so and does not start.
+#[test]
+fn another_engine_answers() {
+    let Some(library) = espalier_testing::onnxruntime() else { return };
+    let folder = folder();
+    let engine = |library: &Path| {
+        let keys = format!("\"digits.espalier\", engine = \"onnxruntime\", library = {library:?}");
+        pipeline("builtin:mnist-5k?rate=100", WATCHED).replace("\"digits.espalier\"", &keys)
+    };
+    let mut agent = Agent::start(folder.path(), &engine(&library));
+    agent.until("answers", || (agent.metric("frames_processed_total") > 20.0).then_some(()));
+    let (status, _) = agent.stop();
+    assert!(status.success(), "{status}");
+    std::fs::write(&agent.config, format!("[device]\nname = \"d\"\n{}", engine(&folder.path().join("none"))))
+        .unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_espalier-agent"));
+    let said = command.arg("--config").arg(&agent.config).arg("--check").output().unwrap();
+    let text = String::from_utf8(said.stderr).unwrap();
+    assert!(!said.status.success() && text.contains("none") && text.contains("ONNX Runtime"), "{text}");
+}
+
 #[test]
 fn a_reload_changes_sinks_and_rules() {
     let folder = folder();

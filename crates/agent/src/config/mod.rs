@@ -213,6 +213,8 @@ mod tests {
         check("path", "threads = 0, path", &["pipeline[0].model.threads = 0: "]);
         check("path", "isa = \"mmx\", path", &["pipeline[0].model.isa = \"mmx\": "]);
         check("path", "max_memory = \"much\", path", &["pipeline[0].model.max_memory = \"much\": ", "32MB"]);
+        let other = "max_memory = \"32MB\", engine = \"onnxruntime\", path";
+        check("path", other, &["pipeline[0].model.max_memory = ", "for the engine \"espalier\""]);
         check("path = \"a.espalier\"", "path = \"\"", &["pipeline[0].model.path = \"\": "]);
         let twice =
             format!("{SMALL}{}", SMALL.split_once("[[").map(|(_, rest)| format!("[[{rest}")).unwrap());

@@ -119,7 +119,7 @@ pub struct ModelConfig {
     pub library: Option<PathBuf>,
     /// Longest time of an answer (the median) that a new package may take.
     pub max_latency: Option<Time>,
-    /// Most memory that a package may take: its values, weights and scratch.
+    /// Most memory that a package may take: its values, weights and scratch. Of the engine "espalier" alone.
     pub max_memory: Option<Bytes>,
 }
 
@@ -176,8 +176,11 @@ impl ModelConfig {
         Fault::of(format!("{path}.threads"), threads, "it should be 1 to 256")?;
         let engine = self.engine().validate();
         engine.map_err(|error| Fault::Table { path: path.to_owned(), right: error.to_string() })?;
-        let stray = self.isa.as_ref().filter(|_| self.engine != EngineKind::Espalier);
-        Fault::of(format!("{path}.isa"), stray, "it is for the engine \"espalier\"; leave it out")?;
+        let is_other = self.engine != EngineKind::Espalier;
+        let stray = "it is for the engine \"espalier\"; leave it out";
+        Fault::of(format!("{path}.isa"), self.isa.as_ref().filter(|_| is_other), stray)?;
+        // Other engines do not tell what memory they take.
+        Fault::of(format!("{path}.max_memory"), self.max_memory.filter(|_| is_other), stray)?;
         self.isa().map(drop).map_err(|error| {
             Fault::value(format!("{path}.isa"), self.isa.as_deref().unwrap_or_default(), error)
         })

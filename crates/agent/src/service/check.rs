@@ -27,12 +27,13 @@ fn pipeline(path: &Path, config: &Config, index: usize) -> Result<String, AgentE
         .map_err(|refusal| refused(config, index, refusal))?;
     watch(path, config, index, &mut opened)?;
     let (threads, samples) = (threads(config, pipeline), opened.golden.len());
+    let memory =
+        opened.memory.map(|memory| format!("takes {:.1} MB, ", memory.0 as f64 / 1e6)).unwrap_or_default();
     let remark = opened.remark.map(|remark| format!("; {remark}")).unwrap_or_default();
     Ok(format!(
-        "{}: {source}; {} takes {:.1} MB, {samples} golden samples agree, {:.2} ms an answer on {threads} cores{remark}",
+        "{}: {source}; {} {memory}{samples} golden samples agree, {:.2} ms an answer on {threads} cores{remark}",
         pipeline.name,
         opened.name,
-        opened.memory.0 as f64 / 1e6,
         took.as_secs_f64() * 1e3
     ))
 }
