@@ -8,11 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use broker::{Broker, eventually, insight, mosquitto, number};
+use broker::{Broker, eventually, hub_options, insight, mosquitto, number};
 use espalier_agent::{SinkConfig, Sinks};
 use espalier_hub::{Ingest, Ledger};
 use espalier_wire::mqtt::{Options, Publication};
-use espalier_wire::{Counts, Device, Dropped, Epoch, MAX_BATCH_BYTES};
+use espalier_wire::{Counts, Device, Dropped, Epoch};
 
 /// Says what a child of this test is to do.
 const ROLE: &str = "ESPALIER_TEST_ROLE";
@@ -62,20 +62,6 @@ fn child_process() {
             }
         }
         other => panic!("{other} is no role"),
-    }
-}
-
-fn hub_options(port: u16) -> Options {
-    Options {
-        host: "127.0.0.1".into(),
-        port,
-        tls: None,
-        client_id: "espalier-hub".into(),
-        login: None,
-        will: None,
-        keep_alive: Duration::from_secs(5),
-        max_packet_bytes: MAX_BATCH_BYTES as u32 + 1024,
-        patience: Duration::from_secs(5),
     }
 }
 

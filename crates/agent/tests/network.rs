@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use broker::{Broker, eventually, insight, mosquitto, number};
+use broker::{Broker, eventually, hub_options, insight, mosquitto, number};
 use espalier_agent::{SinkConfig, Sinks};
 use espalier_hub::{Ingest, Ledger};
+use espalier_wire::Device;
 use espalier_wire::mqtt::{Options, Tls};
-use espalier_wire::{Device, MAX_BATCH_BYTES};
 
 fn device() -> Device {
     "gate-7".parse().unwrap()
@@ -22,20 +22,6 @@ fn device() -> Device {
 fn open(text: &str, folder: &Path) -> Sinks {
     let config: SinkConfig = toml::from_str(text).unwrap();
     Sinks::open(&[config], folder, &device()).unwrap()
-}
-
-fn hub_options(port: u16) -> Options {
-    Options {
-        host: "localhost".into(),
-        port,
-        tls: None,
-        client_id: "espalier-hub".into(),
-        login: None,
-        will: None,
-        keep_alive: Duration::from_secs(5),
-        max_packet_bytes: MAX_BATCH_BYTES as u32 + 1024,
-        patience: Duration::from_secs(5),
-    }
 }
 
 /// The hub in a thread, until the guard is dropped.
@@ -251,7 +237,7 @@ fn with_mutual_tls_only_those_who_prove_themselves_are_heard() {
     let identity = Some((folder.join("espalier-hub.pem"), folder.join("espalier-hub.key")));
     let tls = Some(Tls { ca: Some(folder.join("ca.pem")), identity });
     let path = folder.join("hub.db");
-    let _hub = HubThread::start(&path, Options { tls, ..hub_options(broker.port) });
+    let _hub = HubThread::start(&path, Options { host: "localhost".into(), tls, ..hub_options(broker.port) });
     let text = |more: &str| format!("type = \"hub\"\nbroker = \"mqtts://localhost:{}\"\n{more}", broker.port);
     let ca = format!("ca = {:?}\n", at("ca.pem"));
     let mine = format!("{ca}certificate = {:?}\nkey = {:?}", at("gate-7.pem"), at("gate-7.key"));

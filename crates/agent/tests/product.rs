@@ -11,11 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use broker::{Broker, eventually, mosquitto};
+use broker::{Broker, eventually, hub_options, mosquitto};
 use common::Agent;
 use espalier_hub::{Ingest, Ledger};
-use espalier_wire::mqtt::Options;
-use espalier_wire::{Insight, Kind, MAX_BATCH_BYTES, State};
+use espalier_wire::{Insight, Kind, State};
 
 /// Frames a second, and seconds until it becomes dark.
 const CAMERA: &str = "builtin:mnist-5k?rate=400&from=3&darkness=0.8";
@@ -189,17 +188,7 @@ fn insights_arrive_at_the_hub() {
     let Some(program) = mosquitto("insights of an agent at the hub") else { return };
     let folder = folder();
     let broker = Broker::start(&program, folder.path(), "");
-    let options = Options {
-        host: "127.0.0.1".into(),
-        port: broker.port,
-        tls: None,
-        client_id: "espalier-hub".into(),
-        login: None,
-        will: None,
-        keep_alive: Duration::from_secs(5),
-        max_packet_bytes: MAX_BATCH_BYTES as u32 + 1024,
-        patience: Duration::from_secs(5),
-    };
+    let options = hub_options(broker.port);
     let database = folder.path().join("hub.db");
     let (stop, path) = (Arc::<AtomicBool>::default(), database.clone());
     let hub = std::thread::spawn({

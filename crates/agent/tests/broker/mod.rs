@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use espalier_wire::{Insight, Kind, State};
+use espalier_wire::mqtt::Options;
+use espalier_wire::{Insight, Kind, MAX_BATCH_BYTES, State};
 
 /// Where Mosquitto is; where it is not, the test says that it skipped `what`.
 pub(crate) fn mosquitto(what: &str) -> Option<PathBuf> {
@@ -17,6 +18,21 @@ pub(crate) fn mosquitto(what: &str) -> Option<PathBuf> {
         espalier_testing::skip(&format!("{what} (mosquitto is not installed)"));
     }
     found.map(PathBuf::from)
+}
+
+/// How the hub reads a broker.
+pub(crate) fn hub_options(port: u16) -> Options {
+    Options {
+        host: "127.0.0.1".into(),
+        port,
+        tls: None,
+        client_id: "espalier-hub".into(),
+        login: None,
+        will: None,
+        keep_alive: Duration::from_secs(5),
+        max_packet_bytes: MAX_BATCH_BYTES as u32 + 1024,
+        patience: Duration::from_secs(5),
+    }
 }
 
 /// A port that nobody has now.
