@@ -4,7 +4,7 @@
   const STALE_MS = 1000, ROWS = 8;
   const at = (id) => document.getElementById(id);
   const percent = (share) => (share * 100).toFixed(1) + "\u202f%";
-  const number = (value) => value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: 1 });
+  const number = (value) => value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: Math.abs(value) < 1 ? 3 : 1 });
 
   function row(label, text, share) {
     const line = document.createElement("tr");
@@ -36,7 +36,7 @@
   function reading(figures) {
     if (figures.score === null) return "too few rows so far";
     const column = figures.alarm && figures.column ? " in " + figures.column : "";
-    return (figures.alarm ? "ALARM" + column : "usual") + "  score " + number(figures.score) + " of " + number(figures.threshold);
+    return (figures.alarm ? "ALARM" + column : "usual") + " · score " + number(figures.score) + " of " + number(figures.threshold);
   }
 
   function answer(figures) {

@@ -2,7 +2,7 @@
 // Fills the figures of every pipeline from the server's events, and fetches pictures one after another.
 (() => {
   const STALE_MS = 1000, PICTURES_APART_MS = 150;
-  const number = (value) => value === null || value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: 1 });
+  const number = (value) => value === null || value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: Math.abs(value) < 1 ? 3 : 1 });
   const percent = (share) => (share * 100).toFixed(1) + "\u202f%";
   const sections = new Map(Array.from(document.querySelectorAll("section.pipeline"), (section) => [section.dataset.name, section]));
 
@@ -17,11 +17,11 @@
   function reading(figures) {
     if (figures.score === null) return "too few rows so far";
     const column = figures.alarm && figures.column ? " in " + figures.column : "";
-    return (figures.alarm ? "ALARM" + column : "usual") + "  score " + number(figures.score) + " of " + number(figures.threshold);
+    return (figures.alarm ? "ALARM" + column : "usual") + " · score " + number(figures.score) + " of " + number(figures.threshold);
   }
 
   function answer(figures) {
-    if (figures.label !== undefined) return figures.label + "  " + percent(figures.confidence);
+    if (figures.label !== undefined) return figures.label + " · " + percent(figures.confidence);
     if (figures.values) return reading(figures);
     if (!figures.boxes) return "–";
     const count = figures.boxes.length;
@@ -53,9 +53,9 @@
   }
 
   function showSinks(sinks) {
-    const table = document.getElementById("sinks"), names = ["sink_delivered_total", "sink_queue_depth", "sink_dropped_total"];
-    table.hidden = sinks.length === 0;
-    table.tBodies[0].replaceChildren(...sinks.map((sink) => {
+    const section = document.getElementById("sinks"), names = ["sink_delivered_total", "sink_queue_depth", "sink_dropped_total"];
+    section.hidden = sinks.length === 0;
+    section.querySelector("tbody").replaceChildren(...sinks.map((sink) => {
       const row = document.createElement("tr"), counters = sink.counters;
       const texts = [sink.name + " (" + sink.type + ")", sink.state, ...names.map((name) => number(counters[name])), bytes(counters.sent_bytes_total)];
       for (const text of texts) row.insertCell().textContent = text;

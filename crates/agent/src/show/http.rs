@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use espalier_tasks::image::write_jpeg;
-use espalier_tasks::note;
+use espalier_tasks::resize::resize;
+use espalier_tasks::{Answer, Image, note};
 use serde_json::Value;
 
 use super::board::STALE;
@@ -18,6 +19,9 @@ const HEADERS: usize = 64;
 /// For a browser to ask, and to take what it gets.
 const PATIENCE: Duration = Duration::from_secs(10);
 const QUALITY: u8 = 80;
+/// A picture whose smaller side is shorter than this is enlarged, unless its larger one would become longer than that.
+const SMALL: usize = 160;
+const LARGE: usize = 640;
 
 /// Of every answer. Pages of other origins may neither read nor embed what is seen here.
 const COMMON: &str = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: \
@@ -141,7 +145,8 @@ fn part(out: &mut impl Write, bytes: Vec<u8>) -> io::Result<()> {
 
 /// As a JPEG; a row of a series has no picture.
 fn drawn(shot: &Shot, is_old: bool) -> io::Result<Option<Vec<u8>>> {
-    let Some(mut image) = shot.image.clone() else { return Ok(None) };
+    let Some(image) = &shot.image else { return Ok(None) };
+    let mut image = legible(image, &shot.answer);
     let mut bytes = Vec::new();
     if is_old {
         image.pixels.iter_mut().for_each(|pixel| *pixel /= 3);
@@ -151,6 +156,16 @@ fn drawn(shot: &Shot, is_old: bool) -> io::Result<Option<Vec<u8>>> {
     }
     write_jpeg(&image, QUALITY, &mut bytes)?;
     Ok(Some(bytes))
+}
+
+/// The picture, enlarged where words would cover most of it. Boxes lie in the pixels of the picture as it is.
+fn legible(image: &Image, answer: &Answer) -> Image {
+    let [height, width] = [image.height, image.width];
+    let most = LARGE / height.max(width).max(1);
+    match (answer, SMALL.div_ceil(height.min(width).max(1)).min(most)) {
+        (Answer::Boxes(_), _) | (_, 0 | 1) => image.clone(),
+        (_, factor) => resize(image, [height * factor, width * factor]),
+    }
 }
 
 /// The figures as server-sent events, each a line of JSON.
@@ -171,12 +186,28 @@ fn figures(
 
 #[cfg(test)]
 mod tests {
-    use espalier_tasks::{Answer, Detection, Image, Limits, Reading, decode};
+    use espalier_tasks::{Detection, Limits, Prediction, Reading, decode};
 
     use super::super::Server;
     use super::*;
     use crate::queue::Counts;
     use crate::source::multipart::Multipart;
+
+    #[test]
+    fn small_pictures_are_enlarged_where_no_boxes_lie_in_them() {
+        let label =
+            Answer::Label(Prediction { index: 0, label: "3".into(), confidence: 0.5, scores: vec![0.5] });
+        let check = |answer: &Answer, [width, height]: [usize; 2], expected: [usize; 2]| {
+            let image = Image::new(width, height, 1, vec![9; width * height]).unwrap();
+            let shown = legible(&image, answer);
+            assert_eq!([shown.width, shown.height], expected, "{width} x {height}");
+        };
+        check(&label, [28, 28], [168, 168]);
+        check(&label, [100, 40], [400, 160]);
+        check(&label, [320, 160], [320, 160]);
+        check(&label, [400, 1], [400, 1]);
+        check(&Answer::Boxes(Vec::new()), [28, 28], [28, 28]);
+    }
 
     fn shot(number: u64) -> Shot {
         let found =

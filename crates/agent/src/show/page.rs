@@ -65,9 +65,12 @@ pub(crate) fn status<'a>(device: &str, pipelines: impl Iterator<Item = (&'a str,
         h1 { (device) }
         p.subtitle #machine role="status" { "–" }
         @for (name, board) in pipelines { (section(name, board)) }
-        table #sinks hidden {
-            thead { tr { @for name in ["Sink", "State", "Delivered", "Waiting", "Dropped", "Bytes sent"] { th { (name) } } } }
-            tbody {}
+        section #sinks hidden {
+            h2 { "Where insights go" }
+            table {
+                thead { tr { @for name in ["Sink", "State", "Delivered", "Waiting", "Dropped", "Bytes sent"] { th { (name) } } } }
+                tbody {}
+            }
         }
         p.subtitle { a href="metrics" { "Metrics for Prometheus" } }
         noscript { p { "The figures and pictures need JavaScript; each pipeline's picture.mjpeg does not." } }
