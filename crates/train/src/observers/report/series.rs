@@ -91,6 +91,16 @@ fn curves(c: &Contents<'_>) -> Markup {
     section("Curves", "", html! { div.columns { (loss) (lr) } })
 }
 
+/// Points in alarm; the first of each run says so in words.
+fn alarmed<'a>(points: &'a [&Point]) -> impl Iterator<Item = (f64, f64, &'static str)> + 'a {
+    let before = [None].into_iter().chain(points.iter().map(Some));
+    let pairs = points.iter().zip(before).filter(|(point, _)| point.alarm);
+    pairs.map(|(point, before)| {
+        let begins = before.is_none_or(|before| !before.alarm);
+        (point.at, point.value, if begins { "alarm" } else { "" })
+    })
+}
+
 /// A series with its scores and alarms.
 fn drawn(split: Split, series: &Series, model: &mut Model) -> anyhow::Result<Markup> {
     model.forget();
@@ -123,10 +133,7 @@ fn drawn(split: Split, series: &Series, model: &mut Model) -> anyhow::Result<Mar
     };
     let values = Chart::new(format!("{name}, {split}"), axis(), Axis::new("value"))
         .line("value", thinned.iter().map(|point| (point.at, point.value)))
-        .points(
-            "alarm",
-            thinned.iter().filter(|point| point.alarm).map(|point| (point.at, point.value, "alarm")),
-        );
+        .points("alarm", alarmed(&thinned));
     let scores = Chart::new("Score", axis(), Axis::new("standard deviations of the usual error"))
         .line("score", thinned.iter().filter_map(|point| Some((point.at, point.score?))))
         .line("threshold", thinned.iter().map(|point| (point.at, threshold)));
