@@ -162,7 +162,7 @@ fn a_full_disk_corrupts_nothing_and_every_insight_is_counted() {
 #[test]
 fn a_sink_survives_a_full_disk() {
     let scratch = tempfile::tempdir().unwrap();
-    let Some(disk) = Disk::mount(scratch.path(), 16 << 20, "a sink on a full disk") else { return };
+    let Some(disk) = Disk::mount(scratch.path(), 2 << 20, "a sink on a full disk") else { return };
     let out = scratch.path().join("out");
     let config: SinkConfig =
         toml::from_str(&format!("type = \"folder\"\npath = {:?}", out.display().to_string())).unwrap();

@@ -14,6 +14,14 @@ pub enum Slot {
     Dropped(Counts),
 }
 
+/// Insights in these slots, and those whose numbers alone are left.
+pub fn counts<'a>(slots: impl IntoIterator<Item = &'a Slot>) -> (u64, Counts) {
+    slots.into_iter().fold((0, Counts::default()), |(insights, dropped), slot| match slot {
+        Slot::Insight(..) => (insights + 1, dropped),
+        Slot::Dropped(counts) => (insights, dropped + *counts),
+    })
+}
+
 /// Insights in memory, in order, until a disk has them. It is bounded: where a disk cannot be written for long, those that
 /// matter least are dropped, the oldest first, and counted at the place where they stood.
 #[derive(Debug)]
@@ -61,11 +69,7 @@ impl Handover {
 
     /// Insights that wait, and those that were dropped and whose number is not written yet.
     pub fn counts(&self) -> (u64, Counts) {
-        let dropped = self.slots.iter().filter_map(|slot| match slot {
-            Slot::Dropped(counts) => Some(*counts),
-            Slot::Insight(..) => None,
-        });
-        (self.waiting as u64, dropped.fold(Counts::default(), |sum, counts| sum + counts))
+        counts(&self.slots)
     }
 
     /// Whether there is nothing to write.

@@ -12,7 +12,7 @@ mod queue;
 mod sqlite;
 mod storage;
 
-pub use handover::{Handover, Slot};
+pub use handover::{Handover, Slot, counts};
 pub use queue::{Limits, Outbox};
 pub use sqlite::Sqlite;
 pub use storage::{Change, Contents, Place, Storage, StorageError, Stored, Weight};

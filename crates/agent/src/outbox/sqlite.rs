@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use espalier_wire::{Counts, Device, Digest, Dropped, Priority};
 use rusqlite::ffi::{self, ErrorCode};
-use rusqlite::{Connection, Error, Row, Transaction, params};
+use rusqlite::{Connection, Error, MAIN_DB, Row, Transaction, params};
 
 use super::storage::{Change, Contents, Place, Storage, StorageError, Stored, Weight};
 
@@ -74,6 +74,10 @@ impl Sqlite {
     fn connect(&self) -> Result<Connection, StorageError> {
         let failed = |e| error_of(&self.path, e);
         let mut connection = Connection::open(&self.path).map_err(failed)?;
+        // Where a file may not be written, SQLite opens it for reading.
+        if connection.is_readonly(MAIN_DB).map_err(failed)? {
+            return Err(StorageError::Unavailable(format!("{}: it may not be written", self.path.display())));
+        }
         connection.busy_timeout(BUSY).map_err(failed)?;
         let owner = prepare(&mut connection, &self.device).map_err(failed)?;
         if owner == self.device.as_str() {
@@ -141,7 +145,9 @@ fn error_of(path: &Path, error: Error) -> StorageError {
     };
     match (failure.code, failure.extended_code) {
         (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => StorageError::Fsync(text),
+        // Our statements fit our tables, so SQLITE_ERROR says that these are not ours any more.
         (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _)
+        | (_, ffi::SQLITE_ERROR)
         | (_, ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ | ffi::SQLITE_IOERR_CORRUPTFS)
         | (ErrorCode::ConstraintViolation, _) => StorageError::Corrupt(text),
         _ => StorageError::Unavailable(text),
@@ -166,11 +172,19 @@ fn prepare(connection: &mut Connection, device: &Device) -> rusqlite::Result<Str
         connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
         connection.execute("DELETE FROM reserve", [])?;
     } else if (application, version) != (APPLICATION, VERSION) {
-        let text =
-            format!("it is no queue of version {VERSION} (application {application:#x}, version {version})");
-        return Err(Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_NOTADB), Some(text)));
+        return Err(not_ours(format!(
+            "it is no queue of version {VERSION} (application {application:#x}, version {version})"
+        )));
+    }
+    // The file may be written (`connect`), so its header was damaged.
+    if connection.is_readonly(MAIN_DB)? {
+        return Err(not_ours("its header names a format that this SQLite only reads".into()));
     }
     connection.query_row("SELECT device FROM queue", [], |row| row.get(0))
+}
+
+fn not_ours(why: String) -> Error {
+    Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_NOTADB), Some(why))
 }
 
 impl Storage for Sqlite {

@@ -283,7 +283,7 @@ impl Agent {
         }
         self.scheduler.limit(config.power());
         if config.sinks != self.config.sinks
-            && let Err(errors) = self.sinks.become_(&config.sinks)
+            && let Err(errors) = self.sinks.reconfigure(&config.sinks)
         {
             errors.iter().for_each(|error| event(Level::Error, SELF, format!("it is left out: {error}")));
         }

@@ -142,7 +142,7 @@ impl Sinks {
     ///
     /// # Errors
     /// Of each sink that is left out, why.
-    pub fn become_(&self, configs: &[SinkConfig]) -> Result<(), Vec<SinkError>> {
+    pub fn reconfigure(&self, configs: &[SinkConfig]) -> Result<(), Vec<SinkError>> {
         check(configs).map_err(|error| vec![error])?;
         end(self.hold(configs));
         let errors: Vec<_> = configs.iter().filter_map(|config| self.fill(config).err()).collect();

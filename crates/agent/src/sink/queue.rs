@@ -10,7 +10,7 @@ use espalier_wire::{Counts, Priority};
 
 use super::exchange::{Exchange, Next};
 use super::receiver::Receiver;
-use crate::outbox::{Handover, Outbox, Slot, Sqlite, StorageError};
+use crate::outbox::{Handover, Outbox, Slot, Sqlite, StorageError, counts};
 
 /// Insights in memory that no disk has yet, and bytes of their JSON, at most.
 const HANDOVER: (usize, usize) = (1024, 1 << 20);
@@ -40,11 +40,21 @@ pub(super) struct Queue {
     stop: Arc<AtomicBool>,
     troubles: Mutex<Troubles>,
     /// Copied from the outbox after each step, so that nobody who only looks waits for a disk.
-    stored: Mutex<(u64, u64, Counts, u64)>,
+    stored: Mutex<Stored>,
     sent_bytes: AtomicU64,
     delivered: AtomicU64,
     rejected: AtomicU64,
     failures: AtomicU64,
+}
+
+/// What an outbox holds and has lost, and what is on its way there: insights, and those that were dropped before.
+#[derive(Default)]
+struct Stored {
+    waiting: u64,
+    bytes: u64,
+    dropped: Counts,
+    renewals: u64,
+    writing: (u64, Counts),
 }
 
 /// Figures of a sink with a queue.
@@ -93,14 +103,18 @@ impl Queue {
     }
 
     pub(super) fn figures(&self) -> Figures {
-        let (in_memory, dropped_in_memory) = lock(&self.handover).counts();
-        let (waiting, waiting_bytes, dropped, renewals) = *lock(&self.stored);
+        // Both at once: what leaves one of them is in the other.
+        let (handover, stored) = (lock(&self.handover), lock(&self.stored));
+        let ((in_memory, dropped_in_memory), (writing, dropped_writing)) =
+            (handover.counts(), stored.writing);
+        let Stored { waiting, bytes: waiting_bytes, dropped, renewals, .. } = *stored;
+        drop((handover, stored));
         let troubles = lock(&self.troubles);
         let said = [&troubles.storage, &troubles.receiver].into_iter().filter(|text| !text.is_empty());
         Figures {
-            waiting: waiting + in_memory,
+            waiting: waiting + writing + in_memory,
             waiting_bytes,
-            dropped: dropped + dropped_in_memory,
+            dropped: dropped + dropped_writing + dropped_in_memory,
             renewals,
             sent_bytes: self.sent_bytes.load(Ordering::Relaxed),
             delivered: self.delivered.load(Ordering::Relaxed),
@@ -134,16 +148,20 @@ impl Queue {
     }
 
     fn copy_figures(&self, outbox: &Outbox<Sqlite>) {
-        let weight = outbox.weight();
-        *lock(&self.stored) = (weight.count, weight.bytes, outbox.dropped(), outbox.renewals().len() as u64);
+        let (weight, mut stored) = (outbox.weight(), lock(&self.stored));
+        (stored.waiting, stored.bytes) = (weight.count, weight.bytes);
+        (stored.dropped, stored.renewals) = (outbox.dropped(), outbox.renewals().len() as u64);
     }
 
     fn write_until_stopped(&self) {
+        let mut most = GROUP;
         loop {
             let idle = |handover: &mut Handover| handover.is_empty() && !self.stopped();
             let handover = lock(&self.handover);
             drop(self.changed.wait_while(handover, idle).unwrap_or_else(PoisonError::into_inner));
-            let written = self.write_group();
+            let (written, size) = self.write_group(most);
+            // What does not fit on a disk that is nearly full may fit in parts.
+            most = if written { (2 * most).min(GROUP) } else { (size / 2).max(1) };
             if self.stopped() && (!written || lock(&self.handover).is_empty()) {
                 return;
             }
@@ -151,18 +169,23 @@ impl Queue {
         }
     }
 
-    /// Writes what is there; `false` where the storage does not take it.
-    fn write_group(&self) -> bool {
-        let group = lock(&self.handover).take(GROUP);
-        let mut outbox = lock(&self.outbox);
+    /// Writes what is there, up to so much; whether the storage takes it, and how much it was.
+    fn write_group(&self, most: usize) -> (bool, usize) {
+        let mut handover = lock(&self.handover);
+        let group = handover.take(most);
+        lock(&self.stored).writing = counts(&group);
+        drop(handover);
+        let (size, mut outbox) = (group.len(), lock(&self.outbox));
         let result = outbox.commit(&group);
+        let mut handover = lock(&self.handover);
         if result.is_err() {
-            lock(&self.handover).put_back(group);
+            handover.put_back(group);
         }
         self.copy_figures(&outbox);
-        drop(outbox);
+        lock(&self.stored).writing = Default::default();
+        drop((handover, outbox));
         self.changed.notify_all();
-        self.written(result)
+        (self.written(result), size)
     }
 
     /// Lets the storage forget what is acknowledged; `false` where it does not.
