@@ -1,6 +1,6 @@
 //! The engine of sparse convolutions: items of rows, tiles of positions, all output planes for each.
 
-use super::field::Field;
+use super::field::{Field, pick_gather};
 use super::stream::{Block, HEADER, Stream};
 use super::tile::{self, Call, Spot, TileFn, VECTORS};
 use crate::conv::ConvGeometry;
@@ -15,6 +15,7 @@ pub(super) struct Engine {
     name: String,
     g: ConvGeometry,
     field: Field,
+    gather: Gather,
     block: Block,
     /// See [`Stream`].
     offsets: Vec<u32>,
@@ -27,6 +28,8 @@ pub(super) struct Engine {
     residual: bool,
     table: Option<Lookup>,
 }
+
+type Gather = for<'a> unsafe fn(&'a Field, &'a [u8], &'a Range<usize>, &'a mut [u8]);
 
 /// What a convolution does with its sums.
 pub(super) struct After {
@@ -74,6 +77,7 @@ impl Engine {
             name,
             g: g.clone(),
             field,
+            gather: pick_gather(form),
             block,
             work: (0..=quads(g.channels_out)).map(work).collect(),
             offsets: stream.offsets,
@@ -133,7 +137,8 @@ impl Engine {
         let (pitch, [height, width]) = (self.field.pitch, self.g.output);
         let positions = |rows: &Range<usize>| rows.start * pitch..(rows.end - 1) * pitch + width;
         if self.field.gathered {
-            self.field.gather(x, &rows, scratch);
+            // SAFETY: it was picked for this CPU.
+            unsafe { (self.gather)(&self.field, x, &rows, scratch) };
             let (positions, row) = (positions(&(0..rows.len())), rows.start);
             let readable = positions.end.next_multiple_of(LANES);
             return Item { image, rows, planes, x: scratch.as_ptr(), positions, readable, row, tensors };

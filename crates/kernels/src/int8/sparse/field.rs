@@ -12,6 +12,8 @@
 use crate::LANES;
 use crate::conv::ConvGeometry;
 use crate::int8::conv::source::{ALIAS, GATHERED, WAYS, unaliased};
+use crate::int8::dots::Dots;
+use crate::int8::form::per_form;
 use crate::int8::quads;
 use espalier_graph::Window;
 use std::ops::Range;
@@ -151,28 +153,64 @@ impl Field {
         self.planes * self.size[0] * self.size[1] * 4
     }
 
-    /// Copies what output `rows` of an image read.
-    pub(super) fn gather(&self, image: &[u8], rows: &Range<usize>, scratch: &mut [u8]) {
-        assert!(rows.len() <= self.rows, "an item's rows fit the scratch");
-        let [height, width] = self.size;
-        scratch[..self.planes * self.plane].fill(self.zero);
-        let (image, scratch) = (image.as_chunks::<4>().0, scratch.as_chunks_mut::<4>().0);
-        let planes = image.chunks_exact(height * width).zip(scratch.chunks_exact_mut(self.plane / 4));
-        for (from, to) in planes {
-            for phase in self.phases.iter().filter(|phase| !phase.inside.is_empty()) {
-                // Row `i` of the phase is row `i * stride + phase.row + rows.start * stride - top` of the input.
-                let below = phase.row + rows.start * self.stride[0];
-                let first_at = |edge: usize| edge.saturating_sub(below).div_ceil(self.stride[0]);
-                let end = first_at(self.top + height).min(rows.len() + self.extra);
-                let first = first_at(self.top).min(end);
-                let Some(row) = (first < end).then(|| first * self.stride[0] + below - self.top) else {
-                    continue;
-                };
-                let from =
-                    Rows { values: &from[row * width + phase.column..], apart: self.stride[0] * width };
-                let to = &mut to[phase.at / 4 + first * self.pitch + phase.inside.start..];
-                from.copy([end - first, phase.inside.len()], self.stride[1], to, self.pitch);
+    /// Positions of a phase for so many output rows.
+    fn positions(&self, rows: usize) -> usize {
+        (rows + self.extra) * self.pitch
+    }
+}
+
+per_form!(pub(super) fn pick_gather(field: &Field, image: &[u8], rows: &Range<usize>, scratch: &mut [u8]) = gather);
+
+/// Copies what output `rows` of an image read.
+#[inline(always)]
+unsafe fn gather<D: Dots>(field: &Field, image: &[u8], rows: &Range<usize>, scratch: &mut [u8]) {
+    assert!(rows.len() <= field.rows, "an item's rows fit the scratch");
+    let (height, stride, zero) = (field.size[0], field.stride, [field.zero; 4]);
+    let (image, scratch) = (image.as_chunks::<4>().0, scratch.as_chunks_mut::<4>().0);
+    let planes = image.chunks_exact(height * field.size[1]).zip(scratch.chunks_exact_mut(field.plane / 4));
+    for (from, to) in planes {
+        for phase in &field.phases {
+            let to = &mut to[phase.at / 4..][..field.positions(rows.len())];
+            // Row `i` of the phase is row `i * stride + phase.row + rows.start * stride - top` of the input.
+            let below = phase.row + rows.start * stride[0];
+            let first_at = |edge: usize| edge.saturating_sub(below).div_ceil(stride[0]);
+            let end = first_at(field.top + height).min(rows.len() + field.extra);
+            let first = first_at(field.top).min(end);
+            let Some(row) = (first < end).then(|| first * stride[0] + below - field.top) else {
+                to.fill(zero);
+                continue;
+            };
+            let inner = Inner { rows: first..end, columns: phase.inside.clone(), pitch: field.pitch };
+            inner.fill_around(to, zero);
+            if !inner.columns.is_empty() {
+                let values = &from[row * field.size[1] + phase.column..];
+                Rows { values, apart: stride[0] * field.size[1] }.copy(&inner, stride[1], to);
             }
+        }
+    }
+}
+
+/// Where pixels lie in a phase; around them there is padding.
+struct Inner {
+    rows: Range<usize>,
+    columns: Range<usize>,
+    pitch: usize,
+}
+
+impl Inner {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.rows.start * self.pitch + self.columns.start
+    }
+
+    #[inline(always)]
+    fn fill_around(&self, to: &mut [[u8; 4]], zero: [u8; 4]) {
+        let gap = self.pitch - self.columns.len();
+        let last = self.start() + (self.rows.len() - 1) * self.pitch + self.columns.len();
+        to[..self.start()].fill(zero);
+        to[last..].fill(zero);
+        for row in 1..self.rows.len() {
+            to[self.start() + row * self.pitch - gap..][..gap].iter_mut().for_each(|quad| *quad = zero);
         }
     }
 }
@@ -184,30 +222,28 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Every `stride`-th pixel of so many rows, and so many of each, into rows that are `pitch` apart. Pieces of one size,
-    /// the last of which overlaps the one before: calling memcpy costs more than a short row.
-    fn copy(&self, [rows, pixels]: [usize; 2], stride: usize, to: &mut [[u8; 4]], pitch: usize) {
-        match (stride, pixels) {
-            (1, 16..) => self.each([rows, pixels], to, pitch, pieces::<16>),
-            (1, 8..) => self.each([rows, pixels], to, pitch, pieces::<8>),
-            (1, 4..) => self.each([rows, pixels], to, pitch, pieces::<4>),
-            (2, _) => self.each([rows, pixels], to, pitch, every_second),
-            _ => self.each([rows, pixels], to, pitch, |from, to| {
+    /// Every `stride`-th pixel to where `inner` says. Pieces of one size, the last of which overlaps the one before: calling
+    /// memcpy costs more than a short row.
+    #[inline(always)]
+    fn copy(&self, inner: &Inner, stride: usize, to: &mut [[u8; 4]]) {
+        match (stride, inner.columns.len()) {
+            (1, 16..) => self.each(inner, to, pieces::<16>),
+            (1, 8..) => self.each(inner, to, pieces::<8>),
+            (1, 4..) => self.each(inner, to, pieces::<4>),
+            (2, _) => self.each(inner, to, every_second),
+            _ => self.each(inner, to, |from, to| {
                 to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
             }),
         }
     }
 
     #[inline(always)]
-    fn each(
-        &self,
-        [rows, pixels]: [usize; 2],
-        to: &mut [[u8; 4]],
-        pitch: usize,
-        copy: impl Fn(&[[u8; 4]], &mut [[u8; 4]]),
-    ) {
-        for row in 0..rows {
-            copy(&self.values[row * self.apart..], &mut to[row * pitch..][..pixels]);
+    fn each(&self, inner: &Inner, to: &mut [[u8; 4]], copy: impl Fn(&[[u8; 4]], &mut [[u8; 4]])) {
+        for row in 0..inner.rows.len() {
+            copy(
+                &self.values[row * self.apart..],
+                &mut to[inner.start() + row * inner.pitch..][..inner.columns.len()],
+            );
         }
     }
 }
@@ -235,6 +271,7 @@ fn pieces<const N: usize>(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
 }
 
 /// In a form that compilers make shuffles of.
+#[inline(always)]
 fn every_second(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
     let (last, to) = to.split_last_mut().expect("not empty");
     from.as_chunks::<2>().0.iter().zip(&mut *to).for_each(|(from, to)| *to = from[0]);

@@ -2,7 +2,7 @@
 //!
 //! A block is a quad of input channels of one kernel tap, for one output channel or for two ([`Block`]). Pixels lie in lanes
 //! whatever the kernel is: for each block of the stream (`stream`) sixteen pixels at a time are loaded from where its
-//! tap reads them (`field`) and multiplied by its weights, in a tile of up to four such vectors (`tile`); `engine` walks the
+//! tap reads them (`field`) and multiplied by its weights, in a tile of up to seven such vectors (`tile`); `engine` walks the
 //! tiles over the output. Two outputs share a load, which pays: measured on Zen 4 (`examples/int8_speed.rs`), loads that
 //! cross cache lines come at 0.6 a cycle against one product, so that blocks of one output reach half of the peak and
 //! blocks of two nine tenths. What comes in, what comes out and every bit of it are as for dense weights.

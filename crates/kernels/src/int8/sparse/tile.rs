@@ -7,9 +7,9 @@ use crate::int8::finish::Finish;
 use crate::int8::form::{Form, Step, per_form};
 use crate::int8::sums::Sums;
 
-/// Most vectors of a tile. Up to seven would fit the registers and are no faster: with four a block has eight products for
-/// its loads already, and less of the input must stay in a level 1 cache.
-pub(super) const VECTORS: usize = 4;
+/// Most vectors of a tile, whose sums fill the registers. A block has fourteen products for its nine loads then. Four do as
+/// well where one product a cycle is the limit (Zen 4); Zen 5 makes two, and is bound by loads that cross cache lines.
+pub(super) const VECTORS: usize = 7;
 
 /// Most vectors of a tile whose products are too few to hide how long each of them takes.
 const CHAINED: usize = 1;
@@ -73,7 +73,7 @@ unsafe fn tile<D: Dots, const R: usize, const V: usize>(c: &Call<'_>) {
                 ($($i:literal)*) => { $(finish::<D::Sums, V, $i>(c, &sums, header, y, residual);)* };
             }
             // As many as the largest V.
-            vectors!(0 1 2 3);
+            vectors!(0 1 2 3 4 5 6);
             header = header.add(HEADER);
             y = y.wrapping_add(c.y_plane);
             residual = if residual.is_null() { residual } else { residual.wrapping_add(c.y_plane) };
@@ -186,8 +186,8 @@ pub(super) fn tiles(form: Form, outputs: usize) -> [TileFn; VECTORS] {
         ($r:literal: $($v:literal)*) => { [$(pick::<$r, $v>(form)),*] };
     }
     match outputs {
-        1 => by_vectors!(1: 1 2 3 4),
-        _ => by_vectors!(2: 1 2 3 4),
+        1 => by_vectors!(1: 1 2 3 4 5 6 7),
+        _ => by_vectors!(2: 1 2 3 4 5 6 7),
     }
 }
 
