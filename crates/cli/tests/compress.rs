@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{Said, espalier, fresh, pictures, run};
 use espalier_graph::{Data, Package, Tensor};
+use espalier_passes::sparsify::{Blocks, sparse_layers};
 use serde_json::Value;
 
 const DIGITS: &str = "builtin:mnist-5k";
@@ -337,18 +338,29 @@ fn an_interrupted_search_loses_the_current_step_at_most() {
 
 #[test]
 fn sparse_networks_have_the_zeros_that_were_asked_for() {
-    let result = made("sparse", "--sparsity 0.75 --int8 --max-time 30s");
-    let layers = result["layers"].as_array().unwrap();
-    let zeros: Vec<f64> = layers.iter().filter_map(|layer| layer["zeros"].as_f64()).collect();
-    assert!(zeros.len() >= 4 && zeros.iter().all(|share| (0.6..=0.9).contains(share)), "{layers:?}");
-    let package = Package::read(fixture().join("sparse.espalier")).unwrap();
-    let (mut zero, mut all) = (0, 0);
-    for id in espalier_passes::sparsify::sparse_layers(&package.graph) {
-        let Data::S8(values) = &package.weights[&package.graph.value(id).name].data else { continue };
-        zero += values.iter().filter(|&&w| w == 0).count();
-        all += values.len();
+    for (block, block_outputs) in [("2x4", 2), ("1x4", 1)] {
+        let flags = format!("--sparsity 0.75 --block {block} --int8 --max-time 15s");
+        let result = made(&format!("sparse-{block}"), &flags);
+        let layers = result["layers"].as_array().unwrap();
+        let zeros: Vec<f64> = layers.iter().filter_map(|layer| layer["zeros"].as_f64()).collect();
+        assert!(zeros.len() >= 4 && zeros.iter().all(|share| (0.6..=0.9).contains(share)), "{layers:?}");
+        let package = Package::read(fixture().join(format!("sparse-{block}.espalier"))).unwrap();
+        let (mut zero, mut all, mut blocks_of_zeros) = (0, 0, 0);
+        for id in sparse_layers(&package.graph) {
+            let tensor = &package.weights[&package.graph.value(id).name];
+            let Data::S8(values) = &tensor.data else { continue };
+            let is_zero = |at| values[at] == 0;
+            zero += (0..values.len()).filter(|&at| is_zero(at)).count();
+            all += values.len();
+            let blocks = Blocks::new(&tensor.shape, block_outputs);
+            let of_zeros = |&block: &usize| blocks.elements(block).all(is_zero);
+            blocks_of_zeros +=
+                (0..blocks.count()).filter(of_zeros).map(|b| blocks.elements(b).count()).sum::<usize>();
+        }
+        assert!((0.74..=0.85).contains(&(zero as f64 / all as f64)), "{zero} of {all} weights are zero");
+        let share = blocks_of_zeros as f64 / all as f64;
+        assert!((0.74..=0.8).contains(&share), "{share} of the weights lie in {block} blocks of zeros");
     }
-    assert!((0.74..=0.85).contains(&(zero as f64 / all as f64)), "{zero} of {all} weights are zero");
 }
 
 #[test]

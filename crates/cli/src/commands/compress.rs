@@ -8,7 +8,7 @@ use anyhow::Context;
 use espalier_graph::files::write_atomic;
 use espalier_train::compress::{
     Budget, CALIBRATION_IMAGES, Candidate, Choice, DEFAULT_DROP, Event, Outcome, Request, Settings, Source,
-    compress, page,
+    Sparsity, compress, page,
 };
 use espalier_train::data::{Examples, Split};
 use espalier_train::run_folder::RunFolder;
@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// train the rest: 0.75. Integer kernels skip the blocks, so it goes with --int8.
     #[arg(long, value_name = "SHARE", help_heading = "Fixed instead of searched")]
     sparsity: Option<f64>,
+    /// Blocks of --sparsity: 2x4, or 1x4, which costs less accuracy and gains less time.
+    #[arg(long, value_name = "BLOCK", default_value = "2x4", value_parser = block, requires = "sparsity", help_heading = "Fixed instead of searched")]
+    block: usize,
     /// Train the network with the roundings of int8, instead of rounding it afterwards.
     #[arg(long, help_heading = "Fixed instead of searched")]
     qat: bool,
@@ -153,7 +156,7 @@ fn request(args: &Args, report: &Path) -> anyhow::Result<Request> {
     let settings = Settings {
         int8: args.int8,
         prune: args.prune,
-        sparsity: args.sparsity,
+        sparsity: args.sparsity.map(|share| Sparsity { share, block_outputs: args.block }),
         qat: args.qat,
         per_tensor: args.per_tensor,
         budget,
@@ -165,6 +168,12 @@ fn request(args: &Args, report: &Path) -> anyhow::Result<Request> {
     let (folder, resume) = (report.to_owned(), args.resume);
     let watts = args.watts;
     Ok(Request { source, task, data, train, val, settings, isa, threads, watts, folder, resume, max_time })
+}
+
+/// Output channels of a block.
+fn block(text: &str) -> Result<usize, String> {
+    let outputs = Sparsity::BLOCKS.into_iter().find(|outputs| format!("{outputs}x4") == text);
+    outputs.ok_or_else(|| "it should be 2x4 or 1x4".into())
 }
 
 /// A budget of energy, where something tells energy.

@@ -44,7 +44,7 @@ pub use layers::LayerNote;
 pub use page::page;
 pub use recipe::Recipe;
 pub use sensitivity::Sensitivity;
-pub use variant::Structure;
+pub use variant::{Sparsity, Structure};
 
 /// Training images that ranges are measured on.
 pub const CALIBRATION_IMAGES: usize = 256;
@@ -57,9 +57,9 @@ pub struct Settings {
     /// Share of the multiply-adds to remove with channels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prune: Option<f64>,
-    /// Share of the weights of inner layers to make zero, in blocks.
+    /// Weights of inner layers to make zero.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sparsity: Option<f64>,
+    pub sparsity: Option<Sparsity>,
     /// Train the network with its roundings.
     pub qat: bool,
     /// One scale for all weights of a layer, as some accelerators have it.

@@ -1,6 +1,6 @@
 //! What the search tries next, where the user fixes nothing.
 
-use super::variant::Structure;
+use super::variant::{Sparsity, Structure};
 
 /// Shares of the multiply-adds that pruning removes, from cautious to bold.
 const PRUNE: [f64; 4] = [0.25, 0.45, 0.65, 0.8];
@@ -40,7 +40,8 @@ pub(super) enum Move {
 
 /// From cheap to dear: a network that only answers worse is trained with its roundings; where something is too large or too
 /// slow, or there is time to look for something faster (`is_thorough`), channels go, more and more of them until the metric
-/// falls too far; last come blocks of zeros, which make a network faster, not smaller. `None` where nothing is left to try.
+/// falls too far; last come blocks of zeros, which make a network faster, not smaller: small ones where large ones cost too
+/// much accuracy. `None` where nothing is left to try.
 pub(super) fn next(tried: &[Tried], is_thorough: bool) -> Option<Move> {
     let keeps = |t: &Tried| t.verdict == Verdict::Keeps;
     let is_kept = tried.iter().any(keeps);
@@ -71,10 +72,19 @@ pub(super) fn next(tried: &[Tried], is_thorough: bool) -> Option<Move> {
             None => return Some(Move::Change(pruned)),
         }
     }
+    if whole == Verdict::Drops {
+        return None;
+    }
     let from = reached.unwrap_or_default();
-    let sparse = Structure { sparsity: Some(SPARSITY), ..from };
-    let worth = whole != Verdict::Drops && last(sparse).is_none();
-    worth.then_some(Move::Change(sparse))
+    for block_outputs in Sparsity::BLOCKS {
+        let sparse = Structure { sparsity: Some(Sparsity { share: SPARSITY, block_outputs }), ..from };
+        match last(sparse) {
+            None => return Some(Move::Change(sparse)),
+            Some(Verdict::Drops) => {}
+            Some(_) => return None,
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -102,8 +112,11 @@ mod tests {
             Move::Change(structure) => ("", structure, false),
             Move::Qat(structure) => ("qat ", structure, true),
         };
-        let part = |letter: &str, share: Option<f64>| share.map_or(String::new(), |s| format!("{letter}{s}"));
-        let text = format!("{word}{}{}", part("p", structure.prune), part("s", structure.sparsity));
+        let pruned = structure.prune.map_or(String::new(), |share| format!("p{share}"));
+        let zeros = structure.sparsity.map_or(String::new(), |zeros| {
+            format!("s{}{}", zeros.share, if zeros.block_outputs == 1 { "x1" } else { "" })
+        });
+        let text = format!("{word}{pruned}{zeros}");
         (text.trim_end().into(), structure, qat)
     }
 
@@ -127,6 +140,10 @@ mod tests {
         let plays = [&plays[..], &[("qat p0.65", Drops)]].concat();
         check(true, &plays, Some("p0.45s0.75"));
         check(true, &[&plays[..], &[("p0.45s0.75", Keeps)]].concat(), None);
+        let plays = [&plays[..], &[("p0.45s0.75", Drops), ("qat p0.45s0.75", Drops)]].concat();
+        check(true, &plays, Some("p0.45s0.75x1"));
+        check(true, &[&plays[..], &[("p0.45s0.75x1", Keeps)]].concat(), None);
+        check(true, &[&plays[..], &[("p0.45s0.75x1", Costs)]].concat(), None);
         check(true, &[("ptq", Drops), ("qat", Drops)], None);
     }
 }

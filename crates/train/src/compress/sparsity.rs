@@ -10,6 +10,7 @@ use espalier_runtime::Plan;
 
 use super::Event;
 use super::fine_tune::{Lesson, Tutor};
+use super::variant::Sparsity;
 
 /// Share of the lesson after which no more blocks become zero.
 const RAMP: f64 = 0.6;
@@ -34,8 +35,7 @@ struct Layer {
     zeros: Vec<u32>,
 }
 
-/// The weights of `network` with `share` of those of its inner layers zero, in blocks of `height` outputs by four inputs,
-/// fine-tuned by `tutor` while and after they become so (Zhu and Gupta 2017, "To prune, or not to prune": the share rises
+/// The weights of `network` with so many of those of its inner layers zero, fine-tuned by `tutor` while and after they become so (Zhu and Gupta 2017, "To prune, or not to prune": the share rises
 /// as a cubic, the smallest blocks go first, and may not come back). `seconds` says how long each layer takes, by the name of
 /// its weight.
 ///
@@ -47,15 +47,15 @@ struct Layer {
 /// The network has no inner layer; as [`Tutor::teach`].
 pub(super) fn sparse(
     (network, weights): (&Graph, &Weights),
-    (share, height): (f64, usize),
+    sparsity: Sparsity,
     seconds: &BTreeMap<String, f64>,
     tutor: &mut Tutor,
     (epochs, max_time): (f64, Option<Duration>),
     notify: &mut dyn FnMut(Event),
 ) -> anyhow::Result<Weights> {
-    let mut layers = Layer::all(network, height)?;
+    let mut layers = Layer::all(network, sparsity.block_outputs)?;
     let squares = mean_squares(&layers, network, weights, tutor)?;
-    let shares = shares(&layers, weights, &squares, seconds, share);
+    let shares = shares(&layers, weights, &squares, seconds, sparsity.share);
     layers.iter_mut().zip(shares).for_each(|(layer, share)| layer.share = share);
     let mut next = 0.0;
     let mut after_step = |done: f64, plan: &mut Plan| {
@@ -89,13 +89,10 @@ pub(super) fn sparse(
 ///
 /// # Errors
 /// The network has no inner layer.
-pub(super) fn draft(
-    (network, weights): (&Graph, &Weights),
-    (share, height): (f64, usize),
-) -> anyhow::Result<Weights> {
+pub(super) fn draft((network, weights): (&Graph, &Weights), sparsity: Sparsity) -> anyhow::Result<Weights> {
     let mut sparse = weights.clone();
-    for mut layer in Layer::all(network, height)? {
-        layer.share = share;
+    for mut layer in Layer::all(network, sparsity.block_outputs)? {
+        layer.share = sparsity.share;
         let tensor = sparse.get_mut(&layer.name).expect("a float network has its weights");
         let mut values = tensor.as_f32().expect("a float network").to_vec();
         layer.choose(&values, 1.0);

@@ -12,11 +12,9 @@ use crate::compress::latency::layer_seconds;
 use crate::compress::policy::Verdict;
 use crate::compress::qat::Rounded;
 use crate::compress::recipe::Recipe;
-use crate::compress::variant::{Structure, Variant, folded};
+use crate::compress::variant::{Sparsity, Structure, Variant, folded};
 use crate::compress::{candidate, channels, sparsity};
 
-/// Output channels of the blocks that become zero.
-const BLOCK_OUTPUTS: usize = 2;
 /// Images that a lesson looks at, all epochs together, and the most epochs.
 const IMAGES_SEEN: f64 = 40_000.0;
 const MOST_EPOCHS: f64 = 30.0;
@@ -52,8 +50,8 @@ impl Search<'_> {
         if let Some(share) = structure.prune {
             (network, weights) = self.pruned((&network, &weights), share)?;
         }
-        if let Some(share) = structure.sparsity {
-            weights = self.sparse((&network, &weights), share)?;
+        if let Some(sparsity) = structure.sparsity {
+            weights = self.sparse((&network, &weights), sparsity)?;
         }
         self.trained.keep(&structure.name(), &network, &weights)?;
         Ok((network, weights))
@@ -81,8 +79,8 @@ impl Search<'_> {
             let seconds = self.layer_seconds((&network, &weights))?;
             (network, weights) = channels::draft((&network, &weights), share, &seconds)?;
         }
-        if let Some(share) = structure.sparsity {
-            weights = sparsity::draft((&network, &weights), (share, BLOCK_OUTPUTS))?;
+        if let Some(zeros) = structure.sparsity {
+            weights = sparsity::draft((&network, &weights), zeros)?;
         }
         Ok((network, weights))
     }
@@ -114,11 +112,11 @@ impl Search<'_> {
         channels::pruned(from, share, &seconds, tutor, length, self.notify)
     }
 
-    fn sparse(&mut self, from: (&Graph, &Weights), share: f64) -> anyhow::Result<Weights> {
+    fn sparse(&mut self, from: (&Graph, &Weights), zeros: Sparsity) -> anyhow::Result<Weights> {
         self.tutor()?;
         let (seconds, length) = (self.layer_seconds(from)?, self.lesson());
         let tutor = self.tutor.as_mut().expect("just made");
-        sparsity::sparse(from, (share, BLOCK_OUTPUTS), &seconds, tutor, length, self.notify)
+        sparsity::sparse(from, zeros, &seconds, tutor, length, self.notify)
     }
 
     /// How long each layer takes, by the name of its weight.
