@@ -93,6 +93,8 @@ impl Insights {
         let mut kinds = self.watch.rules.frame(at, size, seen.answer);
         if let Some(aggregates) = &mut self.aggregates {
             aggregates.frame(seen.answer);
+            let truth = seen.frame.truth().filter(|truth| seen.labels.iter().any(|label| label == truth));
+            truth.into_iter().for_each(|truth| aggregates.compare(seen.answer, truth));
         }
         if let (Some(drift), Some(observation)) = (&mut self.watch.drift, seen.observation) {
             kinds.extend(drift.frame(observation));
