@@ -1,5 +1,6 @@
 //! What a stream consists of.
 
+use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use espalier_tasks::series::Columns;
@@ -38,6 +39,11 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// What it truly shows, where the folder of its file says so, as data sets are laid out: `CLASS/NAME`.
+    pub fn truth(&self) -> Option<&str> {
+        Path::new(self.file.as_ref()?).parent()?.file_name()?.to_str()
+    }
+
     /// The pixels.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ mod service;
 mod show;
 mod sink;
 mod source;
+mod spare;
 mod stream;
 mod swap;
 mod tally;

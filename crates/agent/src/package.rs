@@ -102,6 +102,11 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
+    /// Where the file is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The stamp of the file at `path`.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use crate::log::{Level, event};
 use crate::package::{self, Opened, Refusal, Stamp};
 use crate::pipeline::{Fresh, Shared, Watch};
 use crate::scheduler::{Client, Scheduler};
+use crate::spare::Spare;
 
 /// Files are looked at this far apart. One that changed is read once it has not changed between two looks.
 const APART: Duration = Duration::from_millis(250);
@@ -30,11 +31,22 @@ struct Watched {
     files: BTreeMap<String, Files>,
 }
 
-struct Files {
+/// The files of a pipeline.
+pub(crate) struct Files {
     /// The file that runs, or was refused.
     tried: Option<Stamp>,
     /// The file at the last look.
     last: Option<Stamp>,
+    /// The file that passed all checks, until a copy of it is kept.
+    passed: Option<Stamp>,
+    spare: Spare,
+}
+
+impl Files {
+    /// `tried` is the file that was looked at last, `passed` the same if it passed.
+    pub(crate) fn new(tried: Option<Stamp>, passed: Option<Stamp>, spare: Spare) -> Files {
+        Files { last: tried.clone(), tried, passed, spare }
+    }
 }
 
 /// The thread that loads packages. Dropping it ends it.
@@ -60,10 +72,9 @@ impl Loader {
         Loader { watched, stop, thread }
     }
 
-    /// Watches the package of a pipeline, which runs the file of this stamp.
-    pub(crate) fn watch(&self, pipeline: Arc<Shared>, stamp: Stamp) {
+    /// Watches the package of a pipeline.
+    pub(crate) fn watch(&self, pipeline: Arc<Shared>, files: Files) {
         let mut watched = self.watched();
-        let files = Files { tried: Some(stamp.clone()), last: Some(stamp) };
         watched.files.insert(pipeline.name().to_owned(), files);
         watched.pipelines.retain(|other| other.name() != pipeline.name());
         watched.pipelines.push(pipeline);
@@ -96,13 +107,31 @@ fn look(watched: &Mutex<Watched>, scheduler: &Arc<Scheduler>, stop: &AtomicBool)
     let pipelines = watched.lock().unwrap_or_else(PoisonError::into_inner).pipelines.clone();
     for pipeline in pipelines.iter().filter(|pipeline| !pipeline.is_over()) {
         pipeline.slot.clear();
-        if !stop.load(Ordering::Relaxed) && has_changed(watched, pipeline) {
-            let tried = renew(pipeline, scheduler, stop);
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        keep(watched, pipeline.name());
+        if has_changed(watched, pipeline) {
+            let (tried, passes) = renew(pipeline, scheduler, stop);
             let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(files) = watched.files.get_mut(pipeline.name()) {
+                files.passed = tried.clone().filter(|_| passes);
                 files.tried = tried;
             }
         }
+    }
+}
+
+/// Keeps a copy of the package that passed, for a start with one that does not.
+fn keep(watched: &Mutex<Watched>, name: &str) {
+    let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(files) = watched.files.get_mut(name) else { return };
+    let Some((passed, spare)) = files.passed.take().map(|passed| (passed, files.spare.clone())) else {
+        return;
+    };
+    drop(watched);
+    if let Err(error) = spare.keep(&passed) {
+        event(Level::Warning, name, format!("no copy of its package is kept: {error}"));
     }
 }
 
@@ -116,8 +145,8 @@ fn has_changed(watched: &Mutex<Watched>, pipeline: &Shared) -> bool {
     is_settled && files.tried != now
 }
 
-/// Loads, checks and offers the package that a pipeline should run; the file that this was about.
-fn renew(pipeline: &Shared, scheduler: &Arc<Scheduler>, stop: &AtomicBool) -> Option<Stamp> {
+/// Loads, checks and offers the package that a pipeline should run; the file that this was about, and whether it passes.
+fn renew(pipeline: &Shared, scheduler: &Arc<Scheduler>, stop: &AtomicBool) -> (Option<Stamp>, bool) {
     let wanted = pipeline.slot.wanted();
     let stamp = Stamp::of(&wanted.path).ok();
     let (name, begun) = (pipeline.name(), Instant::now());
@@ -140,16 +169,16 @@ fn renew(pipeline: &Shared, scheduler: &Arc<Scheduler>, stop: &AtomicBool) -> Op
                 name,
                 format!("{shown} answers from now on: {answer:.2} ms an answer, checked in {all:.2} s"),
             );
-            Some(stamp)
+            (Some(stamp), true)
         }
-        Err(Why::Refusal(Refusal::Interrupted)) => stamp,
+        Err(Why::Refusal(Refusal::Interrupted)) => (stamp, false),
         Err(why) => {
             let text =
                 format!("{} is refused, {} goes on: {why}", wanted.path.display(), pipeline.board.package());
             event(Level::Error, name, &text);
             pipeline.slot.refuse();
             pipeline.board.refused(text);
-            stamp
+            (stamp, false)
         }
     }
 }
@@ -189,7 +218,7 @@ fn check(
 }
 
 /// One answer, and a rest.
-fn in_turn(client: &Client, is_over: impl Fn() -> bool, one: &mut dyn FnMut()) {
+pub(crate) fn in_turn(client: &Client, is_over: impl Fn() -> bool, one: &mut dyn FnMut()) {
     let Some(turn) = client.turn(Instant::now() + PATIENCE, is_over) else { return };
     let begun = Instant::now();
     one();

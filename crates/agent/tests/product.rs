@@ -99,9 +99,11 @@ fn darkness_is_named_and_counters_add_up() {
     assert!(turns(State::Begins) > 5 && turns(State::Begins) == turns(State::Ends), "what begins ends");
     assert!(count(|kind| matches!(kind, Kind::HardSample { .. })) > 3);
     assert!(count(|kind| matches!(kind, Kind::Health { .. })) > 2);
-    let (mut seen, mut labels, mut processed) = (0, 0, 0);
+    let (mut seen, mut labels, mut processed, mut right, mut known) = (0, 0, 0, 0, 0);
     for insight in &told {
-        if let Kind::Aggregate { frames, labels: all, .. } = &insight.kind {
+        if let Kind::Aggregate { frames, labels: all, truth, .. } = &insight.kind {
+            let truth = truth.unwrap_or_default();
+            (right, known) = (right + truth.right, known + truth.known);
             assert_eq!(frames.seen, frames.processed + frames.skipped + frames.broken, "{frames:?}");
             (seen, processed) = (seen + frames.seen, processed + frames.processed);
             labels += all.values().sum::<u64>();
@@ -110,6 +112,13 @@ fn darkness_is_named_and_counters_add_up() {
     let last = agent.said().into_iter().find(|line| line.contains(" frames seen = ")).unwrap();
     assert!(last.contains(&format!(" {seen} frames seen = {processed} processed ")), "{seen}: {last}");
     assert_eq!(labels, processed, "a label for each frame");
+    assert_eq!(known, processed, "the camera knows what is in each");
+    assert!(right > known / 3 && right < known, "{right} of {known} are right");
+    let named = told.iter().find_map(|insight| match insight.kind {
+        Kind::Drift { frames, .. } => Some(frames),
+        _ => None,
+    });
+    assert!(named.is_some_and(|frames| frames > 3 * 400 && frames < processed), "{named:?}");
     let files = |name: &str| std::fs::read_dir(folder.path().join(name)).unwrap().count();
     let samples = count(|kind| matches!(kind, Kind::HardSample { .. }));
     assert_eq!(files("samples"), 2 * samples, "a picture and its answer");

@@ -86,7 +86,7 @@ fn the_page_shows_every_pipeline_and_its_picture() {
     let (head, bytes) = agent.get("/a/picture.jpg");
     assert!(head.contains("image/jpeg"), "{head}");
     let picture = decode(&bytes, &Limits::default()).unwrap();
-    assert_eq!((picture.width, picture.height), (160, 120));
+    assert_eq!((picture.width, picture.height), (320, 240), "small ones are enlarged");
     assert!(picture.pixels.chunks(3).any(|p| p[0] < 150), "a label is drawn into the red");
     assert!(agent.get("/b/picture.jpg").0.contains("404") && agent.get("/a/secrets").0.contains("404"));
     let mut events = TcpStream::connect(agent.address()).unwrap();

@@ -11,6 +11,7 @@ mod open;
 mod print;
 mod progress;
 mod quantity;
+mod signals;
 
 use std::process::ExitCode;
 

@@ -49,6 +49,9 @@ pub enum Kind {
         /// Mean confidence of the answers; none without answers.
         #[serde(skip_serializing_if = "Option::is_none")]
         confidence: Option<f64>,
+        /// How many answers were right, where the source tells what is truly in its frames.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        truth: Option<Right>,
     },
     /// What the pipeline sees is no longer what its model was trained on, or is so again.
     Drift {
@@ -60,6 +63,9 @@ pub enum Kind {
         value: f64,
         /// The value from which on it is drift.
         threshold: f64,
+        /// Frames that were looked at until then, since the package answers.
+        #[serde(default)]
+        frames: u64,
     },
     /// A raw frame that the configuration asks for.
     HardSample {
@@ -102,6 +108,15 @@ pub struct Frames {
     pub skipped: u64,
     /// Those without a picture or row.
     pub broken: u64,
+}
+
+/// Answers of frames of which the truth is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Right {
+    /// All of them.
+    pub known: u64,
+    /// Those that say it.
+    pub right: u64,
 }
 
 /// What is given up first where a queue is full.

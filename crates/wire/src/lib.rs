@@ -18,5 +18,5 @@ pub use batch::{Ack, Batch, Counts, Dropped, MAX_BATCH_BYTES, MAX_BATCH_PARTS, M
 pub use digest::Digest;
 pub use error::WireError;
 pub use identity::{Device, Epoch};
-pub use insight::{Frames, Insight, Kind, Priority, State};
+pub use insight::{Frames, Insight, Kind, Priority, Right, State};
 pub use message::{Entry, Lost, MAX_INSIGHT_BYTES, Message};

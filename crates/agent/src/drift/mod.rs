@@ -55,6 +55,7 @@ pub struct Drift {
     readings: Vec<Reading>,
     since_look: usize,
     counted: u64,
+    frames: u64,
 }
 
 /// A scene of the window.
@@ -114,11 +115,13 @@ impl Drift {
             readings,
             since_look: 0,
             counted: 0,
+            frames: 0,
         })
     }
 
     /// Takes what a frame and its answer came to; what begins or ends with it.
     pub fn frame(&mut self, observation: &Observation) -> Vec<Kind> {
+        self.frames += 1;
         let is_known = observation.values.iter().all(|v| v.is_finite());
         if !is_known || !self.scenes.is_new(&observation.thumbnail) {
             return Vec::new();
@@ -134,10 +137,10 @@ impl Drift {
 
     /// Ends what has begun, because another model answers or the pipeline gets other settings.
     pub fn stop(&mut self) -> Vec<Kind> {
-        let ends = self.readings.iter_mut().filter_map(|reading| {
-            let (statistic, value, threshold) = (reading.statistic.clone(), reading.value, reading.threshold);
-            let drifted = std::mem::take(&mut reading.drifts);
-            drifted.then_some(Kind::Drift { state: State::Ends, statistic, value, threshold })
+        let drifting = self.readings.iter_mut().filter(|reading| reading.drifts);
+        let ends = drifting.map(|reading| {
+            reading.drifts = false;
+            reading.told(State::Ends, self.frames)
         });
         ends.collect()
     }
@@ -180,7 +183,7 @@ impl Drift {
         let looks = self.size.div_ceil(STRIDE);
         let changed = self.readings.iter_mut().zip(values).filter_map(|(reading, (value, threshold))| {
             let state = reading.update(value, threshold, looks)?;
-            Some(Kind::Drift { state, statistic: reading.statistic.clone(), value, threshold })
+            Some(reading.told(state, self.frames))
         });
         changed.collect()
     }
@@ -189,6 +192,11 @@ impl Drift {
 impl Reading {
     fn new(statistic: &str) -> Reading {
         Reading { statistic: statistic.into(), value: 0.0, threshold: f64::INFINITY, drifts: false, calm: 0 }
+    }
+
+    fn told(&self, state: State, frames: u64) -> Kind {
+        let Reading { statistic, value, threshold, .. } = self.clone();
+        Kind::Drift { state, statistic, value, threshold, frames }
     }
 
     /// What begins or ends with a new value; `looks` are those of a whole window.

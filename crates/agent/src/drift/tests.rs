@@ -40,7 +40,8 @@ fn drift() -> Drift {
 /// Statistics that begin (+) and end (-).
 fn told(kinds: Vec<Kind>) -> Vec<String> {
     let one = |kind| match kind {
-        Kind::Drift { state, statistic, value, threshold } => {
+        Kind::Drift { state, statistic, value, threshold, frames } => {
+            assert!(frames >= LEAST as u64, "{frames}");
             assert_eq!(value >= threshold, state == State::Begins, "{statistic}: {value} of {threshold}");
             format!("{}{statistic}", if state == State::Begins { '+' } else { '-' })
         }

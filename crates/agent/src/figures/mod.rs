@@ -133,6 +133,7 @@ impl Figure {
             counter("insight_bytes_total", "Bytes of their JSON.", told.bytes),
             counter("samples_total", "Hard samples that were kept.", told.samples),
             counter("samples_refused_total", "Hard samples that found no budget.", told.refused),
+            counter("samples_dropped_total", "Hard samples that the disk was too slow for.", told.dropped),
             counter("drift_scenes_total", "Scenes that drift was looked for in.", told.scenes),
             Figure::new("drifting", Kind::Gauge, "Statistics that say that it drifts.", told.drifting as f64),
             counter(

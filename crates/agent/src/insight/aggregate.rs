@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use espalier_tasks::Answer;
-use espalier_wire::{Frames, Kind};
+use espalier_wire::{Frames, Kind, Right};
 
 use super::things::things;
 use crate::moment::Moment;
@@ -19,13 +19,14 @@ pub struct Aggregates {
     labels: BTreeMap<String, u64>,
     confidence: f64,
     answers: u64,
+    truth: Option<Right>,
 }
 
 impl Aggregates {
     /// Says what was seen every `span`, a minute usually.
     pub fn new(span: Duration) -> Aggregates {
         let (before, labels) = (Frames::default(), BTreeMap::new());
-        Aggregates { span, since: None, before, labels, confidence: 0.0, answers: 0 }
+        Aggregates { span, since: None, before, labels, confidence: 0.0, answers: 0, truth: None }
     }
 
     /// Counts an answer.
@@ -34,6 +35,15 @@ impl Aggregates {
             *self.labels.entry(thing.label.to_owned()).or_default() += 1;
             self.confidence += thing.confidence;
             self.answers += 1;
+        }
+    }
+
+    /// Counts whether an answer was right.
+    pub fn compare(&mut self, answer: &Answer, truth: &str) {
+        if let Answer::Label(said) = answer {
+            let counts = self.truth.get_or_insert_default();
+            counts.known += 1;
+            counts.right += u64::from(said.label == truth);
         }
     }
 
@@ -59,6 +69,7 @@ impl Aggregates {
             },
             labels: std::mem::take(&mut self.labels),
             confidence: (answers > 0).then(|| sum / answers as f64),
+            truth: self.truth.take(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use espalier_tasks::{Answer, Detection, Prediction};
-use espalier_wire::{Frames, Kind, State};
+use espalier_wire::{Frames, Kind, Right, State};
 use proptest::prelude::*;
 
 use super::*;
@@ -168,12 +168,14 @@ fn aggregates_count_each_span() {
     assert_eq!(aggregates.tick(at(1_000), Frames::default()), None);
     aggregates.frame(&label(1, 0.5));
     aggregates.frame(&boxes(&[(1, 1.0, 0.0, 0.0), (2, 0.75, 0.0, 0.0)]));
+    ["car", "dog", "car"].into_iter().for_each(|truth| aggregates.compare(&label(1, 0.5), truth));
     assert_eq!(aggregates.tick(at(60_999), frames(3)), None);
     let expected = Kind::Aggregate {
         span_ms: 60_001,
         frames: frames(3),
         labels: [("car".into(), 1), ("dog".into(), 2)].into(),
         confidence: Some(0.75),
+        truth: Some(Right { known: 3, right: 1 }),
     };
     assert_eq!(aggregates.tick(at(61_001), frames(3)), Some(expected));
     let empty = Kind::Aggregate {
@@ -181,6 +183,7 @@ fn aggregates_count_each_span() {
         frames: Frames { seen: 2, processed: 2, ..Frames::default() },
         labels: [].into(),
         confidence: None,
+        truth: None,
     };
     assert_eq!(aggregates.tick(at(121_001), frames(5)), Some(empty));
 }

@@ -1,11 +1,9 @@
 //! What a pipeline makes of its answers: events, counts, drift, hard samples, and how it is.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use espalier_tasks::image::write_jpeg;
-use espalier_tasks::{Image, Reference, Task};
+use espalier_tasks::{Reference, Task};
 use espalier_wire::{Frames, Kind};
 
 use super::Seen;
@@ -15,9 +13,6 @@ use crate::insight::{Aggregates, Rules};
 use crate::moment::Moment;
 use crate::samples::{SampleConfig, SampleError, Samples};
 use crate::show::Health;
-
-/// Of a JPEG that is kept, out of 100.
-const QUALITY: u8 = 95;
 
 /// What depends on the package that answers.
 pub(crate) struct Watch {
@@ -55,13 +50,17 @@ pub(crate) struct Insights {
 }
 
 impl Insights {
-    /// Nothing seen yet.
+    /// Nothing seen yet; `tell` hears of hard samples, in a thread of their own.
     ///
     /// # Errors
     /// A folder of hard samples that cannot be used.
-    pub(crate) fn new(config: &PipelineConfig, watch: Watch) -> Result<Insights, Fault> {
+    pub(crate) fn new(
+        config: &PipelineConfig,
+        watch: Watch,
+        tell: impl FnMut(Moment, Result<Kind, SampleError>) + Send + 'static,
+    ) -> Result<Insights, Fault> {
         let samples = config.samples.as_ref().map(|samples| {
-            let opened = Samples::new(samples, &watch.task, watch.reference.as_ref());
+            let opened = Samples::new(samples, &watch.task, watch.reference.as_ref(), tell);
             opened.map(|opened| (samples.clone(), opened))
         });
         let wrong = |error: SampleError| Fault::Table { path: "samples".into(), right: error.to_string() };
@@ -94,6 +93,8 @@ impl Insights {
         let mut kinds = self.watch.rules.frame(at, size, seen.answer);
         if let Some(aggregates) = &mut self.aggregates {
             aggregates.frame(seen.answer);
+            let truth = seen.frame.truth().filter(|truth| seen.labels.iter().any(|label| label == truth));
+            truth.into_iter().for_each(|truth| aggregates.compare(seen.answer, truth));
         }
         if let (Some(drift), Some(observation)) = (&mut self.watch.drift, seen.observation) {
             kinds.extend(drift.frame(observation));
@@ -101,18 +102,20 @@ impl Insights {
         kinds
     }
 
-    /// Keeps the frame, if it is a hard sample.
-    ///
-    /// # Errors
-    /// It could not be written.
-    pub(crate) fn keep(&mut self, at: Moment, seen: &Seen<'_>) -> Result<Option<Kind>, SampleError> {
-        let Some((_, samples)) = &mut self.samples else { return Ok(None) };
-        let (Some(image), Some(observation), Ok(bytes)) = (seen.image, seen.observation, &seen.frame.bytes)
-        else {
-            return Ok(None);
-        };
-        let Some(reason) = samples.wanted(at, seen.answer, observation) else { return Ok(None) };
-        samples.keep(at, reason, &compact(bytes, image), seen.answer)
+    /// Hands the frame over to be kept, if it is a hard sample.
+    pub(crate) fn keep(&mut self, at: Moment, seen: &Seen<'_>) {
+        if let Some((_, samples)) = &mut self.samples
+            && let (Some(observation), Ok(bytes)) = (seen.observation, &seen.frame.bytes)
+        {
+            samples.frame(at, bytes, seen.answer, observation);
+        }
+    }
+
+    /// Waits until all hard samples are kept.
+    pub(crate) fn finish(&mut self) {
+        if let Some((_, samples)) = &mut self.samples {
+            samples.finish();
+        }
     }
 
     /// What time alone gives rise to.
@@ -136,25 +139,14 @@ impl Insights {
         kinds
     }
 
-    /// Scenes that drift was looked for in, statistics that drift, and hard samples that found no budget.
-    pub(crate) fn figures(&self) -> [u64; 3] {
+    /// Scenes that drift was looked for in, statistics that drift, and hard samples that found no budget or no room.
+    pub(crate) fn figures(&self) -> [u64; 4] {
         let drift = self.watch.drift.as_ref();
         let scenes = drift.map_or(0, Drift::scenes);
         let drifting = drift.map_or(0, |drift| drift.readings().iter().filter(|one| one.drifts).count());
-        let refused = self.samples.as_ref().map_or(0, |(_, samples)| samples.refused());
-        [scenes, drifting as u64, refused]
-    }
-}
-
-/// What is kept of a picture: its own bytes, or of what `ffmpeg` decoded, which is not compressed, a JPEG.
-fn compact<'a>(bytes: &'a [u8], image: &Image) -> Cow<'a, [u8]> {
-    if !bytes.starts_with(b"BM") {
-        return bytes.into();
-    }
-    let mut jpeg = Vec::new();
-    match write_jpeg(image, QUALITY, &mut jpeg) {
-        Ok(()) => jpeg.into(),
-        Err(_) => bytes.into(),
+        let samples = self.samples.as_ref().map(|(_, samples)| (samples.refused(), samples.dropped()));
+        let (refused, dropped) = samples.unwrap_or_default();
+        [scenes, drifting as u64, refused, dropped]
     }
 }
 

@@ -6,23 +6,39 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use espalier_tasks::Model;
-use espalier_wire::{Frames, Insight, Kind};
+use espalier_wire::{Frames, Kind};
 
 use super::{Fresh, Insights, Listener, Seen, Shared, broken};
 use crate::frame::{Fault, Frame};
 use crate::log::{Level, Seldom, event};
 use crate::moment::Moment;
+use crate::samples::SampleError;
 use crate::show::Health;
 use crate::source::SourceError;
 
 /// Broken frames are named this far apart; all are counted.
 const APART: Duration = Duration::from_secs(10);
 
+/// What hears of hard samples.
+pub(super) fn samples(shared: Arc<Shared>) -> impl FnMut(Moment, Result<Kind, SampleError>) + Send + 'static {
+    let mut losses = Seldom::new(APART);
+    move |at, kept| match kept {
+        Ok(kind) => {
+            shared.told.kept();
+            shared.say(at, kind);
+        }
+        Err(error) => {
+            if let Some(text) = losses.pass(&format!("a hard sample is lost: {error}"), Instant::now()) {
+                event(Level::Error, shared.name(), &text);
+            }
+        }
+    }
+}
+
 pub(super) struct Lane {
     shared: Arc<Shared>,
     insights: Insights,
     faults: Seldom,
-    losses: Seldom,
     /// Whether the source was said to fail.
     failing: bool,
     /// Whether there was an answer yet.
@@ -31,14 +47,7 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>, insights: Insights) -> Lane {
-        Lane {
-            shared,
-            insights,
-            faults: Seldom::new(APART),
-            losses: Seldom::new(APART),
-            failing: false,
-            answers: false,
-        }
+        Lane { shared, insights, faults: Seldom::new(APART), failing: false, answers: false }
     }
 
     fn say(&self, level: Level, text: &str) {
@@ -46,10 +55,7 @@ impl Lane {
     }
 
     fn push(&self, at: Moment, kinds: Vec<Kind>) {
-        for kind in kinds {
-            let pipeline = self.shared.name().to_owned();
-            self.shared.push(&Insight { pipeline, time_ms: at.unix_ms(), kind });
-        }
+        kinds.into_iter().for_each(|kind| self.shared.say(at, kind));
     }
 
     fn frames(&self) -> Frames {
@@ -74,6 +80,7 @@ impl Lane {
         let at = self.shared.clock.now();
         let kinds = self.insights.end(at, self.frames());
         self.push(at, kinds);
+        self.insights.finish();
         self.tick();
         let summary = self.shared.board.tally(|tally| tally.summary());
         match trouble {
@@ -106,18 +113,7 @@ impl Listener for Lane {
         let at = self.shared.clock.at(seen.frame.captured, seen.frame.time);
         let kinds = self.insights.frame(at, seen);
         self.push(at, kinds);
-        match self.insights.keep(at, seen) {
-            Ok(kept) => {
-                self.shared.told.kept(kept.is_some());
-                self.push(at, kept.into_iter().collect());
-            }
-            Err(error) => {
-                let text = format!("a hard sample is lost: {error}");
-                if let Some(text) = self.losses.pass(&text, Instant::now()) {
-                    self.say(Level::Error, &text);
-                }
-            }
-        }
+        self.insights.keep(at, seen);
         Ok(())
     }
 

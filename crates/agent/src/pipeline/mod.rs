@@ -13,11 +13,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use espalier_tasks::Task;
-use espalier_wire::Insight;
+use espalier_wire::{Insight, Kind};
 
 use crate::config::{Fault, PipelineConfig, SourceConfig};
 use crate::figures::{Figure, Trend};
-use crate::moment::Clock;
+use crate::moment::{Clock, Moment};
 use crate::package::Opened;
 use crate::queue::{Counts, Policy};
 use crate::scheduler::Scheduler;
@@ -74,8 +74,9 @@ impl Shared {
     }
 
     /// Says something.
-    fn push(&self, insight: &Insight) {
-        self.told.insight(self.sinks.push_weighed(insight));
+    fn say(&self, at: Moment, kind: Kind) {
+        let insight = Insight { pipeline: self.name().to_owned(), time_ms: at.unix_ms(), kind };
+        self.told.insight(self.sinks.push_weighed(&insight));
     }
 
     /// What became of its frames.
@@ -135,7 +136,6 @@ impl Pipeline {
         let task = opened.model.task().clone();
         let (title, reading, rate) = plan(&config.source, &task)?;
         let labels = task.labels().to_vec();
-        let insights = Insights::new(&config, watch)?;
         let board = Board::new(title, opened.name, labels);
         let manner = Manner {
             client: Some(Arc::new(scheduler.join(threads))),
@@ -158,6 +158,7 @@ impl Pipeline {
             stop: AtomicBool::new(false),
             config,
         });
+        let insights = Insights::new(&shared.config, watch, lane::samples(shared.clone()))?;
         shared.live();
         let source = shared.config.source.clone();
         let stream = Arc::new(Stream::open(move || resolve(&source, &task), reading));

@@ -11,6 +11,7 @@ pub(crate) struct Told {
     scenes: AtomicU64,
     drifting: AtomicU64,
     refused: AtomicU64,
+    dropped: AtomicU64,
 }
 
 /// The same as numbers.
@@ -21,6 +22,7 @@ pub(crate) struct TellFigures {
     pub(crate) bytes: u64,
     pub(crate) samples: u64,
     pub(crate) refused: u64,
+    pub(crate) dropped: u64,
     pub(crate) scenes: u64,
     pub(crate) drifting: u64,
 }
@@ -31,13 +33,14 @@ impl Told {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn kept(&self, is_kept: bool) {
-        self.samples.fetch_add(is_kept.into(), Ordering::Relaxed);
+    pub(super) fn kept(&self) {
+        self.samples.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn note(&self, [scenes, drifting, refused]: [u64; 3]) {
-        let all = [(&self.scenes, scenes), (&self.drifting, drifting), (&self.refused, refused)];
-        all.into_iter().for_each(|(place, value)| place.store(value, Ordering::Relaxed));
+    pub(super) fn note(&self, [scenes, drifting, refused, dropped]: [u64; 4]) {
+        let samples = [(&self.refused, refused), (&self.dropped, dropped)];
+        let all = [(&self.scenes, scenes), (&self.drifting, drifting)].into_iter().chain(samples);
+        all.for_each(|(place, value)| place.store(value, Ordering::Relaxed));
     }
 
     pub(super) fn figures(&self) -> TellFigures {
@@ -47,6 +50,7 @@ impl Told {
             bytes: of(&self.bytes),
             samples: of(&self.samples),
             refused: of(&self.refused),
+            dropped: of(&self.dropped),
             scenes: of(&self.scenes),
             drifting: of(&self.drifting),
         }

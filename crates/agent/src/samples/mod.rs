@@ -4,38 +4,48 @@
 mod budget;
 mod choose;
 mod config;
+mod keep;
 mod store;
 #[cfg(test)]
 mod tests;
+mod writer;
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use espalier_tasks::{Answer, Observation, Reference, Task};
 use espalier_wire::Kind;
 use serde_json::{Map, Value};
 
 use crate::moment::Moment;
-use budget::Budget;
 use choose::Chooser;
 pub use choose::Reason;
 pub use config::{SampleConfig, SampleError};
-use store::Store;
+use keep::{Keeper, Purse};
+use writer::Writer;
 
-/// Keeps hard samples, under budgets.
+/// Chooses hard samples, and hands them to a thread that keeps them: who sees frames never waits for a disk.
 #[derive(Debug)]
 pub struct Samples {
     chooser: Chooser,
-    count: Budget,
-    /// The part of the count that is not left to random ones.
-    chosen: Budget,
-    bytes: Budget,
-    store: Store,
     labels: Vec<String>,
-    refused: u64,
+    purse: Arc<Mutex<Purse>>,
+    writer: Writer,
+}
+
+/// A frame that is to be kept.
+#[derive(Debug)]
+struct Candidate {
+    at: Moment,
+    reason: Reason,
+    /// As it came from the source.
+    picture: Vec<u8>,
+    /// As `espalier predict --json` has it.
+    answer: Map<String, Value>,
 }
 
 impl Samples {
-    /// Keeps samples of a pipeline with this task; `reference` is that of its package.
+    /// Keeps samples of a pipeline with this task; `reference` is that of its package. `tell` hears of each that is kept or
+    /// could not be written, in the thread that does it.
     ///
     /// # Errors
     /// Settings that cannot be kept; a task that looks at no pictures; a folder that cannot be made or read.
@@ -43,19 +53,19 @@ impl Samples {
         config: &SampleConfig,
         task: &Task,
         reference: Option<&Reference>,
+        mut tell: impl FnMut(Moment, Result<Kind, SampleError>) + Send + 'static,
     ) -> Result<Samples, SampleError> {
         config.validate()?;
         task.picture_input().ok_or(SampleError::Series)?;
-        let hourly = f64::from(config.per_hour);
-        Ok(Samples {
-            chooser: Chooser::new(config, task, reference),
-            count: Budget::new(hourly),
-            chosen: Budget::new(hourly * (1.0 - config.random)),
-            bytes: Budget::new(config.bytes_per_hour as f64),
-            store: Store::open(&config.folder, config.folder_bytes)?,
-            labels: task.labels().to_vec(),
-            refused: 0,
-        })
+        let (mut keeper, purse) = Keeper::open(config)?;
+        let writer = Writer::start(move |candidate| {
+            let at = candidate.at;
+            if let Some(kept) = keeper.keep(candidate).transpose() {
+                tell(at, kept);
+            }
+        });
+        let (chooser, labels) = (Chooser::new(config, task, reference), task.labels().to_vec());
+        Ok(Samples { chooser, labels, purse, writer })
     }
 
     /// Another package answers from now on; what was spent stays spent.
@@ -64,71 +74,34 @@ impl Samples {
         self.labels = task.labels().to_vec();
     }
 
-    /// Keeps the frame if it is a hard sample and the budgets allow it. `picture` are its bytes as they came from the source.
-    ///
-    /// # Errors
-    /// It could not be written; nothing of it is there then, and it is not counted against a budget.
-    pub fn frame(
-        &mut self,
-        at: Moment,
-        picture: &[u8],
-        answer: &Answer,
-        seen: &Observation,
-    ) -> Result<Option<Kind>, SampleError> {
-        match self.wanted(at, answer, seen) {
-            Some(reason) => self.keep(at, reason, picture, answer),
-            None => Ok(None),
+    /// Hands the frame over if it is a hard sample that the budgets may allow. `picture` are its bytes as they came from the
+    /// source. Whether it was handed over.
+    pub fn frame(&mut self, at: Moment, picture: &[u8], answer: &Answer, seen: &Observation) -> bool {
+        let Some(reason) = self.chooser.choose(at.since_start, answer, seen) else { return false };
+        if !lock(&self.purse).may_afford(at.since_start, reason, picture) {
+            return false;
         }
-    }
-
-    /// Why the frame is a hard sample, if it is one; budgets apart.
-    pub fn wanted(&mut self, at: Moment, answer: &Answer, seen: &Observation) -> Option<Reason> {
-        self.chooser.choose(at.since_start, answer, seen)
-    }
-
-    /// Keeps a hard sample if the budgets allow it.
-    ///
-    /// # Errors
-    /// As [`frame`](Self::frame).
-    pub fn keep(
-        &mut self,
-        at: Moment,
-        reason: Reason,
-        picture: &[u8],
-        answer: &Answer,
-    ) -> Result<Option<Kind>, SampleError> {
-        let now = at.since_start;
-        let answer = answer.fields(&self.labels);
-        let beside = beside(at, reason, &answer);
-        let cost = (picture.len() + beside.len()) as u64;
-        if !self.affords(now, reason, cost) || !self.store.has_room(cost) {
-            self.refused += 1;
-            return Ok(None);
-        }
-        let Some(file) = self.store.keep(picture, &beside)? else { return Ok(None) };
-        self.count.spend(1.0);
-        self.bytes.spend(cost as f64);
-        if reason != Reason::Random {
-            self.chosen.spend(1.0);
-        }
-        Ok(Some(Kind::HardSample { reason: reason.name().into(), file, bytes: picture.len() as u64, answer }))
+        let (picture, answer) = (picture.to_vec(), answer.fields(&self.labels));
+        self.writer.push(Candidate { at, reason, picture, answer })
     }
 
     /// Frames that were hard samples, and that the budgets did not allow.
     pub fn refused(&self) -> u64 {
-        self.refused
+        lock(&self.purse).refused()
     }
 
-    fn affords(&mut self, now: Duration, reason: Reason, cost: u64) -> bool {
-        let is_left = reason == Reason::Random || self.chosen.affords(now, 1.0);
-        is_left && self.count.affords(now, 1.0) && self.bytes.affords(now, cost as f64)
+    /// Frames that were hard samples, and that nobody kept because too many waited for the disk.
+    pub fn dropped(&self) -> u64 {
+        self.writer.dropped()
+    }
+
+    /// Waits until everything that was handed over is kept.
+    pub fn finish(&mut self) {
+        self.writer.finish();
     }
 }
 
-/// What stands in the file beside a sample.
-fn beside(at: Moment, reason: Reason, answer: &Map<String, Value>) -> Vec<u8> {
-    let mut fields = answer.clone();
-    fields.insert("reason".into(), reason.name().into());
-    fields.insert("time_ms".into(), at.unix_ms().into());
-    Value::Object(fields).to_string().into_bytes()
+/// What a thread that panicked leaves are counts.
+fn lock(purse: &Mutex<Purse>) -> MutexGuard<'_, Purse> {
+    purse.lock().unwrap_or_else(PoisonError::into_inner)
 }

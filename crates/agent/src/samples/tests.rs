@@ -1,6 +1,7 @@
 //! Hard samples, by example and by property.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use espalier_graph::random::Random;
@@ -9,6 +10,7 @@ use espalier_tasks::{Answer, ClassifyImage, Image, Observation, Prediction, Reco
 use espalier_wire::Kind;
 use proptest::prelude::*;
 
+use super::budget::Budget;
 use super::*;
 
 fn task() -> Task {
@@ -35,10 +37,37 @@ fn reference() -> Reference {
     recorder.finish().unwrap()
 }
 
-fn samples(folder: &Path, change: impl FnOnce(&mut SampleConfig)) -> Samples {
+/// Who chooses and who keeps, without a thread between them.
+struct Both {
+    chooser: Chooser,
+    keeper: Keeper,
+    purse: Arc<Mutex<Purse>>,
+}
+
+impl Both {
+    fn frame(
+        &mut self,
+        at: Moment,
+        picture: &[u8],
+        answer: &Answer,
+        seen: &Observation,
+    ) -> Result<Option<Kind>, SampleError> {
+        let Some(reason) = self.chooser.choose(at.since_start, answer, seen) else { return Ok(None) };
+        let (picture, answer) = (picture.to_vec(), answer.fields(task().labels()));
+        self.keeper.keep(Candidate { at, reason, picture, answer })
+    }
+}
+
+fn config(folder: &Path, change: impl FnOnce(&mut SampleConfig)) -> SampleConfig {
     let mut config = SampleConfig { random: 0.0, ..SampleConfig::new(folder) };
     change(&mut config);
-    Samples::new(&config, &task(), Some(&reference())).unwrap()
+    config
+}
+
+fn samples(folder: &Path, change: impl FnOnce(&mut SampleConfig)) -> Both {
+    let config = config(folder, change);
+    let (keeper, purse) = Keeper::open(&config).unwrap();
+    Both { chooser: Chooser::new(&config, &task(), Some(&reference())), keeper, purse }
 }
 
 fn reason(kept: Option<Kind>) -> Option<String> {
@@ -110,7 +139,40 @@ fn a_full_folder_takes_no_more_until_somebody_empties_it() {
         .unwrap()
         .for_each(|entry| std::fs::remove_file(entry.unwrap().path()).unwrap());
     assert!(keep(&[3; 500]));
-    assert_eq!(samples.refused(), 1);
+    assert_eq!(lock(&samples.purse).refused(), 1);
+}
+
+/// Every hard sample is told as kept, or counted as refused, by the end; whoever hands them over waits for none.
+#[test]
+fn what_is_handed_over_is_kept_before_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (told, heard) = std::sync::mpsc::channel();
+    let config = config(folder.path(), |config| config.per_hour = 40);
+    let tell = move |_, kept: Result<Kind, SampleError>| told.send(kept.unwrap()).unwrap();
+    let mut samples = Samples::new(&config, &task(), Some(&reference()), tell).unwrap();
+    let (answer, seen) = frame(120, 0.5);
+    let handed = (0..30u8).filter(|&number| samples.frame(at(0.0), &[number; 500], &answer, &seen)).count();
+    samples.finish();
+    let kept = heard.iter().count();
+    assert_eq!((kept, kept as u64 + samples.refused() + samples.dropped()), (10, 30));
+    assert!((kept..=30).contains(&handed), "{handed}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2 * kept);
+}
+
+/// What `ffmpeg` decoded becomes a JPEG, and is worth its bytes then.
+#[test]
+fn what_is_not_compressed_is_kept_as_a_jpeg() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bmp = b"BM".to_vec();
+    [54 + 12 * 4, 0, 54, 40, 4, 4].iter().for_each(|v: &u32| bmp.extend(v.to_le_bytes()));
+    bmp.extend([1, 0, 24, 0]);
+    (0..6).for_each(|_| bmp.extend(0u32.to_le_bytes()));
+    bmp.extend([128; 12 * 4]);
+    let (answer, seen) = frame(120, 0.5);
+    let kept = samples(folder.path(), |_| {}).frame(at(0.0), &bmp, &answer, &seen).unwrap();
+    let Some(Kind::HardSample { file, bytes, .. }) = kept else { panic!("{kept:?}") };
+    let written = std::fs::read(folder.path().join(&file)).unwrap();
+    assert!(file.ends_with(".jpg") && written.starts_with(&[0xff, 0xd8]) && written.len() as u64 == bytes);
 }
 
 #[test]

@@ -15,12 +15,13 @@ use crate::config::{Config, ConfigError, Fault, PipelineConfig, StatusConfig};
 use crate::log::{Level, event};
 use crate::machine::{Machine, give_memory_back};
 use crate::moment::Clock;
-use crate::package::{self, Opened, Pace, Refusal};
+use crate::package::{self, InTurn, Opened, Pace, Refusal, Stamp};
 use crate::pipeline::{Pipeline, Shared, Watch};
 use crate::scheduler::Scheduler;
 use crate::show::Server;
 use crate::sink::{SinkError, Sinks};
-use crate::swap::Loader;
+use crate::spare::Spare;
+use crate::swap::{Files, Loader, in_turn};
 
 pub use check::check;
 use notify::Notifier;
@@ -145,7 +146,7 @@ impl Agent {
             Agent { path, config, clock, scheduler, pipelines, shown, sinks, overview, server, loader };
         let config = agent.config.clone();
         let opened = (0..config.pipelines.len())
-            .map(|index| checked(&agent.path, &config, index))
+            .map(|index| checked_or_spare(&agent.path, &config, index))
             .collect::<Result<Vec<_>, _>>()?;
         for (index, opened) in opened.into_iter().enumerate() {
             let pipeline = agent.pipeline(&config, index, opened)?;
@@ -172,9 +173,11 @@ impl Agent {
         &self,
         config: &Config,
         index: usize,
-        (opened, watch): Ready,
+        Ready { opened, watch, tried, refused }: Ready,
     ) -> Result<Pipeline, AgentError> {
-        let (pipeline, stamp) = (config.pipelines[index].clone(), opened.stamp.clone());
+        let pipeline = config.pipelines[index].clone();
+        let passed = refused.is_none().then(|| opened.stamp.clone());
+        let files = Files::new(tried, passed, Spare::new(&config.device.data, &pipeline.name));
         let (name, threads) = (pipeline.name.clone(), threads(config, &pipeline));
         if let Some(remark) = opened.remark {
             event(Level::Info, &name, format!("{}: {remark}", opened.name));
@@ -188,7 +191,12 @@ impl Agent {
             self.sinks.clone(),
         );
         let pipeline = started.map_err(|fault| within(&self.path, index, fault))?;
-        self.loader.watch(pipeline.shared().clone(), stamp);
+        if let Some(refused) = refused {
+            event(Level::Error, &name, &refused);
+            pipeline.shared().slot.refuse();
+            pipeline.shared().board.refused(refused);
+        }
+        self.loader.watch(pipeline.shared().clone(), files);
         Ok(pipeline)
     }
 
@@ -267,7 +275,7 @@ impl Agent {
         let fates: Vec<Fate> = config.pipelines.iter().map(|new| self.fate(&config, new)).collect();
         let mut opened = Vec::new();
         for (index, fate) in fates.iter().enumerate() {
-            opened.push(if *fate == Fate::New { Some(checked(&self.path, &config, index)?) } else { None });
+            opened.push(if *fate == Fate::New { Some(self.checked(&config, index)?) } else { None });
         }
         if config.status != self.config.status {
             // The address may be the same, under other names.
@@ -321,6 +329,12 @@ impl Agent {
         Ok(changes)
     }
 
+    /// Checks a package beside the pipelines that run.
+    fn checked(&self, config: &Config, index: usize) -> Result<Ready, AgentError> {
+        let client = self.scheduler.join_uncounted(threads(config, &config.pipelines[index]));
+        checked(&self.path, config, index, &mut |one| in_turn(&client, || false, one))
+    }
+
     fn fate(&self, config: &Config, new: &PipelineConfig) -> Fate {
         let runs = |old: &&Pipeline| old.shared().name() == new.name && !old.shared().is_over();
         let Some(old) = self.pipelines.iter().find(runs) else { return Fate::New };
@@ -365,14 +379,44 @@ enum Fate {
 }
 
 /// A package that may run, and what watches its answers.
-type Ready = (Opened, Watch);
+struct Ready {
+    opened: Opened,
+    watch: Watch,
+    /// The file that the configuration names.
+    tried: Option<Stamp>,
+    /// Why another one runs in its place.
+    refused: Option<String>,
+}
 
-/// Opens a package, replays golden samples at it, and looks whether it has what the configuration asks for.
-fn checked(path: &Path, config: &Config, index: usize) -> Result<Ready, AgentError> {
+/// Opens a package, replays golden samples at it, and looks whether it has what the configuration asks for. One that has not
+/// run here before is checked as in a swap.
+fn checked(path: &Path, config: &Config, index: usize, turn: InTurn<'_>) -> Result<Ready, AgentError> {
+    let pipeline = &config.pipelines[index];
     let mut opened = open(config, index)?;
-    opened.check_one().map_err(|refusal| refused(config, index, refusal))?;
+    let is_known = Spare::new(&config.device.data, &pipeline.name).is_copy_of(&pipeline.model.path);
+    let done = match is_known {
+        true => opened.check_one(),
+        false => opened.check_all(pipeline.model.max_latency, turn).map(drop),
+    };
+    done.map_err(|refusal| refused(config, index, refusal))?;
     let watch = watch(path, config, index, &mut opened)?;
-    Ok((opened, watch))
+    Ok(Ready { tried: Some(opened.stamp.clone()), opened, watch, refused: None })
+}
+
+/// The same; where the package is refused, the last one that was good, if there is one.
+fn checked_or_spare(path: &Path, config: &Config, index: usize) -> Result<Ready, AgentError> {
+    let pipeline = &config.pipelines[index];
+    let tried = Stamp::of(&pipeline.model.path).ok();
+    let error = match checked(path, config, index, &mut |one| one()) {
+        Err(error) => error,
+        ready => return ready,
+    };
+    let mut other = config.clone();
+    other.pipelines[index].model.path = Spare::new(&config.device.data, &pipeline.name).path().into();
+    let Ok(mut ready) = checked(path, &other, index, &mut |one| one()) else { return Err(error) };
+    ready.opened.name += ", the last good one";
+    ready.refused = Some(format!("{error}; {}, answers instead", ready.opened.name));
+    Ok(Ready { tried, ..ready })
 }
 
 fn watch(path: &Path, config: &Config, index: usize, opened: &mut Opened) -> Result<Watch, AgentError> {

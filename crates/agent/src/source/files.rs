@@ -17,9 +17,13 @@ pub(super) fn named(path: &Path) -> impl Fn(std::io::Error) -> SourceError {
     move |error| SourceError::failed(format!("{}: {error}", path.display()))
 }
 
-/// The pictures of a folder, in the order of their names; numbers in names count as numbers.
+/// The pictures of a folder, in the order of their names; numbers in names count as numbers. Where there are none, those of
+/// the folders in it.
 pub(super) fn folder(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
-    let files = pictures(path)?;
+    let mut files = pictures(path)?;
+    if files.is_empty() {
+        files = spread(path)?;
+    }
     if files.is_empty() {
         return Err(SourceError::Wrong(format!(
             "{}: it holds no picture ({})",
@@ -35,15 +39,33 @@ pub(super) fn folder(path: &Path, feed: &mut Feed) -> Result<(), SourceError> {
     Ok(())
 }
 
-fn pictures(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+fn entries(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let entries = std::fs::read_dir(path).map_err(named(path))?;
-    let mut files = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(named(path))?;
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    paths.collect::<Result<Vec<_>, _>>().map_err(named(path))
+}
+
+fn pictures(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let mut files = entries(path)?;
     files.retain(|file| is_image_name(file) && file.is_file());
     files.sort_by_cached_key(|file| natural(&file.file_name().unwrap_or_default().to_string_lossy()));
     Ok(files)
+}
+
+/// The pictures of the folders in a folder, as data sets have one for each class. Those of each are spread over the whole, so
+/// that every stretch of it shows a class as often as all of it does.
+fn spread(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let mut folders = entries(path)?;
+    folders.retain(|folder| folder.is_dir());
+    folders.sort();
+    let mut all = Vec::new();
+    for folder in folders {
+        let files = pictures(&folder)?;
+        let place = |number: usize| (number as f64 + 0.5) / files.len() as f64;
+        all.extend(files.iter().cloned().enumerate().map(|(number, file)| (place(number), file)));
+    }
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    Ok(all.into_iter().map(|(_, file)| file).collect())
 }
 
 /// The pictures of a folder, and then those that come into it, as long as it is there. One that is still being written is
@@ -114,6 +136,22 @@ pub(super) fn input(feed: &mut Feed) -> Result<(), SourceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn classes_are_spread_over_the_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        for (class, count) in [("cat", 2), ("dog", 4), ("empty", 0)] {
+            std::fs::create_dir(folder.path().join(class)).unwrap();
+            (0..count)
+                .for_each(|i| std::fs::write(folder.path().join(format!("{class}/{i}.jpg")), "").unwrap());
+        }
+        let shown = spread(folder.path()).unwrap();
+        let shown: Vec<_> = shown
+            .iter()
+            .map(|file| file.strip_prefix(folder.path()).unwrap().display().to_string())
+            .collect();
+        assert_eq!(shown, ["dog/0.jpg", "cat/0.jpg", "dog/1.jpg", "dog/2.jpg", "cat/1.jpg", "dog/3.jpg"]);
+    }
 
     #[test]
     fn numbers_in_names_count_as_numbers() {

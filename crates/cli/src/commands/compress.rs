@@ -99,7 +99,27 @@ pub(crate) struct Args {
     json: bool,
 }
 
+impl Args {
+    /// What these words mean behind `espalier compress`.
+    pub(crate) fn of<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Args, clap::Error> {
+        let command = <Args as clap::Args>::augment_args(clap::Command::new("compress").no_binary_name(true));
+        clap::FromArgMatches::from_arg_matches(&command.try_get_matches_from(words)?)
+    }
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let (value, outcome) = made(args)?;
+    print::result(args.json, &value, || text(&value, &outcome))?;
+    match outcome.chosen {
+        Choice::Kept(_) => Ok(()),
+        Choice::Missed { reason, .. } => {
+            Err(Ending::Missed(format!("nothing keeps the budget; nearest is {reason}")).into())
+        }
+    }
+}
+
+/// Compresses, and writes the package, where the budget is kept, and the report; what came of it, also as JSON.
+pub(crate) fn made(args: &Args) -> anyhow::Result<(Value, Outcome)> {
     let report = args.report.clone().unwrap_or_else(|| RunFolder::fresh("compress"));
     let request = request(args, &report)?;
     let named = || format!("package {}", args.package.display());
@@ -113,13 +133,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let value = result(args, &outcome, &report);
     write(&report, "report.html", page(&outcome).as_bytes())?;
     write(&report, "result.json", format!("{value:#}\n").as_bytes())?;
-    print::result(args.json, &value, || text(&value, &outcome))?;
-    match outcome.chosen {
-        Choice::Kept(_) => Ok(()),
-        Choice::Missed { reason, .. } => {
-            Err(Ending::Missed(format!("nothing keeps the budget; nearest is {reason}")).into())
-        }
-    }
+    Ok((value, outcome))
 }
 
 fn request(args: &Args, report: &Path) -> anyhow::Result<Request> {

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use espalier_graph::{Bindings, Weights};
-use espalier_passes::{Optimizer, fold_batch_norm};
-use espalier_runtime::{Isa, Options, Plan, Pool, lower};
+use espalier_passes::Optimizer;
+use espalier_runtime::{Options, Plan, Pool, lower};
 use espalier_train::networks::{self, NetworkOptions};
 use espalier_train::step::{StepOptions, training_step};
 use serde_json::{Value, json};
@@ -240,22 +240,4 @@ pub(crate) fn refuse_precision(precision: &str) -> anyhow::Result<()> {
         "bf16" => Err(usage("--precision bf16 is not built yet; use f32 or auto")),
         other => Err(usage(format!("--precision {other}: it should be f32, bf16 or auto"))),
     }
-}
-
-/// Latencies in the order that JSON readers expect; used by `demo` too.
-pub(crate) fn latency(
-    graph: &espalier_graph::Graph,
-    weights: &Weights,
-    isa: Isa,
-    threads: usize,
-    runs: usize,
-) -> anyhow::Result<Value> {
-    let mut weights = weights.clone();
-    let graph = fold_batch_norm(graph, &mut weights)?;
-    let mut plan = lower(&graph, &weights, Options { isa, threads, bindings: Bindings::batch(1) })?;
-    fill(plan.input(&graph.value(graph.inputs()[0]).name));
-    let mut result = json!({});
-    let mut pool = Pool::new(threads);
-    latencies(&mut time_runs(runs, || plan.run(&mut pool)), &mut result);
-    Ok(result)
 }

@@ -13,7 +13,7 @@ use espalier_tasks::{Answer, Model};
 use serde_json::{Value, json};
 
 use crate::exit::usage;
-use crate::{open, print};
+use crate::{open, print, signals};
 
 /// Flags of `run --source`.
 #[derive(clap::Args)]
@@ -55,7 +55,7 @@ pub(super) fn run(args: &super::Args, source: &str) -> anyhow::Result<()> {
         Some(_) => ("live values", "no line of the source is a row of what the package takes"),
         None => ("live picture", "no frame of the source is a picture"),
     };
-    let stop = stop()?;
+    let stop = signals::stop()?;
     let package = args.package.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let labels = model.task().labels().to_vec();
     let board = Board::new(source.to_string(), package, labels);
@@ -109,16 +109,6 @@ fn source_error(error: SourceError) -> anyhow::Error {
         SourceError::Wrong(text) | SourceError::Missing(text) => usage(format!("--source {text}")),
         SourceError::Failed(text) => anyhow::anyhow!("--source {text}"),
     }
-}
-
-/// Is set by the first Ctrl-C or SIGTERM; a second one ends the program at once.
-fn stop() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())?;
-        signal_hook::flag::register(signal, stop.clone())?;
-    }
-    Ok(stop)
 }
 
 /// Prints answers on stdout and everything else on stderr.

@@ -1,0 +1,103 @@
+//! What pipelines say of themselves, in insights.
+
+use std::collections::BTreeMap;
+
+use espalier_wire::{Insight, Kind, State};
+use serde_json::{Value, json};
+
+/// What one pipeline has said.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Told {
+    /// Frames with an answer.
+    pub(super) frames: u64,
+    /// Of those whose truth is known, all and those that were answered rightly.
+    known: u64,
+    right: u64,
+    /// The statistic that told drift first, and after how many frames.
+    pub(super) drift: Option<(String, u64)>,
+    pub(super) samples: u64,
+    pub(super) seen_bytes: u64,
+    /// Bytes that left the device: of insights and of hard samples.
+    pub(super) sent_bytes: u64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+}
+
+/// What all pipelines have said, by their names.
+pub(super) type All = BTreeMap<String, Told>;
+
+impl Told {
+    /// Takes a line of the agent; the pipeline that it is about.
+    ///
+    /// # Errors
+    /// It is no insight.
+    pub(super) fn hear(all: &mut All, line: &str) -> anyhow::Result<String> {
+        let Insight { pipeline, kind, .. } = serde_json::from_str(line)?;
+        let told = all.entry(pipeline.clone()).or_default();
+        told.sent_bytes += line.len() as u64;
+        told.take(kind);
+        Ok(pipeline)
+    }
+
+    fn take(&mut self, kind: Kind) {
+        match kind {
+            Kind::Aggregate { frames, truth, .. } => {
+                let truth = truth.unwrap_or_default();
+                self.frames += frames.processed;
+                (self.known, self.right) = (self.known + truth.known, self.right + truth.right);
+            }
+            Kind::Drift { state: State::Begins, statistic, frames, .. } => {
+                self.drift.get_or_insert((statistic, frames));
+            }
+            Kind::HardSample { bytes, .. } => {
+                self.samples += 1;
+                self.sent_bytes += bytes;
+            }
+            Kind::Health { counters, .. } => {
+                let of = |name: &str| counters.get(name).copied().unwrap_or_default();
+                self.seen_bytes = of("seen_bytes_total") as u64;
+                (self.p50_ms, self.p99_ms) = (of("latency_ms_p50"), of("latency_ms_p99"));
+            }
+            Kind::Drift { .. } | Kind::Event { .. } => {}
+        }
+    }
+
+    /// The share of right answers, where the truth is known.
+    pub(super) fn accuracy(&self) -> Option<f64> {
+        (self.known > 0).then(|| self.right as f64 / self.known as f64)
+    }
+
+    /// As JSON.
+    pub(super) fn value(&self, name: &str) -> Value {
+        let drift = self.drift.as_ref();
+        json!({
+            "name": name, "frames": self.frames, "accuracy": self.accuracy(),
+            "drift": drift.map(|(statistic, _)| statistic), "drift_frames": drift.map(|(_, frames)| frames),
+            "hard_samples": self.samples,
+        })
+    }
+
+    /// Cells of a table.
+    pub(super) fn cells(&self, name: &str) -> Vec<String> {
+        let accuracy = self.accuracy().map_or("-".into(), |accuracy| format!("{accuracy:.4}"));
+        let (frames, samples) = (self.frames.to_string(), self.samples.to_string());
+        let drift = self.drift.as_ref();
+        let drift = drift.map_or("-".into(), |(statistic, frames)| format!("{statistic}, frame {frames}"));
+        vec![name.into(), frames, accuracy, drift, samples]
+    }
+
+    /// Several of them in one; of latencies the worst.
+    pub(super) fn sum<'a>(all: impl IntoIterator<Item = &'a Told>) -> Told {
+        all.into_iter().fold(Told::default(), |sum, one| Told {
+            frames: sum.frames + one.frames,
+            known: sum.known + one.known,
+            right: sum.right + one.right,
+            drift: sum.drift.or(one.drift.clone()),
+            samples: sum.samples + one.samples,
+            seen_bytes: sum.seen_bytes + one.seen_bytes,
+            sent_bytes: sum.sent_bytes + one.sent_bytes,
+            p50_ms: sum.p50_ms.max(one.p50_ms),
+            p99_ms: sum.p99_ms.max(one.p99_ms),
+        })
+    }
+}
