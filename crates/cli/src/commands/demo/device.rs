@@ -14,19 +14,20 @@ use espalier_train::data::{Dataset, Sample, Source, Split};
 use super::child::{Agent, Line};
 use super::told::{All, Told};
 use crate::print;
+use crate::progress::Progress;
 
 /// The data that the camera of digits shows.
 pub(super) const DIGITS: &str = "builtin:mnist-5k";
 
-/// Frames a second of the camera of digits, and seconds of each of its scenes.
+/// Frames a second of the camera of digits, and frames of each of its scenes, about.
 const RATE: u64 = 200;
-const SECONDS: u64 = 5;
+const FRAMES: u64 = 5 * RATE;
 /// The camera ends by itself after that, and the agent with it, should nobody be left who ends it.
-const LAST_FRAME: u64 = 6 * RATE * SECONDS;
+const LAST_FRAME: u64 = 10 * FRAMES;
 /// Pictures of a folder that are played, at most.
 const PICTURES: usize = 1000;
-/// For a pipeline to begin.
-const BEGINNING: Duration = Duration::from_secs(30);
+/// For a pipeline to begin, and for all frames of a scene.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the agent looks at for a while.
 pub(super) struct Scene {
@@ -35,8 +36,8 @@ pub(super) struct Scene {
     /// What is wrong with the camera.
     pub(super) disturbance: Disturbance,
     uri: String,
-    /// How long; until the source ends, if nothing is said.
-    time: Option<Duration>,
+    /// How many frames; until the source ends, if nothing is said.
+    frames: Option<u64>,
 }
 
 /// The camera of digits as it should be, and in four other states.
@@ -44,16 +45,16 @@ pub(super) fn digits(seed: u64) -> Vec<Scene> {
     let fine = Disturbance::default();
     let states = [
         ("undisturbed", "", fine),
-        ("darkness", "&darkness=0.6", Disturbance { darkness: 0.6, ..fine }),
-        ("blur", "&blur=1.1", Disturbance { blur: 1.1, ..fine }),
+        ("darkness", "&darkness=0.65", Disturbance { darkness: 0.65, ..fine }),
+        ("blur", "&blur=1.2", Disturbance { blur: 1.2, ..fine }),
         ("rotation", "&rotation=40", Disturbance { rotation: 40.0, ..fine }),
-        ("noise", "&noise=0.11", Disturbance { noise: 0.11, ..fine }),
+        ("noise", "&noise=0.13", Disturbance { noise: 0.13, ..fine }),
     ];
     let scene = |(name, options, disturbance)| Scene {
         name,
         disturbance,
         uri: format!("{DIGITS}?rate={RATE}&seed={seed}&frames={LAST_FRAME}{options}"),
-        time: Some(Duration::from_secs(SECONDS)),
+        frames: Some(FRAMES),
     };
     // Elsewhere there is no signal that has a configuration read again.
     states.into_iter().take(if cfg!(unix) { 5 } else { 1 }).map(scene).collect()
@@ -69,7 +70,7 @@ pub(super) fn pictures(data: &Dataset, split: Split, folder: &Path) -> anyhow::R
         lay(sample, &class, number).with_context(|| sample.name())?;
     }
     let uri = folder.canonicalize()?.to_str().context("the folder's name is not UTF-8")?.to_owned();
-    Ok(vec![Scene { name: "undisturbed", disturbance: Disturbance::default(), uri, time: None }])
+    Ok(vec![Scene { name: "undisturbed", disturbance: Disturbance::default(), uri, frames: None }])
 }
 
 /// A picture into the folder of its class, as a link where that can be.
@@ -107,7 +108,7 @@ source = {{ uri = {uri} }}
 model = {{ path = {package} }}
 
 [pipeline.aggregate]
-span = "1m"
+span = "1s"
 
 [pipeline.drift]
 
@@ -155,22 +156,36 @@ pub(super) fn run(scenes: &[Scene], package: &Path, folder: &Path) -> anyhow::Re
 fn watch(agent: &mut Agent, scene: &Scene, all: &mut All) -> anyhow::Result<()> {
     let name = scene.name;
     let begins = |line| Ok(hear(all, line)?.as_deref() == Some(name));
-    agent.listen(Some(Instant::now() + BEGINNING), begins)?;
+    agent.listen(Some(Instant::now() + PATIENCE), begins)?;
     if !all.contains_key(name) {
         agent.wait()?;
         bail!("the agent does not look at the scene `{name}`");
     }
-    let until = scene.time.map(|time| Instant::now() + time);
-    let goes_on = agent.listen(until, |line| hear(all, line).map(|_| false))?;
+    let goes_on = match scene.frames {
+        Some(frames) => see(agent, name, frames, all)?,
+        None => agent.listen(None, |line| hear(all, line).map(|_| false))?,
+    };
     match all[name].drift.as_ref() {
         Some((statistic, frame)) => eprintln!("   {name}: {statistic} drifts, told at frame {frame}"),
         None => eprintln!("   {name}: no drift"),
     }
-    if until.is_some() && !goes_on {
+    if scene.frames.is_some() && !goes_on {
         agent.wait()?;
         bail!("the agent ended before its time");
     }
     Ok(())
+}
+
+/// Hears of so many frames of a pipeline, or as many as there are while anybody has patience; whether the agent goes on.
+fn see(agent: &mut Agent, name: &str, frames: u64, all: &mut All) -> anyhow::Result<bool> {
+    let mut bar = Progress::new(&format!("   {name}"), "frames", frames, 0);
+    let goes_on = agent.listen(Some(Instant::now() + PATIENCE), |line| {
+        hear(all, line)?;
+        bar.set(all[name].seen.min(frames), "");
+        Ok(all[name].seen >= frames)
+    });
+    bar.finish();
+    goes_on
 }
 
 /// Takes a line of the agent; the pipeline that an insight is of.

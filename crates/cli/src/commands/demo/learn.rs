@@ -12,8 +12,12 @@ use espalier_train::{CHECKPOINT_EVERY, Overrides, Request};
 use serde_json::{Value, json};
 
 use super::Args;
+use super::device::DIGITS;
 use crate::commands::{compress, predict, train};
 use crate::{foreign, open, print};
+
+/// Enough for the digits, where nobody wants to wait.
+const EPOCHS: usize = 12;
 
 /// What came of a training.
 pub(super) struct Trained {
@@ -26,7 +30,8 @@ pub(super) struct Trained {
 }
 
 pub(super) fn train(args: &Args, out: PathBuf) -> anyhow::Result<Trained> {
-    let overrides = Overrides { seed: Some(args.seed), epochs: args.epochs, ..Overrides::default() };
+    let epochs = args.epochs.or((args.data == DIGITS).then_some(EPOCHS));
+    let overrides = Overrides { seed: Some(args.seed), epochs, ..Overrides::default() };
     let (data, checkpoint_every) = (args.data.clone(), CHECKPOINT_EVERY);
     let (mlflow, import) = (train::mlflow(), foreign::read);
     let request =

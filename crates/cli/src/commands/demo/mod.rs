@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Folder of the run; default runs/demo, runs/demo-2, ...
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Epochs of the training; default: by the data.
+    /// Epochs of the training; default: 12 for the digits, else by the data.
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
     /// Seed of all random numbers.

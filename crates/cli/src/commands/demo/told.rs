@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 /// What one pipeline has said.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Told {
-    /// Frames with an answer.
+    /// Frames of the source, and those with an answer.
+    pub(super) seen: u64,
     pub(super) frames: u64,
     /// Of those whose truth is known, all and those that were answered rightly.
     known: u64,
@@ -43,7 +44,7 @@ impl Told {
         match kind {
             Kind::Aggregate { frames, truth, .. } => {
                 let truth = truth.unwrap_or_default();
-                self.frames += frames.processed;
+                (self.seen, self.frames) = (self.seen + frames.seen, self.frames + frames.processed);
                 (self.known, self.right) = (self.known + truth.known, self.right + truth.right);
             }
             Kind::Drift { state: State::Begins, statistic, frames, .. } => {
@@ -89,6 +90,7 @@ impl Told {
     /// Several of them in one; of latencies the worst.
     pub(super) fn sum<'a>(all: impl IntoIterator<Item = &'a Told>) -> Told {
         all.into_iter().fold(Told::default(), |sum, one| Told {
+            seen: sum.seen + one.seen,
             frames: sum.frames + one.frames,
             known: sum.known + one.known,
             right: sum.right + one.right,
