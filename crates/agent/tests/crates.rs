@@ -8,6 +8,22 @@ const CRATES: usize = 143;
 
 #[test]
 fn the_number_of_crates_is_known() {
+    let text = tree("{p}");
+    let crates: BTreeSet<&str> =
+        text.lines().filter(|line| !line.is_empty()).map(|line| line.split(" (").next().unwrap()).collect();
+    assert_eq!(crates.len(), CRATES, "crates of espalier-agent: {crates:#?}");
+}
+
+/// Kernels of training are as large as all others together.
+#[test]
+fn it_has_no_kernels_of_training() {
+    let text = tree("{p} features: {f}");
+    let runtime = text.lines().find(|line| line.starts_with("espalier-runtime ")).unwrap();
+    assert!(!runtime.contains("training"), "{runtime}");
+}
+
+/// What `espalier-agent` is built of on Linux, a line for each crate.
+fn tree(format: &str) -> String {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let output = Command::new(cargo)
         .args([
@@ -19,15 +35,12 @@ fn the_number_of_crates_is_known() {
             "--prefix",
             "none",
             "--format",
-            "{p}",
+            format,
         ])
         .args(["--target", "x86_64-unknown-linux-gnu", "--locked", "--offline"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    let crates: BTreeSet<&str> =
-        text.lines().filter(|line| !line.is_empty()).map(|line| line.split(" (").next().unwrap()).collect();
-    assert_eq!(crates.len(), CRATES, "crates of espalier-agent: {crates:#?}");
+    String::from_utf8(output.stdout).unwrap()
 }

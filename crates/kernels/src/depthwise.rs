@@ -25,11 +25,6 @@ use weight_grad::WeightGrad;
 /// Sixteen zeros, which are read in place of what lies outside of the input.
 static ZEROS: [f32; LANES] = [0.0; LANES];
 
-/// Whether 16 lanes are one of 32 registers; elsewhere few sums fit.
-fn wide(isa: Isa) -> bool {
-    isa.to_string() == "avx512"
-}
-
 fn check(g: &ConvGeometry) {
     let channels = [g.channels_in, g.channels_out];
     assert_eq!(channels, [g.groups; 2], "depthwise needs as many groups as channels: {g:?}");

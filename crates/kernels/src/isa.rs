@@ -1,5 +1,6 @@
 //! Instruction sets: a value of [`Isa`] is the proof that this CPU has them.
 
+use crate::lanes::{self, Lanes};
 use std::fmt;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -92,6 +93,19 @@ impl Isa {
 
     pub(crate) fn level(self) -> Level {
         self.0
+    }
+
+    /// [`Lanes::REGISTERS`] of it.
+    pub(crate) fn registers(self) -> usize {
+        match self.0 {
+            Level::Scalar => lanes::Scalar::REGISTERS,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => lanes::Avx2::REGISTERS,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => lanes::Avx512::REGISTERS,
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon | Level::NeonDotprod => lanes::Neon::REGISTERS,
+        }
     }
 }
 

@@ -20,6 +20,9 @@ pub const LANES: usize = 16;
 /// for 16 elements (no alignment is needed).
 #[allow(clippy::missing_safety_doc)]
 pub(crate) trait Lanes: Copy {
+    /// How many of them the registers hold.
+    const REGISTERS: usize;
+
     unsafe fn splat(v: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn store(self, p: *mut f32);
@@ -95,7 +98,7 @@ fn pow2(n: f32) -> f32 {
     f32::from_bits((n + (ROUND + 127.0)).to_bits() << 23)
 }
 
-/// Plain Rust.
+/// Plain Rust. It needs no instruction set, so what is long and rare is called, not inlined: copies in each kernel would be large.
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar([f32; LANES]);
 
@@ -106,6 +109,8 @@ macro_rules! lanewise {
 }
 
 impl Lanes for Scalar {
+    const REGISTERS: usize = 4;
+
     #[inline(always)]
     unsafe fn splat(v: f32) -> Self {
         Scalar([v; LANES])
@@ -160,14 +165,14 @@ impl Lanes for Scalar {
     unsafe fn nan_or(self, b: Self) -> Self {
         lanewise!(self, b, |x: f32, y: f32| if x.is_nan() { x } else { y })
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn scale2(self, n: Self) -> Self {
         lanewise!(self, n, |x: f32, n: f32| {
             let half = n * 0.5 + ROUND - ROUND;
             x * pow2(half) * pow2(n - half)
         })
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn split(self) -> (Self, Self) {
         let exponent = self.0.map(|x| (x.to_bits() as i32).wrapping_sub(TWO_THIRDS) >> 23);
         let mantissa = std::array::from_fn(|i| {
@@ -191,7 +196,7 @@ impl Lanes for Scalar {
     unsafe fn swap<const N: usize>(self) -> Self {
         Scalar(std::array::from_fn(|i| self.0[i ^ N]))
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
         std::array::from_fn(|i| Scalar(std::array::from_fn(|j| rows[j].0[i])))
     }
@@ -212,6 +217,8 @@ mod x86 {
     pub(crate) struct Avx2(pub(crate) __m256, pub(crate) __m256);
 
     impl Lanes for Avx2 {
+        const REGISTERS: usize = 8;
+
         #[inline(always)]
         unsafe fn splat(v: f32) -> Self {
             unsafe { Avx2(_mm256_set1_ps(v), _mm256_set1_ps(v)) }
@@ -400,6 +407,8 @@ mod x86 {
     pub(crate) struct Avx512(pub(crate) __m512);
 
     impl Lanes for Avx512 {
+        const REGISTERS: usize = 32;
+
         #[inline(always)]
         unsafe fn splat(v: f32) -> Self {
             unsafe { Avx512(_mm512_set1_ps(v)) }

@@ -1,5 +1,6 @@
 //! How a model runs: `lower` turns a graph into a plan, one block of memory holds everything, a spin pool runs it.
-//! Nothing here knows of training: a training step is a graph like any other.
+//! Nothing here knows of training: a training step is a graph like any other. But its ops have kernels only with the feature
+//! `training`.
 
 mod channels;
 pub mod energy;
@@ -10,6 +11,11 @@ pub mod memory;
 mod plan;
 mod pool;
 mod select;
+#[cfg(feature = "training")]
+mod training;
+#[cfg(not(feature = "training"))]
+#[path = "no_training.rs"]
+mod training;
 
 pub use channels::Origin;
 pub use espalier_kernels::{Isa, IsaError};

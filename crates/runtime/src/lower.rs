@@ -59,6 +59,14 @@ pub enum LowerError {
         /// The value.
         name: String,
     },
+    /// An op of training, in a build that has no kernels for it.
+    #[error("node `{node}`: {op} belongs to training, and this build only predicts; `espalier train` trains")]
+    Training {
+        /// The node.
+        node: String,
+        /// The op.
+        op: &'static str,
+    },
     /// More memory than can be addressed or asked for.
     #[error(
         "value `{name}` would take {bytes} bytes at this batch size; at most {MAX_VALUE_BYTES} are possible"
@@ -124,7 +132,7 @@ pub(crate) struct Lowering<'a> {
     converted: HashMap<(Storage, Layout, [usize; 3]), Storage>,
     packed: HashMap<(ValueId, Form), Storage>,
     states: HashMap<ValueId, Storage>,
-    updated: Vec<ValueId>,
+    pub(crate) updated: Vec<ValueId>,
     /// Where each output of the graph lies, in their order.
     results: Vec<Storage>,
     steps: Vec<Draft>,
@@ -402,33 +410,7 @@ impl<'a> Lowering<'a> {
         (storage, bytes)
     }
 
-    /// Output `output` of a kernel that updates `input` in place. Where that is how the state changes, the state's own
-    /// memory; else a copy.
-    pub(crate) fn in_place(
-        &mut self,
-        input: ValueId,
-        output: ValueId,
-    ) -> Result<(Storage, usize), LowerError> {
-        let bytes = self.bytes(input, Layout::Plain);
-        let next = match self.graph.value(input).source {
-            Source::State(i) => self.graph.states()[i].next,
-            Source::Input | Source::Node { .. } => None,
-        };
-        let storage = if next == Some(output) {
-            let storage = self.locate(input)?.storage;
-            self.updated.push(input);
-            storage
-        } else {
-            let from = self.get(input, Layout::Plain)?;
-            let copy = self.temporary(bytes);
-            self.copy(input, from, (copy, bytes));
-            copy
-        };
-        self.native.insert(output, Located { storage, layout: Layout::Plain });
-        Ok((storage, bytes))
-    }
-
-    fn copy(&mut self, id: ValueId, from: (Storage, usize), to: (Storage, usize)) {
+    pub(crate) fn copy(&mut self, id: ValueId, from: (Storage, usize), to: (Storage, usize)) {
         let kernel = movement::copy(self.options.isa, from.1 / size_of::<f32>());
         let node = self.graph.value(id).name.clone();
         self.push(Draft { kernel, inputs: vec![from], outputs: vec![to], node, op: "Copy", macs: 0 });

@@ -4,7 +4,7 @@
 use espalier_graph::{BinaryFn, DType, Op, ReduceFn, UnaryFn, ValueId, Window};
 use espalier_kernels::{
     Activation, Isa, Kernel, LANES, Layout, conv, elementwise, matmul, movement, norm, pool, reduce, resize,
-    softmax, update,
+    softmax,
 };
 
 use crate::fuse::{Group, Work};
@@ -37,7 +37,6 @@ impl Lowering<'_> {
         match op {
             Op::Conv { .. } => unreachable!("fuse makes Work::Conv of it"),
             Op::ConvInputGrad { window, groups, .. } => self.conv_input_grad(group, op, *window, *groups),
-            Op::ConvWeightGrad { window, groups } => self.conv_weight_grad(group, op, *window, *groups),
             Op::MatMul { .. } => self.matmul(group, op, false),
             Op::MaxPool { .. }
             | Op::Resize { .. }
@@ -56,46 +55,22 @@ impl Lowering<'_> {
             | Op::QAvgPool { .. }
             | Op::Table { .. } => self.integers(group, op, None),
             Op::MaxPool { window } => self.pool(group, op, *window, first(), y, pool::max_pool),
-            Op::MaxPoolGrad { window } => {
-                self.pool(group, op, *window, y, group.inputs[1], pool::max_pool_grad)
-            }
             Op::AvgPool { window, count_pad } => {
                 self.pool(group, op, *window, first(), y, |isa, g| pool::avg_pool(isa, g, *count_pad))
             }
-            Op::AvgPoolGrad { window, count_pad, .. } => {
-                self.pool(group, op, *window, y, first(), |isa, g| pool::avg_pool_grad(isa, g, *count_pad))
-            }
             Op::Resize { mode, .. } => {
                 self.resize(group, op, |isa, planes, x, y| resize::resize(isa, planes, x, y, *mode))
-            }
-            Op::ResizeGrad { mode, .. } => {
-                self.resize(group, op, |isa, planes, dy, dx| resize::resize_grad(isa, planes, dx, dy, *mode))
             }
             Op::BatchNorm { eps, .. } => {
                 let g = self.norm_geometry(first());
                 self.normalise(group, op, g, norm::batch_norm(isa, g, *eps, activation))
             }
-            Op::BatchNormTraining { eps, momentum } => {
-                self.batch_norm_training(group, op, *eps, *momentum, activation)
-            }
-            Op::BatchNormGrad => self.batch_norm_grad(group, op, activation),
             Op::LayerNorm { eps } => {
                 let (rows, dim) = self.rows(first());
                 self.plain(group, op, norm::layer_norm(isa, rows, dim, *eps))
             }
-            Op::LayerNormGrad { eps } => {
-                let (rows, dim) = self.rows(first());
-                self.plain(group, op, norm::layer_norm_grad(isa, rows, dim, *eps))
-            }
             Op::Unary { f } => self.unary(group, op, *f, |isa, len| elementwise::unary(isa, *f, len)),
-            Op::UnaryGrad { f } => {
-                self.unary(group, op, *f, |isa, len| elementwise::unary_grad(isa, *f, len))
-            }
             Op::Binary { f } => self.binary(group, op, *f, activation),
-            Op::Dropout { p, stream } => {
-                let len = self.elements(first());
-                self.plain(group, op, elementwise::dropout(isa, *p, *stream, len))
-            }
             Op::Fill { value, .. } => {
                 let len = self.elements(y);
                 self.plain(group, op, elementwise::fill(isa, *value, len))
@@ -103,16 +78,7 @@ impl Lowering<'_> {
             Op::Cast { to } => self.cast(group, op, *to),
             Op::Reduce { f, axes, keep } => self.reduce(group, op, *f, axes, *keep),
             Op::Softmax { axis } => self.over_axis(group, op, *axis, softmax::softmax),
-            Op::SoftmaxGrad { axis } => self.over_axis(group, op, *axis, softmax::softmax_grad),
             Op::LogSoftmax { axis } => self.over_axis(group, op, *axis, softmax::log_softmax),
-            Op::CrossEntropy => {
-                let (rows, classes) = self.rows(first());
-                self.plain(group, op, softmax::cross_entropy(isa, rows, classes))
-            }
-            Op::CrossEntropyGrad => {
-                let (rows, classes) = self.rows(first());
-                self.plain(group, op, softmax::cross_entropy_grad(isa, rows, classes))
-            }
             Op::Reshape { .. } => self.reshape(first(), y),
             Op::Transpose { perm } => {
                 let kernel = movement::transpose::<f32>(isa, &self.dims(first()), perm);
@@ -138,24 +104,23 @@ impl Lowering<'_> {
                 let indices = self.elements(group.inputs[1]);
                 self.plain(group, op, movement::gather(isa, outer, size, inner, indices))
             }
-            Op::GatherGrad { axis, .. } => {
-                let (outer, size, inner) = self.around(y, *axis);
-                let indices = self.elements(first());
-                self.plain(group, op, movement::gather_grad(isa, outer, size, inner, indices))
-            }
-            Op::GlobalNorm => {
-                let lens: Vec<usize> = group.inputs.iter().map(|&id| self.elements(id)).collect();
-                self.plain(group, op, update::global_norm(isa, &lens))
-            }
-            Op::Sgd { momentum, nesterov, decay } => {
-                let kernel = update::sgd(isa, *momentum, *nesterov, *decay, self.elements(y));
-                self.update(group, op, kernel, &[0, 2])
-            }
-            Op::AdamW { beta1, beta2, eps, decay } => {
-                let kernel = update::adamw(isa, *beta1, *beta2, *eps, *decay, self.elements(y));
-                self.update(group, op, kernel, &[0, 2, 3])
-            }
-            Op::Ema => self.update(group, op, update::ema(isa, self.elements(y)), &[0]),
+            Op::ConvWeightGrad { .. }
+            | Op::MaxPoolGrad { .. }
+            | Op::AvgPoolGrad { .. }
+            | Op::ResizeGrad { .. }
+            | Op::BatchNormTraining { .. }
+            | Op::BatchNormGrad
+            | Op::LayerNormGrad { .. }
+            | Op::UnaryGrad { .. }
+            | Op::Dropout { .. }
+            | Op::SoftmaxGrad { .. }
+            | Op::CrossEntropy
+            | Op::CrossEntropyGrad
+            | Op::GatherGrad { .. }
+            | Op::GlobalNorm
+            | Op::Sgd { .. }
+            | Op::AdamW { .. }
+            | Op::Ema => self.training(group, op, activation),
         }
     }
 
@@ -164,14 +129,14 @@ impl Lowering<'_> {
     }
 
     /// All axes but the last, and the last.
-    fn rows(&self, id: ValueId) -> (usize, usize) {
+    pub(crate) fn rows(&self, id: ValueId) -> (usize, usize) {
         let dims = self.dims(id);
         let last = dims.last().copied().unwrap_or(1);
         (dims[..dims.len().saturating_sub(1)].iter().product(), last)
     }
 
     /// Elements before, along and after `axis`.
-    fn around(&self, id: ValueId, axis: usize) -> (usize, usize, usize) {
+    pub(crate) fn around(&self, id: ValueId, axis: usize) -> (usize, usize, usize) {
         let dims = self.dims(id);
         (dims[..axis].iter().product(), dims[axis], dims[axis + 1..].iter().product())
     }
@@ -194,7 +159,7 @@ impl Lowering<'_> {
     }
 
     /// A kernel over row-major values throughout.
-    fn plain(&mut self, group: &Group, op: &Op, kernel: Boxed) -> Emitted {
+    pub(crate) fn plain(&mut self, group: &Group, op: &Op, kernel: Boxed) -> Emitted {
         let inputs = self.gets(&group.inputs, Layout::Plain)?;
         let outputs = group.outputs.iter().map(|&id| self.place(id, Layout::Plain)).collect();
         self.step(group, op, kernel, inputs, outputs, 0);
@@ -221,7 +186,11 @@ impl Lowering<'_> {
     }
 
     /// Pictures come in plain and have few channels: the convolution reads them as they are.
-    fn conv_input(&mut self, x: ValueId, g: &conv::ConvGeometry) -> Result<(Layout, Place), LowerError> {
+    pub(crate) fn conv_input(
+        &mut self,
+        x: ValueId,
+        g: &conv::ConvGeometry,
+    ) -> Result<(Layout, Place), LowerError> {
         let plain = self.locate(x)?.layout == Layout::Plain && g.channels_in < LANES && g.groups == 1;
         let layout = if plain { Layout::Plain } else { Layout::Blocked };
         Ok((layout, self.get(x, layout)?))
@@ -257,16 +226,6 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    fn conv_weight_grad(&mut self, group: &Group, op: &Op, window: Window, groups: usize) -> Emitted {
-        let (x, dy, dw) = (group.inputs[0], group.inputs[1], group.outputs[0]);
-        let g = self.geometry(x, dy, window, groups);
-        let (layout, x) = self.conv_input(x, &g)?;
-        let inputs = vec![x, self.get(dy, Layout::Blocked)?];
-        let output = self.place(dw, Layout::Plain);
-        self.step(group, op, conv::weight_grad(self.options.isa, &g, layout), inputs, vec![output], macs(&g));
-        Ok(())
-    }
-
     fn matmul(&mut self, group: &Group, op: &Op, bias: bool) -> Emitted {
         let Op::MatMul { trans_a, trans_b } = *op else { unreachable!("fuse puts a MatMul here") };
         let (a, b, y) = (self.dims(group.inputs[0]), self.dims(group.inputs[1]), self.dims(group.outputs[0]));
@@ -293,7 +252,7 @@ impl Lowering<'_> {
     }
 
     /// `x` and `y` are the larger and the smaller picture, whichever way the kernel goes.
-    fn pool(
+    pub(crate) fn pool(
         &mut self,
         group: &Group,
         op: &Op,
@@ -312,7 +271,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    fn resize(
+    pub(crate) fn resize(
         &mut self,
         group: &Group,
         op: &Op,
@@ -323,7 +282,7 @@ impl Lowering<'_> {
         self.plain(group, op, kernel)
     }
 
-    fn norm_geometry(&self, x: ValueId) -> norm::NormGeometry {
+    pub(crate) fn norm_geometry(&self, x: ValueId) -> norm::NormGeometry {
         let dims = self.dims(x);
         let layout = if dims.len() == 4 { Layout::Blocked } else { Layout::Plain };
         norm::NormGeometry { batch: dims[0], channels: dims[1], spatial: dims[2..].iter().product(), layout }
@@ -334,43 +293,6 @@ impl Lowering<'_> {
         inputs.extend(self.gets(&group.inputs[1..], Layout::Plain)?);
         let y = self.place(group.outputs[0], g.layout);
         self.step(group, op, kernel, inputs, vec![y], 0);
-        Ok(())
-    }
-
-    fn batch_norm_training(
-        &mut self,
-        group: &Group,
-        op: &Op,
-        eps: f32,
-        momentum: f32,
-        activation: Activation,
-    ) -> Emitted {
-        let g = self.norm_geometry(group.inputs[0]);
-        let mut inputs = vec![self.get(group.inputs[0], g.layout)?];
-        inputs.extend(self.gets(&group.inputs[1..3], Layout::Plain)?);
-        let mut outputs = vec![self.place(group.outputs[0], g.layout)];
-        for i in [1, 2] {
-            outputs.push(self.in_place(group.inputs[2 + i], group.outputs[i])?);
-        }
-        outputs.extend(group.outputs[3..].iter().map(|&id| self.place(id, Layout::Plain)));
-        let kernel = norm::batch_norm_training(self.options.isa, g, eps, momentum, activation);
-        self.step(group, op, kernel, inputs, outputs, 0);
-        Ok(())
-    }
-
-    /// Inputs are `x, dy, gamma, mean, rstd`, or with an activation `x, dy, gamma, beta, mean, rstd`.
-    fn batch_norm_grad(&mut self, group: &Group, op: &Op, activation: Activation) -> Emitted {
-        let g = self.norm_geometry(group.inputs[0]);
-        let mut inputs = self.gets(&group.inputs[..2], g.layout)?;
-        let vectors = self.gets(&group.inputs[2..], Layout::Plain)?;
-        inputs.push(vectors[0]);
-        // The kernel reads beta only to find the slope of an activation; gamma stands in where there is none.
-        inputs.push(if activation == Activation::Identity { vectors[0] } else { vectors[1] });
-        inputs.extend(&vectors[vectors.len() - 2..]);
-        let mut outputs = vec![self.place(group.outputs[0], g.layout)];
-        outputs.extend(group.outputs[1..].iter().map(|&id| self.place(id, Layout::Plain)));
-        let kernel = norm::batch_norm_grad(self.options.isa, g, activation);
-        self.step(group, op, kernel, inputs, outputs, 0);
         Ok(())
     }
 
@@ -386,7 +308,13 @@ impl Lowering<'_> {
         Ok(layout)
     }
 
-    fn unary(&mut self, group: &Group, op: &Op, f: UnaryFn, make: impl Fn(Isa, usize) -> Boxed) -> Emitted {
+    pub(crate) fn unary(
+        &mut self,
+        group: &Group,
+        op: &Op,
+        f: UnaryFn,
+        make: impl Fn(Isa, usize) -> Boxed,
+    ) -> Emitted {
         let layout = self.elementwise_layout(&group.inputs, keeps_finite(f))?;
         let inputs = self.gets(&group.inputs, layout)?;
         let output = self.place(group.outputs[0], layout);
@@ -463,7 +391,7 @@ impl Lowering<'_> {
         (storage, bytes)
     }
 
-    fn over_axis(
+    pub(crate) fn over_axis(
         &mut self,
         group: &Group,
         op: &Op,
@@ -521,24 +449,6 @@ impl Lowering<'_> {
             vec![output],
             0,
         );
-        Ok(())
-    }
-
-    /// Inputs `in_place` (by number) are updated where they lie and become the outputs; the others are read.
-    fn update(&mut self, group: &Group, op: &Op, kernel: Boxed, in_place: &[usize]) -> Emitted {
-        let read: Vec<ValueId> = group
-            .inputs
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| !in_place.contains(i))
-            .map(|(_, &id)| id)
-            .collect();
-        let inputs = self.gets(&read, Layout::Plain)?;
-        let mut outputs = Vec::new();
-        for (&i, &output) in in_place.iter().zip(&group.outputs) {
-            outputs.push(self.in_place(group.inputs[i], output)?);
-        }
-        self.step(group, op, kernel, inputs, outputs, 0);
         Ok(())
     }
 }

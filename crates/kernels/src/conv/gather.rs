@@ -140,22 +140,32 @@ pub(super) fn pick(isa: Isa, input: &Input) -> GatherFn {
     }
 }
 
-impl Gather<'_> {
-    /// Calls `f(image, input row, target)` for each gathered row, `target` counted from the block and column; the input
-    /// row is None in the padding.
-    #[inline(always)]
-    fn for_each_row(&mut self, mut f: impl FnMut(&mut Self, usize, Option<usize>, usize)) {
+/// A gathered row.
+struct Row {
+    image: usize,
+    /// The input's, none in the padding.
+    input: Option<usize>,
+    /// Where it goes, counted from the block and column.
+    at: usize,
+}
+
+impl<'a> Gather<'a> {
+    /// All rows. They are no argument of a function that does something with each: what is not inlined into the function of an
+    /// instruction set has none of its instructions.
+    fn rows(&self) -> impl Iterator<Item = Row> + use<'a> {
         let (phase, item, pitch) = (self.phase, self.item, self.pitch);
-        let mut slot = 0;
-        for class in &phase.classes {
-            for row in 0..item.rows.len() + class.extra {
-                let input = input_row(phase, class, item.rows.start + row);
-                for (i, image) in item.images.clone().enumerate() {
-                    f(self, image, input, (slot + row) * pitch.row + i * pitch.image);
-                }
-            }
-            slot += item.rows.len() + class.extra;
-        }
+        let classes = phase.classes.iter().scan(0, |slots, class| {
+            let first = *slots;
+            *slots += item.rows.len() + class.extra;
+            Some((class, first..*slots))
+        });
+        let slots =
+            classes.flat_map(|(class, slots)| slots.enumerate().map(move |(row, slot)| (class, row, slot)));
+        slots.flat_map(move |(class, row, slot)| {
+            let input = input_row(phase, class, item.rows.start + row);
+            let row = move |(i, image)| Row { image, input, at: slot * pitch.row + i * pitch.image };
+            item.images.clone().enumerate().map(row)
+        })
     }
 }
 
@@ -203,9 +213,12 @@ unsafe fn gather_blocks<V: Lanes>(g: &mut Gather<'_>) {
             let base = b * pitch.block + column * pitch.column;
             let inside = x.inside(tap.at);
             let first = (inside.start * x.stride) as isize + tap.at;
-            g.for_each_row(|g, image, row, at| {
+            for Row { image, input, at } in g.rows() {
                 let to = &mut g.to[base + at..][..x.count * LANES];
-                let (Some(row), false) = (row, inside.is_empty()) else { return to.fill(0.0) };
+                let (Some(row), false) = (input, inside.is_empty()) else {
+                    to.fill(0.0);
+                    continue;
+                };
                 let from = ((image * all + block) * height + row) * width + first as usize;
                 let last = (from + (inside.len() - 1) * x.stride + 1) * LANES;
                 assert!(last <= g.x.len(), "the input holds all its rows");
@@ -217,7 +230,7 @@ unsafe fn gather_blocks<V: Lanes>(g: &mut Gather<'_>) {
                     let to = to.as_mut_ptr().add(inside.start * LANES);
                     copy_pixels::<V>(from, x.stride * LANES, to, inside.len());
                 }
-            });
+            }
         }
     }
 }
@@ -233,16 +246,16 @@ unsafe fn copy_pixels<V: Lanes>(from: *const f32, step: usize, to: *mut f32, cou
 /// From plain input, a lane at a time.
 fn gather_plain(g: &mut Gather<'_>) {
     let (pitch, count) = (g.pitch, g.phase.x.count);
-    g.for_each_row(|g, image, row, at| {
+    for Row { image, input, at } in g.rows() {
         for (b, block) in g.blocks.clone().enumerate() {
             for lane in 0..LANES.min(g.input.channels - block * LANES) {
                 for column in 0..g.phase.x.taps.len() {
                     let at = at + b * pitch.block + column * pitch.column + lane;
-                    g.fill_lane(image, block * LANES + lane, row, column, 0..count, at);
+                    g.fill_lane(image, block * LANES + lane, input, column, 0..count, at);
                 }
             }
         }
-    });
+    }
 }
 
 /// From any layout, with kernel columns folded into channels.
@@ -251,7 +264,7 @@ unsafe fn gather_folded<V: Lanes>(g: &mut Gather<'_>) {
     let (input, blocks, pitch) = (g.input, g.blocks.clone(), g.pitch);
     let (x, count) = (&g.phase.x, g.phase.x.count);
     let pieces = input.pieces.as_deref().unwrap_or_default();
-    g.for_each_row(|g, image, row, at| {
+    for Row { image, input: row, at } in g.rows() {
         for piece in pieces.iter().filter(|p| blocks.contains(&p.block)) {
             let at = at + (piece.block - blocks.start) * pitch.block + piece.lane;
             let inside = match (row, input.layout) {
@@ -270,7 +283,7 @@ unsafe fn gather_folded<V: Lanes>(g: &mut Gather<'_>) {
                 unsafe { copy_runs::<V>(from, x.stride, to, piece.len, inside.len()) };
             }
         }
-    });
+    }
 }
 
 /// Copies `count` runs of `len` elements, `step` apart, to `len` lanes of pixels.

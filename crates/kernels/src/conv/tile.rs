@@ -5,36 +5,12 @@ use super::gather::Pitch;
 use super::space::Tap;
 use crate::functions::{Clip, Function, HardSwish, Params};
 use crate::isa::{Level, multiversion};
-use crate::lanes::{Lanes, Scalar};
+use crate::lanes::Lanes;
 use crate::{Activation, Isa, LANES};
 
 /// Most pixels and most output blocks of a tile.
 pub(super) const PIXELS: usize = 14;
 pub(super) const OUTPUTS: usize = 4;
-
-/// Instruction sets by how many `Lanes` their registers hold.
-pub(super) trait Registers: Lanes {
-    const COUNT: usize;
-}
-
-impl Registers for Scalar {
-    const COUNT: usize = 4;
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Registers for crate::lanes::Avx2 {
-    const COUNT: usize = 8;
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Registers for crate::lanes::Avx512 {
-    const COUNT: usize = 32;
-}
-
-#[cfg(target_arch = "aarch64")]
-impl Registers for crate::lanes::Neon {
-    const COUNT: usize = 8;
-}
 
 /// Arguments of one tile. Lengths are in elements.
 pub(super) struct Call<'a> {
@@ -68,8 +44,8 @@ pub(super) type TileFn = for<'a, 'b> unsafe fn(&'a Call<'b>);
 multiversion!(fn pick<; const P: usize, const NB: usize>(call: &Call<'_>) = tile);
 
 #[inline(always)]
-unsafe fn tile<V: Registers, const P: usize, const NB: usize>(c: &Call<'_>) {
-    if P * NB + NB + 1 > V::COUNT {
+unsafe fn tile<V: Lanes, const P: usize, const NB: usize>(c: &Call<'_>) {
+    if P * NB + NB + 1 > V::REGISTERS {
         unreachable!("tiles are chosen to fit the registers");
     }
     // SAFETY: the caller gives addresses that are valid for P pixels of NB blocks.
@@ -89,7 +65,7 @@ unsafe fn tile<V: Registers, const P: usize, const NB: usize>(c: &Call<'_>) {
 }
 
 #[inline(always)]
-unsafe fn accumulate<V: Registers, const P: usize, const NB: usize>(
+unsafe fn accumulate<V: Lanes, const P: usize, const NB: usize>(
     acc: &mut [[V; NB]; P],
     x: *const f32,
     w: *const f32,

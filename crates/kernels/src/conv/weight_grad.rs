@@ -6,8 +6,8 @@ use super::channels::{CELL, Channels, Direction};
 use super::gather::{self, Gather, GatherFn, Input, Item, Pitch};
 use super::panel::{self, Panel};
 use super::space::Phase;
-use super::tile::Registers;
 use crate::isa::{Level, multiversion};
+use crate::lanes::Lanes;
 use crate::{Io, Isa, Kernel, LANES, Layout, Worker, blocks};
 use std::ops::Range;
 
@@ -38,8 +38,8 @@ multiversion!(fn pick<; const I: usize, const NB: usize>(call: &Call) = tile);
 
 /// `sums[nb][i] += x[pixel][i] * dy[nb][pixel]` over all pixels, for I input channels and NB output blocks.
 #[inline(always)]
-unsafe fn tile<V: Registers, const I: usize, const NB: usize>(c: &Call) {
-    if I * NB + NB + 1 > V::COUNT {
+unsafe fn tile<V: Lanes, const I: usize, const NB: usize>(c: &Call) {
+    if I * NB + NB + 1 > V::REGISTERS {
         unreachable!("tiles are chosen to fit the registers");
     }
     // SAFETY: the caller gives addresses that are valid for all pixels of I lanes and NB blocks.

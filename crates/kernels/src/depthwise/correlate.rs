@@ -1,6 +1,6 @@
 //! The correlation behind forward and the gradient for the input, a row of one block of channels at a time.
 
-use super::{ConvGeometry, Epilogue, Phase, ZEROS, packed_len, wide};
+use super::{ConvGeometry, Epilogue, Phase, ZEROS, packed_len};
 use crate::activation::Activation;
 use crate::isa::{Isa, multiversion};
 use crate::kernel::{Io, Kernel, Worker};
@@ -172,11 +172,16 @@ fn pick(isa: Isa, phase: &Phase) -> RowFn {
 }
 
 /// Pixels of a tile: the last tile of a row moves back to fit, so a width that divides the row loses nothing. Eight
-/// sums in flight keep both multipliers busy; two registers a sum, as AVX2 has it, leave room for four.
+/// sums in flight keep both multipliers busy.
 fn tile_width(isa: Isa, count: usize) -> usize {
-    let widths: &[usize] = if wide(isa) { &[8, 7, 4, 1] } else { &[4, 1] };
     let cost = |tile: usize| count.div_ceil(tile) * (tile + 2);
-    widths.iter().copied().filter(|&tile| tile <= count).min_by_key(|&tile| cost(tile)).unwrap_or(1)
+    let widths = [8, 7, 4, 1].into_iter().filter(|&tile| tile <= count && fits(tile, isa.registers()));
+    widths.min_by_key(|&tile| cost(tile)).unwrap_or(1)
+}
+
+/// Whether the sums of a tile leave room in the registers for what they are made of.
+const fn fits(tile: usize, registers: usize) -> bool {
+    2 * tile <= registers
 }
 
 fn pick_tile<const K: usize, const S: usize>(isa: Isa, tile: usize) -> RowFn {
@@ -193,6 +198,9 @@ multiversion! { fn pick_row<; const T: usize, const K: usize, const S: usize>(ro
 /// A row in tiles of `T` pixels, for `K` taps and stride `S` (0: whatever the phase says).
 #[inline(always)]
 unsafe fn row_body<V: Lanes, const T: usize, const K: usize, const S: usize>(row: &Row<'_>) {
+    if !fits(T, V::REGISTERS) {
+        unreachable!("tiles are chosen to fit the registers");
+    }
     let p = row.phase;
     let (taps, stride, dilation) = if K > 0 { (K, S, 1) } else { (p.taps, p.stride, p.dilation) };
     let reach = ((T - 1) * stride + taps.saturating_sub(1) * dilation) as isize;

@@ -1,7 +1,7 @@
 //! The gradient for the weights: sums over all pixels of all images, a group of taps of one block of channels at a time.
 
+use super::ConvGeometry;
 use super::correlate::pixel;
-use super::{ConvGeometry, wide};
 use crate::Layout;
 use crate::isa::{Isa, multiversion};
 use crate::kernel::{Io, Kernel, Worker};
@@ -57,7 +57,7 @@ impl Kernel for WeightGrad {
 /// All taps at once where their sums fit in the registers, a kernel row at once, or a single tap.
 fn pick(isa: Isa, g: &ConvGeometry) -> ([usize; 2], Pass) {
     let w = &g.window;
-    let many = wide(isa);
+    let many = isa.registers() >= 32;
     match (w.kernel, w.stride, w.dilation) {
         ([3, 3], [1, 1], [1, 1]) if many => ([3, 3], pick_pass::<3, 3, 4, 1, 1>(isa)),
         ([3, 3], [2, 2], [1, 1]) if many => ([3, 3], pick_pass::<3, 3, 4, 1, 2>(isa)),

@@ -65,6 +65,8 @@ unsafe fn transpose4(r: [float32x4_t; 4]) -> [float32x4_t; 4] {
 }
 
 impl Lanes for Neon {
+    const REGISTERS: usize = 8;
+
     #[inline(always)]
     unsafe fn splat(v: f32) -> Self {
         unsafe { Neon([vdupq_n_f32(v); 4]) }

@@ -7,7 +7,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use espalier_digits::{IMAGES, LABELS, NAME};
+use espalier_digits::{NAME, SIDE};
 use flate2::read::MultiGzDecoder;
 
 use super::split::{VAL_ONLY, WHOLE, by_order};
@@ -80,9 +80,9 @@ pub(super) fn builtin(name: &str) -> Result<Dataset, DataError> {
     if name != NAME {
         return Err(unrecognised(Path::new(&format!("builtin:{name}")), "there is no such built-in set"));
     }
-    let samples = samples(NAME, MultiGzDecoder::new(IMAGES), MultiGzDecoder::new(LABELS));
-    let samples = samples.map_err(|reason| unreadable(Path::new(NAME), reason))?;
-    Ok(dataset(NAME.to_owned(), by_order(samples, WHOLE)))
+    let (pixels, labels) = espalier_digits::all();
+    let rows = Rows { name: NAME.to_owned(), width: SIDE, height: SIDE, pixels };
+    Ok(dataset(NAME.to_owned(), by_order(rows_of(rows, labels), WHOLE)))
 }
 
 fn dataset(name: String, splits: [Vec<Sample>; 3]) -> Dataset {
@@ -119,10 +119,14 @@ pub fn samples(name: &str, images: impl Read, labels: impl Read) -> Result<Vec<S
     if n * height * width == 0 {
         return Err(format!("{n} images of {height}x{width} pixels are none"));
     }
-    let rows = Arc::new(Rows { name: name.to_owned(), width, height, pixels });
+    Ok(rows_of(Rows { name: name.to_owned(), width, height, pixels }, labels))
+}
+
+fn rows_of(rows: Rows, labels: Vec<u8>) -> Vec<Sample> {
+    let rows = Arc::new(rows);
     let sample =
         |(index, label)| Sample { source: Source::Row(rows.clone(), index), label: usize::from(label) };
-    Ok(labels.into_iter().enumerate().map(sample).collect())
+    labels.into_iter().enumerate().map(sample).collect()
 }
 
 /// Reads unsigned bytes of `N` dimensions. Memory grows with what is really there, never with what the header says.

@@ -53,6 +53,9 @@ per_form!(fn pick<; const R: usize, const V: usize>(call: &Call<'_>) = tile);
 /// `R` outputs in a block.
 #[inline(always)]
 unsafe fn tile<D: Dots, const R: usize, const V: usize>(c: &Call<'_>) {
+    if V * D::SUMS > VECTORS {
+        unreachable!("tiles are chosen to fit the registers");
+    }
     // SAFETY: the caller gives addresses that are valid for 16 V positions of all planes and blocks.
     unsafe {
         let (mut header, mut y, mut residual) = (c.header, c.y, c.residual);

@@ -1,4 +1,5 @@
-//! Plain Rust.
+//! Plain Rust. What rounds, fuses and moves bytes is called, not inlined: without instructions for it that takes a call or a few
+//! instructions for each lane, and a copy in each tile would make half of all kernels.
 
 use super::{Limits, Sums, collect_pixels, spread_pixels};
 use crate::lanes::{self, LANES, Lanes};
@@ -58,12 +59,12 @@ impl Sums for Scalar {
         // SAFETY: plain Rust.
         unsafe { lanes::Scalar::from_array(self.0.map(|v| v as f32)) }
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn round(v: Self::Floats) -> Self {
         // SAFETY: plain Rust. The conversion saturates, which is more than is asked for.
         Scalar(unsafe { v.to_array() }.map(|v| v.round_ties_even() as i32))
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn fused(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
         // SAFETY: plain Rust.
         unsafe {
@@ -71,26 +72,26 @@ impl Sums for Scalar {
             lanes::Scalar::from_array(std::array::from_fn(|i| a[i].mul_add(b[i], c[i])))
         }
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn load_channels(p: *const u8) -> [Self; 4] {
         // SAFETY: the caller gives 64 bytes.
         let quads = unsafe { p.cast::<[[u8; 4]; LANES]>().read() };
         std::array::from_fn(|c| lanewise(|i| i32::from(quads[i][c])))
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn load_pixels(p: *const u8, plane: usize, planes: usize, pixels: usize) -> [Self; 4] {
         // SAFETY: the caller's contract.
         let quads = unsafe { collect_pixels(p, plane, planes, pixels) };
         std::array::from_fn(|pixel| lanewise(|i| i32::from(quads[i / 4 * 16 + pixel * 4 + i % 4])))
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn store_channels(sums: [Self; 4], limits: Limits, p: *mut u8) {
         let quads: [[u8; 4]; LANES] =
             std::array::from_fn(|i| std::array::from_fn(|c| byte(sums[c].0[i], limits)));
         // SAFETY: the caller gives 64 bytes.
         unsafe { p.cast::<[[u8; 4]; LANES]>().write(quads) };
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn store_pixels(
         sums: [Self; 4],
         limits: Limits,
@@ -103,7 +104,7 @@ impl Sums for Scalar {
         // SAFETY: the caller's contract.
         unsafe { spread_pixels(quads, p, plane, planes, pixels) };
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn store_bytes(self, limits: Limits, p: *mut u8) {
         // SAFETY: the caller gives 16 bytes.
         unsafe { p.cast::<[u8; LANES]>().write(self.0.map(|v| byte(v, limits))) };
