@@ -220,11 +220,9 @@ unsafe fn sixteen<S: Sums, const WHAT: u8>(p: &Parameters, a: S, b: S) -> S {
             let v = S::fused(b.floats(), S::Floats::splat(p.scales[1]), bias);
             S::fused(a.floats(), scale, v)
         } else {
-            // (a - zero) b in two products, since the first factor of each must not be negative.
-            let [zero_a, zero_b] = [S::splat(p.zeros[0]), S::splat(p.zeros[1])];
-            let (nothing, b) = (S::splat(0), b.sub(zero_b));
-            let product = nothing.mul_add(a, b).sub(nothing.mul_add(zero_a, b));
-            product.floats().mul(scale).add(bias)
+            // The product of two numbers of nine bits is exact.
+            let [a, b] = [a.sub(S::splat(p.zeros[0])), b.sub(S::splat(p.zeros[1]))];
+            a.floats().mul(b.floats()).mul(scale).add(bias)
         };
         p.finish.round::<S>(v)
     }
