@@ -19,9 +19,9 @@ const ROUNDS: f64 = 40.0;
 /// Batches that gradients are measured on.
 const GRADIENT_BATCHES: usize = 16;
 /// A layer's share of zeros is at most this far from the share of all.
-const BAND: f64 = 0.1;
+const BAND: f64 = 0.05;
 /// How much of a block's weight in the choice is the time that it takes, from 0 to 1.
-const TIME: f64 = 0.5;
+const TIME: f64 = 0.75;
 /// The highest learning rate, in units of training's.
 const RATE: f32 = 0.4;
 
