@@ -2,12 +2,12 @@
 //! with sums of its own: for every block a load from each vector and a broadcast for each output of the block.
 
 use super::stream::HEADER;
-use crate::int8::dots::Dots;
+use crate::int8::dots::{self, Dots};
 use crate::int8::finish::Finish;
 use crate::int8::form::{Form, Step, per_form};
 use crate::int8::sums::Sums;
 
-/// Most vectors of a tile, whose sums fill the registers. A block has fourteen products for its nine loads then. Four do as
+/// Most vectors of a tile, whose sums fill the registers where bytes are multiplied at once. A block has fourteen products for its nine loads then. Four do as
 /// well where one product a cycle is the limit (Zen 4); Zen 5 makes two, and is bound by loads that cross cache lines.
 pub(super) const VECTORS: usize = 7;
 
@@ -50,10 +50,15 @@ pub(super) type TileFn = for<'a, 'b> unsafe fn(&'a Call<'b>);
 
 per_form!(fn pick<; const R: usize, const V: usize>(call: &Call<'_>) = tile);
 
+/// Vectors whose sums and operands the registers hold; where a vector takes several, only those of the list that is at work.
+const fn most<D: Dots>() -> usize {
+    if D::WEIGHTS == 1 { VECTORS } else { 4 / D::SUMS }
+}
+
 /// `R` outputs in a block.
 #[inline(always)]
 unsafe fn tile<D: Dots, const R: usize, const V: usize>(c: &Call<'_>) {
-    if V * D::SUMS > VECTORS {
+    if V > most::<D>() {
         unreachable!("tiles are chosen to fit the registers");
     }
     // SAFETY: the caller gives addresses that are valid for 16 V positions of all planes and blocks.
@@ -194,15 +199,19 @@ pub(super) fn tiles(form: Form, outputs: usize) -> [TileFn; VECTORS] {
     }
 }
 
-/// Vectors whose sums and operands the registers hold; with AVX2 and plain Rust only those of the list that is at work.
+/// Most vectors of a tile of `form`.
 pub(super) fn most_vectors(form: Form) -> usize {
     match form.step() {
-        Step::Scalar => 1,
+        Step::Scalar => most::<dots::Scalar>(),
         #[cfg(target_arch = "x86_64")]
-        Step::Avx2 => 2,
+        Step::Avx2 => most::<dots::Avx2>(),
         #[cfg(target_arch = "aarch64")]
-        Step::Neon | Step::Dotprod => 1,
+        Step::Neon => most::<dots::Neon>(),
+        #[cfg(target_arch = "aarch64")]
+        Step::Dotprod => most::<dots::Dotprod>(),
         #[cfg(target_arch = "x86_64")]
-        Step::Avx512 | Step::Vnni | Step::Vbmi => VECTORS,
+        Step::Avx512 => most::<dots::Avx512>(),
+        #[cfg(target_arch = "x86_64")]
+        Step::Vnni | Step::Vbmi => most::<dots::Vnni>(),
     }
 }
