@@ -210,6 +210,17 @@ impl Opened {
         Ok(self.model.replay(&self.golden[..count])?)
     }
 
+    /// All golden samples, and the budget of latency, if there is one: a start should not take longer than it must.
+    ///
+    /// # Errors
+    /// This machine answers differently, or too slowly.
+    pub(crate) fn check_start(&mut self, most: Option<Time>, turn: InTurn<'_>) -> Result<(), Refusal> {
+        match most {
+            Some(_) => self.check_all(most, turn).map(drop),
+            None => Ok(self.model.replay_in_turns(&self.golden, turn)?),
+        }
+    }
+
     /// All golden samples, and the budget of latency; the median of what answers took.
     ///
     /// # Errors

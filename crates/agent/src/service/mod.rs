@@ -396,7 +396,7 @@ fn checked(path: &Path, config: &Config, index: usize, turn: InTurn<'_>) -> Resu
     let is_known = Spare::new(&config.device.data, &pipeline.name).is_copy_of(&pipeline.model.path);
     let done = match is_known {
         true => opened.check_one(),
-        false => opened.check_all(pipeline.model.max_latency, turn).map(drop),
+        false => opened.check_start(pipeline.model.max_latency, turn),
     };
     done.map_err(|refusal| refused(config, index, refusal))?;
     let watch = watch(path, config, index, &mut opened)?;
