@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     print::result(args.json, &value, || {
         shown(&scenes, &data, &all)
             + &sentences(&value)
-            + &next(&trained.package, &compressed.package, &args.data)
+            + &next(&trained.package, &compressed.package, &args.data, split)
     })
 }
 
@@ -117,25 +117,27 @@ fn shown(scenes: &[Scene], data: &Dataset, all: &All) -> String {
 
 /// What the figures say.
 fn sentences(value: &Value) -> String {
-    let number = |value: &Value| value.as_f64().unwrap_or_default();
-    let (seen, sent) = (number(&value["bytes"]["seen"]), number(&value["bytes"]["sent"]));
-    let accuracy = &value["accuracy"];
-    let fall = match accuracy["during"].as_f64() {
-        Some(during) => format!(
-            "accuracy  {:.4} before, {during:.4} during the disturbances; nothing is retrained yet\n",
-            number(&accuracy["before"])
+    let number = |of: &str, name: &str| value[of][name].as_f64();
+    let fall = match (number("accuracy", "before"), number("accuracy", "during")) {
+        (Some(before), Some(during)) => format!(
+            "accuracy  {before:.4} before, {during:.4} during the disturbances; nothing is retrained yet\n"
         ),
-        None => String::new(),
+        _ => String::new(),
+    };
+    let sent = number("bytes", "sent").unwrap_or_default();
+    let bytes = match number("bytes", "seen") {
+        Some(seen) => {
+            let share = 100.0 * sent / seen.max(1.0);
+            format!("{:.1} KB seen, {:.1} KB sent ({share:.1} %)", seen / 1e3, sent / 1e3)
+        }
+        None => format!("{:.1} KB sent; how many were seen was not told", sent / 1e3),
     };
     format!(
         "{fall}latency   {} ms (median), {} ms (99 of 100), from a frame's last byte to its answer\n\
-         bytes     {:.1} KB seen, {:.1} KB sent ({:.1} %): insights and {} hard samples\n\
+         bytes     {bytes}: insights and {} hard samples\n\
          energy    {}\n",
         print::cell(&value["latency"]["p50_ms"]),
         print::cell(&value["latency"]["p99_ms"]),
-        seen / 1e3,
-        sent / 1e3,
-        100.0 * sent / seen.max(1.0),
         value["hard_samples"],
         match value["energy_mj"].as_f64() {
             Some(mj) => format!("{} mJ an answer", print::significant(mj)),
@@ -144,10 +146,10 @@ fn sentences(value: &Value) -> String {
     )
 }
 
-fn next(float: &Path, package: &Path, data: &str) -> String {
+fn next(float: &Path, package: &Path, data: &str, split: Split) -> String {
     let (float, package) = (float.display(), package.display());
     format!(
-        "\nNext:\n  espalier val {package} {data} --split test\n  espalier inspect {package}\n  \
+        "\nNext:\n  espalier val {package} {data} --split {split}\n  espalier inspect {package}\n  \
          espalier compress {float} {data} --prune 0.5 --int8 --out smaller.espalier\n  \
          espalier run {package} --source 0 --show   a camera of yours\n  \
          espalier train YOUR/FOLDER                 pictures in CLASS/ folders\n"

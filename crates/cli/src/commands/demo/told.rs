@@ -17,11 +17,12 @@ pub(super) struct Told {
     /// The statistic that told drift first, and after how many frames.
     pub(super) drift: Option<(String, u64)>,
     pub(super) samples: u64,
-    pub(super) seen_bytes: u64,
     /// Bytes that left the device: of insights and of hard samples.
     pub(super) sent_bytes: u64,
-    pub(super) p50_ms: f64,
-    pub(super) p99_ms: f64,
+    /// What it last said of its health, if it did.
+    pub(super) seen_bytes: Option<u64>,
+    pub(super) p50_ms: Option<f64>,
+    pub(super) p99_ms: Option<f64>,
 }
 
 /// What all pipelines have said, by their names.
@@ -55,8 +56,8 @@ impl Told {
                 self.sent_bytes += bytes;
             }
             Kind::Health { counters, .. } => {
-                let of = |name: &str| counters.get(name).copied().unwrap_or_default();
-                self.seen_bytes = of("seen_bytes_total") as u64;
+                let of = |name: &str| counters.get(name).copied();
+                self.seen_bytes = of("seen_bytes_total").map(|bytes| bytes as u64);
                 (self.p50_ms, self.p99_ms) = (of("latency_ms_p50"), of("latency_ms_p99"));
             }
             Kind::Drift { .. } | Kind::Event { .. } => {}
@@ -87,19 +88,24 @@ impl Told {
         vec![name.into(), frames, accuracy, drift, samples]
     }
 
-    /// Several of them in one; of latencies the worst.
-    pub(super) fn sum<'a>(all: impl IntoIterator<Item = &'a Told>) -> Told {
-        all.into_iter().fold(Told::default(), |sum, one| Told {
-            seen: sum.seen + one.seen,
-            frames: sum.frames + one.frames,
-            known: sum.known + one.known,
-            right: sum.right + one.right,
-            drift: sum.drift.or(one.drift.clone()),
-            samples: sum.samples + one.samples,
-            seen_bytes: sum.seen_bytes + one.seen_bytes,
-            sent_bytes: sum.sent_bytes + one.sent_bytes,
-            p50_ms: sum.p50_ms.max(one.p50_ms),
-            p99_ms: sum.p99_ms.max(one.p99_ms),
-        })
+    /// Several of them in one; of latencies the worst. What one of them did not tell is not known of all.
+    pub(super) fn sum(all: &[Told]) -> Told {
+        let total = |of: fn(&Told) -> u64| all.iter().map(of).sum();
+        let worst = |of: fn(&Told) -> Option<f64>| {
+            let told: Option<Vec<f64>> = all.iter().map(of).collect();
+            told.and_then(|told| told.into_iter().reduce(f64::max))
+        };
+        Told {
+            seen: total(|one| one.seen),
+            frames: total(|one| one.frames),
+            known: total(|one| one.known),
+            right: total(|one| one.right),
+            drift: all.iter().find_map(|one| one.drift.clone()),
+            samples: total(|one| one.samples),
+            sent_bytes: total(|one| one.sent_bytes),
+            seen_bytes: all.iter().map(|one| one.seen_bytes).sum(),
+            p50_ms: worst(|one| one.p50_ms),
+            p99_ms: worst(|one| one.p99_ms),
+        }
     }
 }
