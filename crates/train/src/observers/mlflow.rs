@@ -230,7 +230,7 @@ impl Shared {
         state.end.is_some()
     }
 
-    /// One last attempt.
+    /// What is left, and what of it could not be delivered.
     fn finish(&self, mut session: Session) {
         let end = self.lock().end.take().expect("the end has come");
         let lacking = session.finish(&end);

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
 
 use espalier_graph::files;
 use serde::{Deserialize, Serialize};
@@ -15,6 +17,8 @@ use super::{End, Row, file_name, now_ms};
 const ROWS_PER_REQUEST: usize = 50;
 /// Parameters in one request, MLflow's limit.
 const PARAMETERS_PER_REQUEST: usize = 100;
+/// How often the end is tried: a server that is being started again is given a few seconds.
+const LAST_ATTEMPTS: usize = 3;
 
 /// The run's identity at the server, kept beside the checkpoint so that a resumed run finds it.
 #[derive(Clone, Serialize, Deserialize)]
@@ -57,6 +61,21 @@ impl Session {
         delivered
     }
 
+    /// As [`Session::deliver`], a few times where it fails and there is time for a whole further attempt.
+    fn deliver_last(&mut self, rows: &[Row]) -> Result<(), Fault> {
+        let (start, patience) = (Instant::now(), self.server.patience);
+        let mut pause = patience.first_pause;
+        for _ in 1..LAST_ATTEMPTS {
+            let delivered = self.deliver(rows);
+            if delivered.is_ok() || start.elapsed() + pause + patience.request > patience.last {
+                return delivered;
+            }
+            thread::sleep(pause);
+            pause *= 2;
+        }
+        self.deliver(rows)
+    }
+
     fn deliver_to(&mut self, client: &Client, identity: &Identity, rows: &[Row]) -> Result<(), Fault> {
         for rows in rows.chunks(ROWS_PER_REQUEST) {
             let metrics: Vec<Value> =
@@ -69,9 +88,9 @@ impl Session {
         Ok(())
     }
 
-    /// Everything that is left, once; returns what could not be delivered, and why.
+    /// Everything that is left; returns what could not be delivered, and why.
     pub(super) fn finish(&mut self, end: &End) -> Vec<String> {
-        if let Err(fault) = self.deliver(&end.rows) {
+        if let Err(fault) = self.deliver_last(&end.rows) {
             let mut lacking: Vec<String> = end.artefacts.iter().map(|path| file_name(path)).collect();
             let last = end.rows.last().map_or(0, |row| row.epoch);
             if last > self.delivered {
