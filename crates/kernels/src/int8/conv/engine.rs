@@ -188,7 +188,7 @@ impl Engine {
         Call {
             x: item.x.wrapping_add(x),
             step: source.step,
-            quad: source.plane,
+            quad: source.quad,
             taps: &source.taps,
             quads: self.arrangement.quads,
             w: item.tensors.w[block * self.arrangement.block()..].as_ptr(),

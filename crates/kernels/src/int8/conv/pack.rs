@@ -3,9 +3,13 @@
 //! The header holds 16 i32 where sums start, bias included, and 16 f32 scales. A block reads `quads` input quads from
 //! its own first one on: all of them, or with groups those of the groups that the block touches, with zeros between.
 //! Channels past the last one have zeros everywhere, so they come out as 0.
+//!
+//! Pixels of fewer than four channels lie without gaps where that leaves fewer quads: then a kernel row is one tap, whose
+//! quads follow each other through its pixels. The 21 bytes of a row of 7 pixels of a picture are 6 quads and not 7.
 
 use super::Weights;
 use crate::conv::ConvGeometry;
+use crate::int8::QUAD;
 use crate::int8::packing::Packing;
 use crate::lanes::LANES;
 
@@ -19,18 +23,36 @@ pub(in crate::int8) struct Arrangement {
     /// Taps, and quads of each.
     pub(in crate::int8) taps: usize,
     pub(in crate::int8) quads: usize,
+    /// Bytes of a pixel as it is read: a quad, or fewer where taps are kernel rows.
+    pub(in crate::int8) pixel: usize,
     /// The first input quad of each block.
     pub(in crate::int8) starts: Vec<usize>,
 }
 
 impl Arrangement {
     pub(in crate::int8) fn new(g: &ConvGeometry) -> Arrangement {
+        let [height, width] = g.window.kernel;
         let spans: Vec<[usize; 2]> =
             (0..g.channels_out.div_ceil(LANES)).map(|block| span(g, block)).collect();
         let quads = spans.iter().map(|[first, end]| end - first).max().unwrap_or(0);
         let all = g.channels_in.div_ceil(4);
         let starts = spans.iter().map(|[first, _]| (*first).min(all - quads)).collect();
-        Arrangement { taps: g.window.kernel[0] * g.window.kernel[1], quads, starts }
+        let by_rows = (width * g.channels_in).div_ceil(QUAD);
+        if g.channels_in < QUAD && g.groups == 1 && g.window.dilation[1] == 1 && by_rows < width * quads {
+            return Arrangement { taps: height, quads: by_rows, pixel: g.channels_in, starts };
+        }
+        Arrangement { taps: height * width, quads, pixel: QUAD, starts }
+    }
+
+    /// Quads that are multiplied for an output, as a share of those of all kernel positions without groups.
+    pub(in crate::int8) fn share(&self, g: &ConvGeometry) -> f64 {
+        let positions = g.window.kernel[0] * g.window.kernel[1];
+        (self.taps * self.quads) as f64 / (positions * g.channels_in.div_ceil(QUAD)).max(1) as f64
+    }
+
+    /// Whether a kernel row is one tap.
+    pub(in crate::int8) fn by_rows(&self) -> bool {
+        self.pixel < QUAD
     }
 
     /// Bytes of one block.
@@ -68,7 +90,7 @@ fn pack(g: &ConvGeometry, zero: u8, weights: &Weights<'_>, a: &Arrangement, offs
             header[lane_of(0)].copy_from_slice(&start(g, zero, weights, output, offset).to_le_bytes());
             header[lane_of(1)].copy_from_slice(&weights.scale[output].to_le_bytes());
         }
-        if g.groups == 1 {
+        if g.groups == 1 && !a.by_rows() {
             let row = g.channels_in * a.taps;
             let rows = &weights.values[outputs.start * row..outputs.end * row];
             pack_quads(rows, g.channels_in, a.taps, quads);
@@ -116,7 +138,10 @@ fn pack_lane(
     for channel in first..first + inputs {
         for row in 0..kh {
             for column in 0..kw {
-                let (tap, byte) = (row * kw + column, channel - 4 * a.starts[block]);
+                let (tap, byte) = match a.by_rows() {
+                    true => (row, column * a.pixel + channel),
+                    false => (row * kw + column, channel - 4 * a.starts[block]),
+                };
                 let value = w.next().expect("as many weights as the geometry says");
                 to[(tap * a.quads + byte / 4) * QUADS + byte % 4] = *value as u8;
             }

@@ -9,7 +9,7 @@
 
 use super::stream::{Block, Blocks};
 use crate::conv::ConvGeometry;
-use crate::int8::conv::{Epilogue, Method, Weights};
+use crate::int8::conv::{Epilogue, Method, Weights, pack::Arrangement};
 use crate::int8::form::{Form, Step};
 
 /// Least pixels of an output map; cost of a block in units of its dense weights: for 1x1 kernels, blocks of 1x4 and 2x4,
@@ -72,7 +72,7 @@ pub(in crate::int8) fn choose(form: Form, g: &ConvGeometry, weights: &Weights<'_
         costs[block.outputs() - 1] * blocks.count() as f64 / blocks.all().max(1) as f64
     };
     let (one, two) = (time(Block::One), time(Block::Two));
-    match one.min(two) < MARGIN {
+    match one.min(two) < MARGIN * Arrangement::new(g).share(g) {
         false => Method::Dense,
         true if two <= one => Method::Sparse(Block::Two),
         true => Method::Sparse(Block::One),
