@@ -22,6 +22,46 @@ impl Worker {
     }
 }
 
+/// A tensor as rows that workers share out: `[images][planes][rows]`, each of so many bytes. A worker's rows are those of
+/// `worker.share(images * rows)`, in all planes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Images of the batch.
+    pub images: usize,
+    /// Planes of an image: blocks of channels, or channels.
+    pub planes: usize,
+    /// Rows of a plane.
+    pub rows: usize,
+    /// Of a row.
+    pub bytes: usize,
+}
+
+impl Rows {
+    /// Those of a tensor of bytes with these row-major sizes: images, planes, rows and what a row consists of; with fewer
+    /// than four sizes a plane for everything but the last.
+    pub fn of(sizes: &[usize]) -> Rows {
+        match sizes {
+            [images, planes, rows, row @ ..] if !row.is_empty() => {
+                Rows { images: *images, planes: *planes, rows: *rows, bytes: row.iter().product() }
+            }
+            [planes @ .., bytes] => {
+                Rows { images: 1, planes: planes.iter().product(), rows: 1, bytes: *bytes }
+            }
+            [] => Rows { images: 1, planes: 1, rows: 1, bytes: 1 },
+        }
+    }
+
+    /// Bytes of the tensor.
+    pub fn len(&self) -> usize {
+        self.images * self.planes * self.rows * self.bytes
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// Element types of buffers.
 ///
 /// # Safety
@@ -81,7 +121,9 @@ impl<'a> Io<'a> {
     ///
     /// # Safety
     /// Until the call of all workers has ended, every buffer must be live and initialised, no output may overlap an input
-    /// or another output, and nobody else may write to them or read the outputs.
+    /// or another output, and nobody else may write to them or read the outputs. Excepted are rows that the kernel promises
+    /// to let alone: those of other workers may be written in an input ([`Kernel::reads_rows`]), and rows that are written
+    /// may be read by their worker once its part is done ([`Kernel::writes_rows`]).
     pub unsafe fn new(inputs: &'a [Buffer], outputs: &'a [Buffer]) -> Self {
         Io { inputs, outputs }
     }
@@ -94,14 +136,56 @@ impl<'a> Io<'a> {
     /// Input `i` as elements.
     pub fn input<T: Element>(&self, i: usize) -> &'a [T] {
         let buffer = &self.inputs[i];
-        // SAFETY: `Io::new`: live, initialised, aligned, not written during the call; any bits are a valid T.
+        // SAFETY: `Io::new`: live, initialised, aligned, not written during the call, since kernels use `input_rows` for inputs
+        // that they read by rows; any bits are a valid T.
         unsafe { std::slice::from_raw_parts(buffer.ptr.cast(), buffer.bytes / size_of::<T>()) }
+    }
+
+    /// Input `i` as bytes of which others may be writing the rows that are theirs.
+    pub fn input_rows(&self, i: usize) -> InputRows<'a> {
+        let buffer = &self.inputs[i];
+        InputRows { ptr: buffer.ptr, len: buffer.bytes, lifetime: PhantomData }
     }
 
     /// Output `i`, shared by the workers.
     pub fn output<T: Element>(&self, i: usize) -> Output<'a, T> {
         let buffer = &self.outputs[i];
         Output { ptr: buffer.ptr.cast(), len: buffer.bytes / size_of::<T>(), lifetime: PhantomData }
+    }
+}
+
+/// An input that kernels read by rows.
+#[derive(Clone, Copy)]
+pub struct InputRows<'a> {
+    ptr: *const u8,
+    len: usize,
+    lifetime: PhantomData<&'a [u8]>,
+}
+
+impl<'a> InputRows<'a> {
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Address of byte 0.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.ptr
+    }
+
+    /// The bytes of `range`. Panics where it is out of bounds.
+    ///
+    /// # Safety
+    /// They must not be among those that others may write.
+    pub unsafe fn slice(&self, range: Range<usize>) -> &'a [u8] {
+        assert!(range.start <= range.end && range.end <= self.len, "input range {range:?} of {}", self.len);
+        // SAFETY: in bounds by the assertion; live, initialised and not written by `Io::new` and this contract.
+        unsafe { std::slice::from_raw_parts(self.ptr.add(range.start), range.len()) }
     }
 }
 
@@ -154,6 +238,18 @@ pub trait Kernel: Send + Sync {
     fn scratch_len(&self, workers: usize) -> usize {
         let _ = workers;
         0
+    }
+
+    /// The rows of the output, where each of `workers` workers writes its own and nothing else.
+    fn writes_rows(&self, workers: usize) -> Option<Rows> {
+        let _ = workers;
+        None
+    }
+
+    /// The rows of input `index`, where each of `workers` workers reads its own and nothing else.
+    fn reads_rows(&self, index: usize, workers: usize) -> Option<Rows> {
+        let _ = (index, workers);
+        None
     }
 
     /// Does this worker's share. All workers are called with the same `io`, and outputs are complete when all have

@@ -28,6 +28,6 @@ pub mod update;
 
 pub use activation::Activation;
 pub use isa::{Isa, IsaError};
-pub use kernel::{Buffer, Element, Io, Kernel, Output, Worker};
+pub use kernel::{Buffer, Element, InputRows, Io, Kernel, Output, Rows, Worker};
 pub use lanes::LANES;
 pub use layout::{Layout, blocks, physical_len};

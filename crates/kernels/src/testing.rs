@@ -1,6 +1,6 @@
 //! Runs kernels on plain vectors, for tests: aligned and guarded memory, poisoned outputs and scratch.
 
-use crate::{Buffer, Element, Io, Kernel, Worker};
+use crate::{Buffer, Element, Io, Kernel, Rows, Worker};
 
 /// Elements of guard around each buffer; they must be untouched afterwards.
 const GUARD: usize = 64;
@@ -33,6 +33,13 @@ impl Memory {
 
     fn buffer(&mut self) -> Buffer {
         Buffer::new(self.words[self.start..].as_mut_ptr().cast(), self.bytes)
+    }
+
+    fn set(&mut self, byte: usize, value: u8) {
+        let word = &mut self.words[self.start + byte / 4];
+        let mut bytes = word.to_ne_bytes();
+        bytes[byte % 4] = value;
+        *word = u32::from_ne_bytes(bytes);
     }
 
     fn scratch(&mut self) -> &mut [f32] {
@@ -92,6 +99,16 @@ pub(crate) fn run_bytes(kernel: &dyn Kernel, inputs: &[Input<'_>], outputs: &[Ou
     results.into_iter().next().unwrap()
 }
 
+/// The bytes that are not the worker's.
+fn others_rows(rows: Rows, worker: Worker) -> impl Iterator<Item = usize> {
+    let own = worker.share(rows.images * rows.rows);
+    let unit = move |byte: usize| {
+        let row = byte / rows.bytes.max(1);
+        row / (rows.planes * rows.rows) * rows.rows + row % rows.rows
+    };
+    (0..rows.len()).filter(move |&byte| !own.contains(&unit(byte)))
+}
+
 fn run_with(kernel: &dyn Kernel, inputs: &[Input<'_>], outputs: &[Out<'_>], workers: usize) -> Vec<Vec<u8>> {
     let mut ins: Vec<Memory> = inputs
         .iter()
@@ -112,11 +129,28 @@ fn run_with(kernel: &dyn Kernel, inputs: &[Input<'_>], outputs: &[Out<'_>], work
     let in_buffers: Vec<Buffer> = ins.iter_mut().map(Memory::buffer).collect();
     let out_buffers: Vec<Buffer> = outs.iter_mut().map(Memory::buffer).collect();
     for index in 0..workers {
+        let worker = Worker { index, count: workers };
         let mut scratch = Memory::poisoned(4 * kernel.scratch_len(workers));
+        let kept: Vec<Vec<u8>> = ins.iter().map(Memory::content).collect();
+        let before = outs.iter().map(Memory::content).next().unwrap_or_default();
+        // What it promises not to read may hold anything.
+        for (i, memory) in ins.iter_mut().enumerate() {
+            let others = kernel.reads_rows(i, workers).map(|rows| others_rows(rows, worker));
+            others.into_iter().flatten().for_each(|byte| memory.set(byte, index as u8 ^ 0x5a));
+        }
         // SAFETY: all buffers are distinct live vectors, and this thread alone uses them.
         let io = unsafe { Io::new(&in_buffers, &out_buffers) };
-        kernel.run(&io, Worker { index, count: workers }, scratch.scratch());
+        kernel.run(&io, worker, scratch.scratch());
         scratch.check_guards(&format!("{} scratch", kernel.name()));
+        if let Some(rows) = kernel.writes_rows(workers) {
+            let after = outs[0].content();
+            assert_eq!((rows.len(), outs.len()), (after.len(), 1), "{}: {rows:?}", kernel.name());
+            let kept = others_rows(rows, worker).all(|byte| after[byte] == before[byte]);
+            assert!(kept, "{}: {worker:?} writes rows of others", kernel.name());
+        }
+        for (memory, kept) in ins.iter_mut().zip(kept) {
+            kept.into_iter().enumerate().for_each(|(i, byte)| memory.set(i, byte));
+        }
     }
     ins.iter().for_each(|m| m.check_guards(&kernel.name()));
     outs.iter().for_each(|m| m.check_guards(&kernel.name()));

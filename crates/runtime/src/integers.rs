@@ -1,7 +1,7 @@
 //! The rules of [`select`](crate::select) for ops of integers.
 
 use espalier_graph::{DType, Op, Quant, ValueId, Window};
-use espalier_kernels::{Layout, int8, movement};
+use espalier_kernels::{Layout, Rows, int8, movement};
 
 use crate::fuse::Group;
 use crate::lower::{LowerError, Lowering};
@@ -32,7 +32,8 @@ impl Lowering<'_> {
             Op::QAdd { to, limits } => {
                 let layout = self.bytes_layout(&group.inputs)?;
                 let operands = [0, 1].map(|i| self.operand_of(group.inputs[i], *to));
-                let kernel = int8::add(isa, self.bytes(y, layout), operands, to.zero(), *limits);
+                let kernel =
+                    int8::add(isa, Rows::of(&self.physical(y, layout)), operands, to.zero(), *limits);
                 self.each(group, op, &group.inputs, layout, layout, kernel)
             }
             Op::QMul { to, limits } => {
@@ -190,9 +191,10 @@ impl Lowering<'_> {
         let (isa, [a, b]) = (self.options.isa, [0, 1].map(|i| group.inputs[i]));
         let (zeros, bias) = ([a, b].map(|id| self.quant(id).zero()), f32::from(to.zero()));
         let scale = to.steps(&[a, b].map(|id| self.quant(id).scale()));
+        let shape = Rows::of(&self.physical(a, layout));
         match self.dims(a) == self.dims(b) {
-            true => int8::multiply(isa, self.bytes(a, layout), zeros, scale, bias, limits),
-            false => int8::gate(isa, self.flat(a), zeros, scale, bias, limits),
+            true => int8::multiply(isa, shape, zeros, scale, bias, limits),
+            false => int8::gate(isa, shape, zeros, scale, bias, limits),
         }
     }
 

@@ -4,6 +4,7 @@
 //! A value has one native place and, where a kernel wants the other layout, a converted copy that all later steps share.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Mutex;
 
 use espalier_graph::{Bindings, DType, Graph, Op, Source, Tensor, ValueId, Weights, Window};
@@ -12,6 +13,7 @@ use espalier_kernels::{Buffer, Io, Isa, Kernel, LANES, Layout, Worker, int8, lay
 use crate::fuse::{Group, fuse};
 use crate::memory::{Block, Interval, aligned, plan_arena};
 use crate::plan::{Input, Place, Plan, Step};
+use crate::stages::stages;
 
 /// What a plan is made for.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +86,7 @@ pub const MAX_VALUE_BYTES: usize = 1 << 34;
 
 /// A piece of memory that holds a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Storage(usize);
+pub(crate) struct Storage(pub(crate) usize);
 
 /// What the order of a packed weight depends on: direction, groups and window of the convolution.
 pub(crate) type Form = (&'static str, usize, Window);
@@ -461,9 +463,10 @@ impl<'a> Lowering<'a> {
     }
 
     fn finish(mut self) -> Result<Plan, LowerError> {
-        let steps = self.steps.len();
+        let threads = self.options.threads.max(1);
+        let stages = stages(&self.steps, threads);
         let arena: Vec<usize> = (0..self.regions.len()).filter(|&i| self.regions[i].in_arena).collect();
-        let intervals: Vec<Interval> = arena.iter().map(|&i| interval(&self.regions[i], steps)).collect();
+        let intervals: Vec<Interval> = arena.iter().map(|&i| interval(&self.regions[i], &stages)).collect();
         let (offsets, arena_bytes) = plan_arena(&intervals);
         let mut offset_of = vec![0; self.regions.len()];
         arena.iter().zip(offsets).for_each(|(&i, offset)| offset_of[i] = offset);
@@ -472,7 +475,6 @@ impl<'a> Lowering<'a> {
             offset_of[i] = persistent;
             persistent += aligned(region.bytes);
         }
-        let threads = self.options.threads.max(1);
         let scratch = self.steps.iter().map(|s| s.kernel.scratch_len(threads)).max().unwrap_or(0);
         let scratch_bytes = aligned(scratch * size_of::<f32>());
         let memory = Block::new(persistent + scratch_bytes * threads);
@@ -513,6 +515,7 @@ impl<'a> Lowering<'a> {
         Ok(Plan::new(
             memory,
             steps,
+            stages,
             inputs,
             outputs,
             states,
@@ -552,8 +555,10 @@ fn fill(mut contents: Vec<(Place, Fill<'_>)>, memory: &Block, threads: usize) {
     });
 }
 
-fn interval(region: &Region, steps: usize) -> Interval {
-    Interval { bytes: region.bytes, first: region.first, last: region.last.min(steps) }
+/// The stages in which a region is used: no worker waits within one, so its memory serves nothing else there.
+fn interval(region: &Region, stages: &[Range<usize>]) -> Interval {
+    let stage_of = |step: usize| stages.partition_point(|stage| stage.end <= step);
+    Interval { bytes: region.bytes, first: stage_of(region.first), last: stage_of(region.last) }
 }
 
 /// Runs a packing kernel, which takes weights at any address.

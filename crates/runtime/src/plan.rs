@@ -1,5 +1,6 @@
 //! A plan: steps with their addresses resolved, and the one block of memory they work in.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use espalier_graph::{DType, Data, Quant, Tensor, TensorType, Weights};
@@ -96,6 +97,8 @@ pub struct Sizes {
 pub struct Plan {
     memory: Block,
     steps: Vec<Step>,
+    /// Steps that a worker computes its shares of without waiting for the others.
+    stages: Vec<Range<usize>>,
     inputs: Vec<Input>,
     outputs: Vec<(String, Place)>,
     /// Name, place, type, and whether runs change it.
@@ -107,12 +110,13 @@ impl Plan {
     pub(crate) fn new(
         memory: Block,
         steps: Vec<Step>,
+        stages: Vec<Range<usize>>,
         inputs: Vec<Input>,
         outputs: Vec<(String, Place)>,
         states: Vec<(String, Place, TensorType, bool)>,
         sizes: Sizes,
     ) -> Self {
-        let plan = Plan { memory, steps, inputs, outputs, states, sizes };
+        let plan = Plan { memory, steps, stages, inputs, outputs, states, sizes };
         plan.assert_no_step_overlaps_itself();
         plan
     }
@@ -144,6 +148,11 @@ impl Plan {
     /// All steps, in order.
     pub fn steps(&self) -> impl Iterator<Item = &StepInfo> {
         self.steps.iter().map(|s| &s.info)
+    }
+
+    /// How many times the workers wait for each other in a run: steps may follow one another without that.
+    pub fn stages(&self) -> usize {
+        self.stages.len()
     }
 
     fn given(&self, name: &str) -> Option<&Input> {
@@ -234,35 +243,44 @@ impl Plan {
 
     /// Runs all steps on `pool`, which must have as many workers as the plan was made for. Allocates nothing.
     pub fn run(&mut self, pool: &mut Pool) {
-        self.run_with(pool, &mut |_| {});
+        self.run_with(pool, self.stages.len(), &|plan, stage| plan.stages[stage].clone(), &mut |_| {});
     }
 
-    /// As [`Plan::run`]; adds the time of each step to `times`, which has one entry per step.
+    /// As [`Plan::run`], but with a wait after every step; adds the time of each to `times`, which has one entry per step.
     pub fn run_profiled(&mut self, pool: &mut Pool, times: &mut [Duration]) {
         assert_eq!(times.len(), self.steps.len(), "one time per step");
         let mut last = Instant::now();
-        self.run_with(pool, &mut |step| {
+        self.run_with(pool, self.steps.len(), &|_, step| step..step + 1, &mut |step| {
             let now = Instant::now();
             times[step] += now - last;
             last = now;
         });
     }
 
-    /// `observe` is told of each step when it is complete.
-    fn run_with(&mut self, pool: &mut Pool, observe: &mut dyn FnMut(usize)) {
+    /// In so many stages with these steps; `observe` is told of each when it is complete.
+    fn run_with(
+        &mut self,
+        pool: &mut Pool,
+        stages: usize,
+        steps: &(dyn Fn(&Plan, usize) -> Range<usize> + Sync),
+        observe: &mut dyn FnMut(usize),
+    ) {
         assert_eq!(pool.workers(), self.sizes.threads, "the plan was made for another number of workers");
         let (this, sizes) = (&*self, self.sizes);
-        let job = |Share { step, worker, thread }: Share| {
-            let step = &this.steps[step];
+        let job = |Share { step: stage, worker, thread }: Share| {
             let scratch_at = this.memory.at(sizes.scratch_offset + thread * sizes.scratch_bytes);
             // SAFETY: this thread's own range of the memory, beyond all values; floats take any bits.
             let scratch =
                 unsafe { std::slice::from_raw_parts_mut(scratch_at.cast::<f32>(), sizes.scratch_bytes / 4) };
-            // SAFETY: the memory lives and is initialised; outputs overlap nothing the step reads (asserted in `new`); `&mut
-            // self` keeps all other access away, and the pool computes one step after the other and each share once.
-            let io = unsafe { Io::new(&step.inputs, &step.outputs) };
-            step.kernel.run(&io, worker, scratch);
+            for step in &this.steps[steps(this, stage)] {
+                // SAFETY: the memory lives and is initialised; outputs overlap nothing the step reads (asserted in `new`);
+                // `&mut self` keeps all other access away, and the pool computes one stage after the other and each share
+                // once. Within a stage workers read only their own rows of what is made there (`stages`), and no memory is
+                // used twice (the intervals of `lower`).
+                let io = unsafe { Io::new(&step.inputs, &step.outputs) };
+                step.kernel.run(&io, worker, scratch);
+            }
         };
-        pool.run(self.steps.len(), &job, observe);
+        pool.run(stages, &job, observe);
     }
 }

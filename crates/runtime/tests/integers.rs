@@ -7,30 +7,33 @@ use common::check_for;
 use common::growing::bytes::grown;
 use espalier_graph::{Bindings, DType, Graph, Op, Stage, verify};
 use espalier_kernels::reference::interpret;
-use espalier_runtime::{Isa, Options, lower};
+use espalier_runtime::{Isa, Options, Plan, lower};
 
 #[test]
 fn every_form_gives_the_bits_of_the_reference() {
     let graphs =
         if espalier_testing::heavy("3,000 random graphs of integers instead of 150") { 3_000 } else { 150 };
-    let (mut inner, mut sparse) = (0.0, 0);
+    let (mut inner, mut sparse, mut joined) = (0.0, 0, 0);
     for seed in 0..graphs {
         let graph = grown(seed);
         verify(&graph, Stage::Portable).unwrap_or_else(|e| panic!("{e}\n{graph}"));
         assert_eq!(graph.to_string().parse::<Graph>().unwrap(), graph, "the text form");
         check_for(&Isa::available(), &graph, 0.0);
         inner += share_of_inner(&graph) / graphs as f64;
-        sparse += sparse_kernels(&graph);
+        sparse += plan(&graph, 1).steps().filter(|step| step.kernel.contains("sparse")).count();
+        let two = plan(&graph, 2);
+        joined += two.steps().count() - two.stages();
     }
-    assert!(sparse > graphs as usize / 5, "only {sparse} convolutions of {graphs} graphs skip zeros");
+    let graphs = graphs as usize;
+    assert!(sparse > graphs / 6, "only {sparse} convolutions of {graphs} graphs skip zeros");
+    assert!(joined > graphs / 2, "only {joined} steps of {graphs} graphs follow without a wait");
     assert!(inner > 0.5, "only {inner} of the results of convolutions are not at the ends of their range");
 }
 
-fn sparse_kernels(graph: &Graph) -> usize {
+fn plan(graph: &Graph, threads: usize) -> Plan {
     let bindings = Bindings::batch(1);
-    let options = Options { isa: Isa::best(), threads: 1, bindings };
-    let plan = lower(graph, &common::tensors(graph, bindings), options).unwrap();
-    plan.steps().filter(|step| step.kernel.contains("sparse")).count()
+    let options = Options { isa: Isa::best(), threads, bindings };
+    lower(graph, &common::tensors(graph, bindings), options).unwrap()
 }
 
 /// How many results of convolutions are neither the least nor the greatest byte.

@@ -23,7 +23,7 @@ use super::share::Share;
 use super::table::Lookup;
 use crate::conv::ConvGeometry;
 use crate::kernel::as_bytes;
-use crate::{Io, Kernel, Worker};
+use crate::{Io, Kernel, Rows, Worker};
 use std::ops::Range;
 
 /// Bytes of a plane's header, and of a quad of taps for four channels.
@@ -124,6 +124,13 @@ struct Depthwise {
     table: Option<Lookup>,
 }
 
+impl Depthwise {
+    fn share(&self) -> Share {
+        let planes = self.g.batch * quads(self.g.channels_in);
+        Share { rows: self.g.output[0], planes, planes_weigh: false }
+    }
+}
+
 impl Kernel for Depthwise {
     fn name(&self) -> String {
         self.name.clone()
@@ -131,6 +138,12 @@ impl Kernel for Depthwise {
 
     fn scratch_len(&self, _workers: usize) -> usize {
         self.way.scratch().div_ceil(size_of::<f32>())
+    }
+
+    fn writes_rows(&self, workers: usize) -> Option<Rows> {
+        let (share, [rows, width]) = (self.share(), self.g.output);
+        let all = Rows { images: 1, planes: share.planes, rows, bytes: 4 * width };
+        (!share.by_planes(workers)).then_some(all)
     }
 
     fn run(&self, io: &Io<'_>, worker: Worker, scratch: &mut [f32]) {
@@ -143,8 +156,7 @@ impl Kernel for Depthwise {
         assert_eq!([x.len(), y.len()], [all * x_plane, all * y_plane], "{}: input and output", self.name);
         assert_eq!(w.len(), planes * w_plane, "{}: weights", self.name);
         assert!(residual.is_none_or(|r| r.len() == y.len()), "{}: residual", self.name);
-        let share = Share { rows: self.g.output[0], planes: all, planes_weigh: false };
-        let (rows, share) = share.of(worker);
+        let (rows, share) = self.share().of(worker);
         if rows.is_empty() || y_plane == 0 {
             return;
         }

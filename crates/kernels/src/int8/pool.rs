@@ -8,7 +8,7 @@ use super::form::{Form, per_form};
 use super::share::Share;
 use super::{quads, quads_len};
 use crate::kernel::as_bytes;
-use crate::{Io, Isa, Kernel, Worker};
+use crate::{Io, Isa, Kernel, Rows, Worker};
 use espalier_graph::Window;
 
 /// Shapes of one pooling: `x[batch, channels, input]`, `y[batch, channels, output]`, both in quads.
@@ -118,6 +118,11 @@ impl Pool {
 }
 
 impl Pool {
+    fn share(&self) -> Share {
+        let planes = self.g.batch * quads(self.g.channels);
+        Share { rows: self.g.output[0], planes, planes_weigh: false }
+    }
+
     /// Bytes of a row of quads with the padding that windows reach.
     fn padded(&self) -> usize {
         let (w, [_, columns]) = (&self.g.window, self.g.output);
@@ -151,13 +156,18 @@ impl Kernel for Pool {
         (4 * self.g.input[1]).max(self.padded().div_ceil(2))
     }
 
+    fn writes_rows(&self, workers: usize) -> Option<Rows> {
+        let (share, [rows, width]) = (self.share(), self.g.output);
+        let all = Rows { images: 1, planes: share.planes, rows, bytes: 4 * width };
+        (!share.by_planes(workers)).then_some(all)
+    }
+
     fn run(&self, io: &Io<'_>, worker: Worker, scratch: &mut [f32]) {
         let g = &self.g;
         let (x, y) = (io.input::<u8>(0), io.output::<u8>(0));
         let len = |[h, w]: [usize; 2]| quads_len(g.batch, g.channels, h * w);
         assert_eq!([x.len(), y.len()], [len(g.input), len(g.output)], "{}: bytes", self.name);
-        let share = Share { rows: g.output[0], planes: g.batch * quads(g.channels), planes_weigh: false };
-        let (rows, planes) = share.of(worker);
+        let (rows, planes) = self.share().of(worker);
         let (plane, row) = (4 * g.input[0] * g.input[1], 4 * g.output[1]);
         let at_once = if self.is_global && !rows.is_empty() { planes.len().max(1) } else { 1 };
         for p in planes.step_by(at_once) {
@@ -204,22 +214,31 @@ unsafe fn max_row<D: Dots>(r: &mut Row<'_>) {
 /// The largest of `count` bytes of `from` that are `apart`, for each byte of `to`; 0 of none.
 #[inline(always)]
 fn largest(to: &mut [u8], from: &[u8], apart: usize, count: usize) {
-    let at = |k: usize| &from[k * apart..][..to.len()];
+    let len = to.len();
+    let at = |k: usize| &from[k * apart..][..len];
+    let mut done = count.min(3);
     match count {
-        0 => return to.fill(0),
+        0 => to.fill(0),
         1 => to.copy_from_slice(at(0)),
-        _ => {
+        2 => {
             let (a, b) = (at(0), at(1));
-            for i in 0..to.len() {
+            for i in 0..len {
                 to[i] = a[i].max(b[i]);
             }
         }
+        _ => {
+            let (a, b, c) = (at(0), at(1), at(2));
+            for i in 0..len {
+                to[i] = a[i].max(b[i]).max(c[i]);
+            }
+        }
     }
-    for k in 2..count {
-        let from = &from[k * apart..][..to.len()];
-        for i in 0..to.len() {
+    while done < count {
+        let from = at(done);
+        for i in 0..len {
             to[i] = to[i].max(from[i]);
         }
+        done += 1;
     }
 }
 

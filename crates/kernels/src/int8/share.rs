@@ -16,8 +16,8 @@ pub(super) struct Share {
 impl Share {
     /// Whether planes are shared out, not rows. Rows are preferred, so that a worker finds in its cache what it wrote in
     /// the kernel before.
-    pub(super) fn by_planes(&self, worker: Worker) -> bool {
-        let longest = |items: usize| items.div_ceil(worker.count);
+    pub(super) fn by_planes(&self, workers: usize) -> bool {
+        let longest = |items: usize| items.div_ceil(workers);
         let by_rows = longest(self.rows) * self.planes;
         let by_planes = longest(self.planes) * self.rows;
         by_planes < by_rows || (by_planes == by_rows && self.planes_weigh)
@@ -25,7 +25,7 @@ impl Share {
 
     /// This worker's part: some planes of some rows.
     pub(super) fn of(&self, worker: Worker) -> (Range<usize>, Range<usize>) {
-        match self.by_planes(worker) {
+        match self.by_planes(worker.count) {
             true => (0..self.rows, worker.share(self.planes)),
             false => (worker.share(self.rows), 0..self.planes),
         }

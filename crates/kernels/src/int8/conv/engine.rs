@@ -7,7 +7,7 @@ use crate::conv::ConvGeometry;
 use crate::int8::table::Lookup;
 use crate::int8::{finish::Finish, quads, quads_len, share::Share};
 use crate::kernel::as_bytes;
-use crate::{Io, Kernel, LANES, Worker, blocks};
+use crate::{InputRows, Io, Kernel, LANES, Rows, Worker, blocks};
 use std::ops::Range;
 
 /// A convolution whose form has been chosen.
@@ -29,9 +29,9 @@ pub(super) struct Engine {
 /// The buffers of a call, after checking their lengths.
 #[derive(Clone, Copy)]
 struct Tensors<'a> {
-    x: &'a [u8],
+    x: InputRows<'a>,
     w: &'a [u8],
-    residual: Option<&'a [u8]>,
+    residual: Option<InputRows<'a>>,
     y: *mut u8,
 }
 
@@ -64,8 +64,8 @@ impl Engine {
         let (_, plane, planes) = self.y_sizes();
         let y_len = self.g.batch * planes * plane;
         let r_len = quads_len(self.g.batch, self.g.channels_out, self.g.output[0] * self.g.output[1]);
-        let (x, w, y) = (io.input::<u8>(0), io.input::<u8>(1), io.output::<u8>(0));
-        let residual: Option<&[u8]> = self.residual.then(|| io.input(2));
+        let (x, w, y) = (io.input_rows(0), io.input::<u8>(1), io.output::<u8>(0));
+        let residual = self.residual.then(|| io.input_rows(2));
         assert_eq!(x.len(), self.g.batch * self.source.image(), "{}: input", self.name);
         assert_eq!(
             w.len(),
@@ -78,14 +78,13 @@ impl Engine {
         Tensors { x, w, residual, y: y.as_mut_ptr() }
     }
 
-    fn share(&self, worker: Worker) -> (Range<usize>, Range<usize>) {
+    fn share(&self) -> Share {
         Share {
             rows: self.g.batch * self.g.output[0],
             planes: self.arrangement.starts.len(),
             planes_weigh: self.g.batch == 1
                 && self.arrangement.starts.len() * self.arrangement.block() > self.source.image(),
         }
-        .of(worker)
     }
 
     fn run_item(&self, item: &Item<'_>) {
@@ -197,7 +196,7 @@ impl Engine {
             y: item.tensors.y.wrapping_add(at),
             y_plane,
             planes: planes - first,
-            residual: item.tensors.residual.map_or(std::ptr::null(), |r| r[r_at..].as_ptr()),
+            residual: item.tensors.residual.map_or(std::ptr::null(), |r| r.as_ptr().wrapping_add(r_at)),
             r_plane,
             float: self.float,
             finish: self.finish,
@@ -223,9 +222,27 @@ impl Kernel for Engine {
         self.source.scratch().div_ceil(size_of::<f32>())
     }
 
+    fn writes_rows(&self, workers: usize) -> Option<Rows> {
+        let (bytes, _, planes) = self.y_sizes();
+        let ConvGeometry { batch: images, output: [rows, width], .. } = self.g;
+        (!self.share().by_planes(workers)).then_some(Rows { images, planes, rows, bytes: width * bytes })
+    }
+
+    fn reads_rows(&self, index: usize, workers: usize) -> Option<Rows> {
+        let ConvGeometry { batch: images, input, output, window, .. } = &self.g;
+        let is_pointwise = window.kernel == [1, 1] && window.stride == [1, 1];
+        let (channels, [rows, width]) = match index {
+            0 if is_pointwise && !self.source.gathered => (self.g.channels_in, *input),
+            2 => (self.g.channels_out, *output),
+            _ => return None,
+        };
+        let rows = Rows { images: *images, planes: quads(channels), rows, bytes: 4 * width };
+        (!self.share().by_planes(workers)).then_some(rows)
+    }
+
     fn run(&self, io: &Io<'_>, worker: Worker, scratch: &mut [f32]) {
         let tensors = self.tensors(io);
-        let (units, outputs) = self.share(worker);
+        let (units, outputs) = self.share().of(worker);
         let (height, mut at) = (self.g.output[0], units.start);
         if outputs.is_empty() || self.g.output[1] == 0 {
             return;
@@ -235,7 +252,10 @@ impl Kernel for Engine {
             let left = units.end.min((at / height + 1) * height) - at;
             let take = left.div_ceil(left.div_ceil(self.source.rows));
             let (image, rows) = (at / height, at % height..at % height + take);
-            let x = self.source.locate(tensors.x, image, &rows, planes.clone(), as_bytes(scratch));
+            // SAFETY: as many images, and where rows are gathered, nobody writes any: `reads_rows` says so.
+            let x = unsafe {
+                self.source.locate(tensors.x.as_ptr(), image, &rows, planes.clone(), as_bytes(scratch))
+            };
             self.run_item(&Item { image, rows, outputs: outputs.clone(), x, tensors });
             at += take;
         }

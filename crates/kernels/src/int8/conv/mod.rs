@@ -181,7 +181,8 @@ pub(super) fn macs(g: &ConvGeometry) -> usize {
 /// more where the last block is mostly empty.
 fn prefers_pixels(g: &ConvGeometry, source: &Source, a: &Arrangement, e: &Epilogue) -> bool {
     let whole = a.starts.iter().all(|&s| s == 0);
-    if e.result == Output::Float || a.by_rows() || source.step != 4 || !engine::rows_join(g, source) || !whole {
+    if e.result == Output::Float || a.by_rows() || source.step != 4 || !engine::rows_join(g, source) || !whole
+    {
         return false;
     }
     let pixels = g.output[0] * g.output[1];

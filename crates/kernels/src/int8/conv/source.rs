@@ -90,18 +90,23 @@ impl Source {
     }
 
     /// The address of plane 0 for the first pixel of output `rows` of an image, of which only `planes` are wanted.
-    pub(in crate::int8) fn locate(
+    ///
+    /// # Safety
+    /// `x` must hold that image too, and where rows are gathered, nobody may write it.
+    pub(in crate::int8) unsafe fn locate(
         &self,
-        x: &[u8],
+        x: *const u8,
         image: usize,
         rows: &Range<usize>,
         planes: Range<usize>,
         scratch: &mut [u8],
     ) -> *const u8 {
-        let image = &x[image * self.image()..(image + 1) * self.image()];
+        let image = x.wrapping_add(image * self.image());
         if !self.gathered {
-            return image[rows.start * self.row_step..].as_ptr();
+            return image.wrapping_add(rows.start * self.row_step);
         }
+        // SAFETY: the caller's contract.
+        let image = unsafe { std::slice::from_raw_parts(image, self.image()) };
         assert!(rows.len() <= self.rows, "an item's rows fit the scratch");
         for plane in planes.start..planes.end.min(self.planes) {
             let from = &image[plane * self.size[0] * self.size[1] * QUAD..];

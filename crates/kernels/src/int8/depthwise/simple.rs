@@ -47,7 +47,8 @@ impl Way for Simple {
         let mut row = part.rows.start;
         while row < part.rows.end {
             let rows = row..part.rows.end.min(row + self.source.rows);
-            let x = self.source.locate(part.x, 0, &rows, 0..1, scratch);
+            // SAFETY: a plane as an image, which nobody writes.
+            let x = unsafe { self.source.locate(part.x.as_ptr(), 0, &rows, 0..1, scratch) };
             for y in rows.clone() {
                 let call = Call {
                     x: x.wrapping_add((y - row) * self.source.row_step),

@@ -7,7 +7,7 @@ use crate::conv::ConvGeometry;
 use crate::int8::table::Lookup;
 use crate::int8::{finish::Finish, form::Form, quads, quads_len, share::Share};
 use crate::kernel::as_bytes;
-use crate::{Io, Kernel, LANES, Worker};
+use crate::{InputRows, Io, Kernel, LANES, Rows, Worker};
 use std::ops::Range;
 
 /// A convolution whose form and blocks have been chosen.
@@ -41,9 +41,9 @@ pub(super) struct After {
 /// The buffers of a call, after checking their lengths.
 #[derive(Clone, Copy)]
 struct Tensors<'a> {
-    x: &'a [u8],
+    x: InputRows<'a>,
     packed: &'a [u8],
-    residual: Option<&'a [u8]>,
+    residual: Option<InputRows<'a>>,
     y: *mut u8,
 }
 
@@ -101,8 +101,8 @@ impl Engine {
 
     fn tensors<'a>(&self, io: &Io<'a>) -> Tensors<'a> {
         let y_len = quads_len(self.g.batch, self.g.channels_out, self.g.output[0] * self.g.output[1]);
-        let (x, packed, y) = (io.input::<u8>(0), io.input::<u8>(1), io.output::<u8>(0));
-        let residual: Option<&[u8]> = self.residual.then(|| io.input(2));
+        let (x, packed, y) = (io.input_rows(0), io.input::<u8>(1), io.output::<u8>(0));
+        let residual = self.residual.then(|| io.input_rows(2));
         assert_eq!(x.len(), self.g.batch * self.field.image(), "{}: input", self.name);
         assert_eq!(packed.len(), self.packed_len(), "{}: weights", self.name);
         assert_eq!(y.len(), y_len, "{}: output", self.name);
@@ -110,20 +110,23 @@ impl Engine {
         Tensors { x, packed, residual, y: y.as_mut_ptr() }
     }
 
+    fn ways(&self) -> Share {
+        Share {
+            rows: self.g.batch * self.g.output[0],
+            planes: quads(self.g.channels_out),
+            planes_weigh: self.g.batch == 1 && self.packed_len() > self.field.image(),
+        }
+    }
+
     /// This worker's rows and planes; planes are shared out by the blocks that they have.
     pub(super) fn share(&self, worker: Worker) -> (Range<usize>, Range<usize>) {
-        let all = quads(self.g.channels_out);
-        let share = Share {
-            rows: self.g.batch * self.g.output[0],
-            planes: all,
-            planes_weigh: self.g.batch == 1 && self.packed_len() > self.field.image(),
-        };
-        if !share.by_planes(worker) {
-            return share.of(worker);
+        let ways = self.ways();
+        if !ways.by_planes(worker.count) {
+            return ways.of(worker);
         }
-        let Range { start, end } = worker.share(self.work[all]);
+        let Range { start, end } = worker.share(self.work[ways.planes]);
         let plane_at = |work: usize| self.work.partition_point(|&before| before < work);
-        (0..share.rows, plane_at(start)..plane_at(end))
+        (0..ways.rows, plane_at(start)..plane_at(end))
     }
 
     fn item<'a>(
@@ -133,18 +136,20 @@ impl Engine {
         planes: Range<usize>,
         scratch: &mut [u8],
     ) -> Item<'a> {
-        let x = &tensors.x[image * self.field.image()..(image + 1) * self.field.image()];
+        let x = image * self.field.image()..(image + 1) * self.field.image();
         let (pitch, [height, width]) = (self.field.pitch, self.g.output);
         let positions = |rows: &Range<usize>| rows.start * pitch..(rows.end - 1) * pitch + width;
         if self.field.gathered {
-            // SAFETY: it was picked for this CPU.
-            unsafe { (self.gather)(&self.field, x, &rows, scratch) };
+            // SAFETY: it was picked for this CPU; nobody writes what is gathered (`reads_rows`).
+            unsafe { (self.gather)(&self.field, tensors.x.slice(x), &rows, scratch) };
             let (positions, row) = (positions(&(0..rows.len())), rows.start);
             let readable = positions.end.next_multiple_of(LANES);
             return Item { image, rows, planes, x: scratch.as_ptr(), positions, readable, row, tensors };
         }
-        let (positions, readable) = (positions(&rows), positions(&(0..height)).end);
-        Item { image, rows, planes, x: x.as_ptr(), positions, readable, row: 0, tensors }
+        let (positions, all) = (positions(&rows), positions(&(0..height)).end);
+        let readable = if positions.len() < LANES { all } else { positions.end };
+        let x = tensors.x.as_ptr().wrapping_add(x.start);
+        Item { image, rows, planes, x, positions, readable, row: 0, tensors }
     }
 
     fn run_item(&self, item: &Item<'_>) {
@@ -192,7 +197,7 @@ impl Engine {
             planes: item.planes.len(),
             spots,
             y: item.tensors.y.wrapping_add(at),
-            residual: item.tensors.residual.map_or(std::ptr::null(), |r| r[at..].as_ptr()),
+            residual: item.tensors.residual.map_or(std::ptr::null(), |r| r.as_ptr().wrapping_add(at)),
             y_plane,
             finish: self.finish,
         }
@@ -224,6 +229,26 @@ impl Kernel for Engine {
 
     fn scratch_len(&self, _workers: usize) -> usize {
         self.field.scratch().div_ceil(size_of::<f32>())
+    }
+
+    fn writes_rows(&self, workers: usize) -> Option<Rows> {
+        let ConvGeometry { batch: images, channels_out, output: [rows, width], .. } = self.g;
+        let all = Rows { images, planes: quads(channels_out), rows, bytes: 4 * width };
+        (!self.ways().by_planes(workers)).then_some(all)
+    }
+
+    fn reads_rows(&self, index: usize, workers: usize) -> Option<Rows> {
+        let written = self.writes_rows(workers)?;
+        let Rows { images, rows, bytes, .. } = written;
+        // Where a worker has fewer positions than a vector, it reads those around them too.
+        let is_own = images == 1 && rows / workers * (bytes / 4) >= LANES;
+        match index {
+            0 if self.g.window.kernel == [1, 1] && !self.field.gathered && is_own => {
+                Some(Rows { planes: quads(self.g.channels_in), ..written })
+            }
+            2 => Some(written),
+            _ => None,
+        }
     }
 
     fn run(&self, io: &Io<'_>, worker: Worker, scratch: &mut [f32]) {
