@@ -35,6 +35,19 @@ pub(crate) trait Dots: Copy {
     unsafe fn weights(p: *const i8) -> Self::Weights;
     /// 4 bytes, sixteen times.
     unsafe fn splat_weights(p: *const i8) -> Self::Weights;
+    /// 16 bytes: [`Dots::splat_weights`] of every four.
+    #[inline(always)]
+    unsafe fn splat_four(p: *const i8) -> [Self::Weights; 4] {
+        // SAFETY: the caller gives 16 bytes.
+        unsafe {
+            [
+                Self::splat_weights(p),
+                Self::splat_weights(p.add(4)),
+                Self::splat_weights(p.add(8)),
+                Self::splat_weights(p.add(12)),
+            ]
+        }
+    }
     /// `sums + (x - offset) . w`, lane by lane, with the offset of the form.
     unsafe fn dot(sums: Self::Sums, x: Self::Bytes, w: Self::Weights) -> Self::Sums;
 
@@ -197,7 +210,7 @@ mod x86 {
     #![allow(clippy::undocumented_unsafe_blocks)]
     use super::Dots;
     use crate::int8::sums;
-    use std::arch::x86_64::*;
+    use std::arch::{asm, x86_64::*};
 
     /// The bytes of even and of odd index as 16-bit numbers.
     #[derive(Clone, Copy)]
@@ -330,6 +343,17 @@ mod x86 {
         }
     }
 
+    /// 16 bytes, four times. LLVM would make a load for each part that is used of an intrinsic.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn sixteen_bytes(p: *const i8) -> __m512i {
+        let four;
+        unsafe {
+            asm!("vbroadcasti32x4 {}, xmmword ptr [{}]", out(zmm_reg) four, in(reg) p, options(pure, readonly, nostack, preserves_flags));
+        }
+        four
+    }
+
     /// A zmm at a time, products of bytes.
     #[derive(Clone, Copy)]
     pub(crate) struct Vnni;
@@ -360,6 +384,19 @@ mod x86 {
         #[inline(always)]
         unsafe fn splat_weights(p: *const i8) -> Self::Weights {
             unsafe { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
+        }
+        /// One load and four shuffles: where sums are few, loads are what takes longest.
+        #[inline(always)]
+        unsafe fn splat_four(p: *const i8) -> [Self::Weights; 4] {
+            unsafe {
+                let four = sixteen_bytes(p);
+                [
+                    _mm512_shuffle_epi32::<0x00>(four),
+                    _mm512_shuffle_epi32::<0x55>(four),
+                    _mm512_shuffle_epi32::<0xaa>(four),
+                    _mm512_shuffle_epi32::<0xff>(four),
+                ]
+            }
         }
         #[inline(always)]
         unsafe fn dot(sums: Self::Sums, x: Self::Bytes, w: Self::Weights) -> Self::Sums {
