@@ -18,7 +18,7 @@ impl Lowering<'_> {
                 let kernel = int8::quantize(isa, layout, self.flat(first), to.scale(), to.zero());
                 self.each(group, op, &[first], layout, Layout::Blocked, kernel)
             }
-            Op::Dequantize if self.stay_plain(&[first])? && self.float_layout(y) == Layout::Plain => {
+            Op::Dequantize if self.float_layout(y) == Layout::Plain && self.lies_plain(first)? => {
                 self.dequantize_plain(group, op)
             }
             Op::Dequantize => {
@@ -32,14 +32,14 @@ impl Lowering<'_> {
             Op::QAdd { to, limits } => {
                 let layout = self.bytes_layout(&group.inputs)?;
                 let operands = [0, 1].map(|i| self.operand_of(group.inputs[i], *to));
-                let kernel =
-                    int8::add(isa, Rows::of(&self.physical(y, layout)), operands, to.zero(), *limits);
+                let rows = self.rows_after(&group.inputs, y, layout)?;
+                let kernel = int8::add(isa, rows, operands, to.zero(), *limits);
                 self.each(group, op, &group.inputs, layout, layout, kernel)
             }
             Op::QMul { to, limits } => {
                 let is_gate = self.dims(first) != self.dims(group.inputs[1]);
                 let layout = if is_gate { Layout::Blocked } else { self.bytes_layout(&group.inputs)? };
-                let kernel = self.qmul(group, layout, *to, *limits);
+                let kernel = self.qmul(group, layout, *to, *limits)?;
                 self.each(group, op, &group.inputs, layout, layout, kernel)
             }
             Op::QAvgPool { window, count_pad, to } => {
@@ -119,8 +119,7 @@ impl Lowering<'_> {
         let (from, len) = (self.quant(x), self.elements(x));
         let kernel =
             int8::dequantize(self.options.isa, Layout::Blocked, [1, len, 1], from.scale(), from.zero());
-        let (storage, _) = self.get(x, Layout::Plain)?;
-        let input = (storage, int8::quads_len(1, len, 1));
+        let input = (self.locate(x)?.storage, int8::quads_len(1, len, 1));
         let output = self.place_vector(y);
         self.step(group, op, kernel, vec![input], vec![output], 0);
         Ok(())
@@ -129,6 +128,26 @@ impl Lowering<'_> {
     /// Whether all of these lie in the logical order.
     fn stay_plain(&mut self, ids: &[ValueId]) -> Result<bool, LowerError> {
         ids.iter().try_fold(true, |plain, &id| Ok(plain && self.locate(id)?.layout == Layout::Plain))
+    }
+
+    /// Whether bytes lie in the logical order, in quads or not: without spatial axes they do where channels fill them.
+    fn lies_plain(&mut self, id: ValueId) -> Result<bool, LowerError> {
+        let [n, c, spatial] = self.flat(id);
+        let fills = spatial == 1 && (n == 1 || c.is_multiple_of(int8::QUAD));
+        Ok(self.stay_plain(&[id])? || fills)
+    }
+
+    /// The rows of `like`, which is computed from `inputs` one by one; whole planes are rows where none of these is made by
+    /// rows, so that workers find in their caches what they made.
+    fn rows_after(&mut self, inputs: &[ValueId], like: ValueId, layout: Layout) -> Result<Rows, LowerError> {
+        let rows = Rows::of(&self.physical(like, layout));
+        for &input in inputs {
+            let from = self.get(input, layout)?;
+            if self.made_by_rows(from.0) == Some(rows) {
+                return Ok(rows);
+            }
+        }
+        Ok(Rows::of(&[rows.images * rows.planes, rows.rows * rows.bytes]))
     }
 
     /// The layout for work that is the same in any.
@@ -187,15 +206,21 @@ impl Lowering<'_> {
         int8::PoolGeometry { batch: x[0], channels: x[1], input: [x[2], x[3]], output: [y[2], y[3]], window }
     }
 
-    fn qmul(&self, group: &Group, layout: Layout, to: Quant, limits: [u8; 2]) -> Boxed {
+    fn qmul(
+        &mut self,
+        group: &Group,
+        layout: Layout,
+        to: Quant,
+        limits: [u8; 2],
+    ) -> Result<Boxed, LowerError> {
         let (isa, [a, b]) = (self.options.isa, [0, 1].map(|i| group.inputs[i]));
         let (zeros, bias) = ([a, b].map(|id| self.quant(id).zero()), f32::from(to.zero()));
         let scale = to.steps(&[a, b].map(|id| self.quant(id).scale()));
-        let shape = Rows::of(&self.physical(a, layout));
-        match self.dims(a) == self.dims(b) {
+        let shape = self.rows_after(&[a], a, layout)?;
+        Ok(match self.dims(a) == self.dims(b) {
             true => int8::multiply(isa, shape, zeros, scale, bias, limits),
             false => int8::gate(isa, shape, zeros, scale, bias, limits),
-        }
+        })
     }
 
     fn qconv(

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use espalier_graph::{Bindings, DType, Graph, Op, Source, Tensor, ValueId, Weights, Window};
-use espalier_kernels::{Buffer, Io, Isa, Kernel, LANES, Layout, Worker, int8, layout, movement};
+use espalier_kernels::{Buffer, Io, Isa, Kernel, LANES, Layout, Rows, Worker, int8, layout, movement};
 
 use crate::fuse::{Group, fuse};
 use crate::memory::{Block, Interval, aligned, plan_arena};
@@ -287,6 +287,12 @@ impl<'a> Lowering<'a> {
             region.last = region.last.max(step);
         }
         self.steps.push(draft);
+    }
+
+    /// The rows of a storage of one step, where each worker writes its own.
+    pub(crate) fn made_by_rows(&self, storage: Storage) -> Option<Rows> {
+        let makes = |step: &&Draft| step.outputs.iter().any(|(made, _)| *made == storage);
+        self.steps.iter().rev().find(makes)?.kernel.writes_rows(self.options.threads.max(1))
     }
 
     /// The native place of `id`.

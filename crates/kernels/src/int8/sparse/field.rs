@@ -187,7 +187,7 @@ unsafe fn gather<D: Dots>(field: &Field, image: &[u8], rows: &Range<usize>, scra
             let to = &mut to[phase.at / 4..][..field.positions(rows.len())];
             // Row `i` of the phase is row `i * stride + phase.row + rows.start * stride - top` of the input.
             let below = phase.row + rows.start * stride[0];
-            let first_at = |edge: usize| edge.saturating_sub(below).div_ceil(stride[0]);
+            let first_at = |edge: usize| div_ceil(edge.saturating_sub(below), stride[0]);
             let end = first_at(field.top + height).min(rows.len() + field.extra);
             let first = first_at(field.top).min(end);
             let Some(row) = (first < end).then(|| first * stride[0] + below - field.top) else {
@@ -195,12 +195,39 @@ unsafe fn gather<D: Dots>(field: &Field, image: &[u8], rows: &Range<usize>, scra
                 continue;
             };
             let inner = Inner { rows: first..end, columns: phase.inside.clone(), pitch: field.pitch };
-            inner.fill_around(to, zero);
-            if !inner.columns.is_empty() {
-                let values = &from[row * field.size[1] + phase.column..];
+            if inner.columns.is_empty() {
+                to.fill(zero);
+                continue;
+            }
+            let values = &from[row * field.size[1] + phase.column..];
+            // Rows that lie as they should are one run; what is between them is not theirs.
+            if stride == [1, 1] && field.pitch == field.size[1] && inner.run() >= 4 {
+                run(&values[..inner.run()], &mut to[inner.start()..][..inner.run()]);
+            } else {
                 Rows { values, apart: stride[0] * field.size[1] }.copy(&inner, stride[1], to);
             }
+            inner.fill_around(to, zero);
         }
+    }
+}
+
+/// Division is slow, and strides are few.
+#[inline(always)]
+fn div_ceil(a: usize, stride: usize) -> usize {
+    match stride {
+        1 => a,
+        2 => a.div_ceil(2),
+        _ => a.div_ceil(stride),
+    }
+}
+
+/// Copies a stretch of at least four pixels, in pieces of one size.
+#[inline(always)]
+fn run(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
+    match to.len() {
+        16.. => pieces::<16>(from, to),
+        8.. => pieces::<8>(from, to),
+        _ => pieces::<4>(from, to),
     }
 }
 
@@ -217,10 +244,16 @@ impl Inner {
         self.rows.start * self.pitch + self.columns.start
     }
 
+    /// From the first pixel to the last.
+    #[inline(always)]
+    fn run(&self) -> usize {
+        (self.rows.len() - 1) * self.pitch + self.columns.len()
+    }
+
     #[inline(always)]
     fn fill_around(&self, to: &mut [[u8; 4]], zero: [u8; 4]) {
         let gap = self.pitch - self.columns.len();
-        let last = self.start() + (self.rows.len() - 1) * self.pitch + self.columns.len();
+        let last = self.start() + self.run();
         to[..self.start()].fill(zero);
         to[last..].fill(zero);
         for row in 1..self.rows.len() {
@@ -244,6 +277,7 @@ impl Rows<'_> {
             (1, 16..) => self.each(inner, to, pieces::<16>),
             (1, 8..) => self.each(inner, to, pieces::<8>),
             (1, 4..) => self.each(inner, to, pieces::<4>),
+            (2, 5..=8) => self.each(inner, to, few_seconds::<4>),
             (2, _) => self.each(inner, to, every_second),
             _ => self.each(inner, to, |from, to| {
                 to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
@@ -282,6 +316,22 @@ fn pieces<const N: usize>(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
     let (from, last) = (&from[..to.len()], "at least one piece");
     from.as_chunks::<N>().0.iter().zip(to.as_chunks_mut::<N>().0).for_each(|(from, to)| *to = *from);
     *to.last_chunk_mut::<N>().expect(last) = *from.last_chunk::<N>().expect(last);
+}
+
+/// Every second pixel, for at least `N + 1` of them: as the lower halves of pairs, which vectors have an instruction for.
+#[inline(always)]
+fn few_seconds<const N: usize>(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
+    let (last, to) = to.split_last_mut().expect("not empty");
+    *last = from[2 * to.len()];
+    let pairs = &from.as_chunks::<2>().0[..to.len()];
+    let lower = |pairs: &[[[u8; 4]; 2]; N]| {
+        pairs.map(|pair| {
+            (u64::from_le_bytes(*pair.as_flattened().as_array().expect("eight bytes")) as u32).to_le_bytes()
+        })
+    };
+    let (pieces, last) = (pairs.as_chunks::<N>().0, pairs.last_chunk::<N>().expect("at least one piece"));
+    pieces.iter().zip(to.as_chunks_mut::<N>().0).for_each(|(from, to)| *to = lower(from));
+    *to.last_chunk_mut::<N>().expect("at least one piece") = lower(last);
 }
 
 /// In a form that compilers make shuffles of.

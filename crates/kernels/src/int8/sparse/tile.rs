@@ -128,7 +128,7 @@ unsafe fn list<D: Dots, const R: usize, const V: usize>(
         for group in groups {
             let mut weights = D::splat_four(w);
             for (i, &offset) in group.iter().enumerate() {
-                if i > 0 && i * R % 4 == 0 {
+                if i > 0 && (i * R).is_multiple_of(4) {
                     weights = D::splat_four(w.add(4 * R * i));
                 }
                 let mut own = [weights[i * R % 4]; R];
