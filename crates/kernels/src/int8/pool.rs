@@ -1,17 +1,15 @@
 //! Pools of quads: maximum and average over windows.
 //!
-//! Rows are combined first, byte by byte along whole rows, then columns; maxima of 3x3 windows in one go, since what is
-//! stored takes its time until it can be loaded from elsewhere. The loops are plain Rust, which the compiler turns into
-//! the vectors of each form: pools are a hundredth of a network's time.
+//! Rows are combined first, byte by byte along whole rows, then columns. The loops are plain Rust, which the compiler
+//! turns into the vectors of each form: pools are a hundredth of a network's time.
 
 use super::dots::Dots;
 use super::form::{Form, per_form};
 use super::share::Share;
 use super::{quads, quads_len};
 use crate::kernel::as_bytes;
-use crate::{Io, Isa, Kernel, Rows, Worker};
+use crate::{Io, Isa, Kernel, LANES, Rows, Worker};
 use espalier_graph::Window;
-use std::ops::Range;
 
 /// Shapes of one pooling: `x[batch, channels, input]`, `y[batch, channels, output]`, both in quads.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,8 +84,6 @@ struct Pool {
     body: Body,
     /// For each output row and column, the first input position and how many follow, a dilation apart.
     taps: [Vec<Taps>; 2],
-    /// Output columns whose windows lie within the input.
-    inside: Range<usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -117,11 +113,7 @@ impl Pool {
         let is_global = average.is_some() && is_global(g);
         let g = one_row(g);
         let taps = [taps(&g, 0), taps(&g, 1)];
-        let whole = |taps: &Taps| taps.count == g.window.kernel[1];
-        let first = taps[1].iter().position(whole).unwrap_or(0);
-        let count = taps[1][first..].iter().take_while(|&taps| whole(taps)).count();
-        let inside = first..first + count;
-        Pool { name, g, average, is_global, body, taps, inside }
+        Pool { name, g, average, is_global, body, taps }
     }
 }
 
@@ -131,11 +123,16 @@ impl Pool {
         Share { rows: self.g.output[0], planes, planes_weigh: false }
     }
 
+    /// Bytes of the positions of a row of windows; what does not fill a vector would be computed one by one.
+    fn positions(&self) -> usize {
+        (4 * self.g.output[1] * self.g.window.stride[1]).next_multiple_of(4 * LANES)
+    }
+
     /// Bytes of a row of quads with the padding that windows reach.
     fn padded(&self) -> usize {
-        let (w, [_, columns]) = (&self.g.window, self.g.output);
-        let reach = columns.saturating_sub(1) * w.stride[1] + (w.kernel[1] - 1) * w.dilation[1] + 1;
-        4 * reach.max(w.pad[1] + self.g.input[1])
+        let w = &self.g.window;
+        let reach = self.positions() + 4 * (w.kernel[1] - 1) * w.dilation[1];
+        reach.max(4 * (w.pad[1] + self.g.input[1]))
     }
 }
 
@@ -161,7 +158,7 @@ impl Kernel for Pool {
 
     fn scratch_len(&self, _workers: usize) -> usize {
         // Sums of a row, or a row with its padding and as much again for windows.
-        (4 * self.g.input[1]).max(self.padded().div_ceil(2))
+        (4 * self.g.input[1]).max((self.padded() + self.positions()).div_ceil(size_of::<f32>()))
     }
 
     fn writes_rows(&self, workers: usize) -> Option<Rows> {
@@ -196,76 +193,25 @@ per_form!(fn pick_max(row: &mut Row<'_>) = max_row);
 per_form!(fn pick_average(row: &mut Row<'_>) = average_row);
 per_form!(fn pick_global(row: &mut Row<'_>) = global_row);
 
-#[inline(always)]
-unsafe fn max_row<D: Dots>(r: &mut Row<'_>) {
-    let is_three = r.pool.g.window.kernel == [3, 3] && !r.pool.inside.is_empty();
-    match is_three && r.pool.taps[0][r.number].count > 0 {
-        true => three_by_three(r),
-        false => large_windows(r),
-    }
-}
-
-/// Maxima of whole windows of nine at every position between the first and the last column that lies inside, of which each
-/// stride's is kept; columns at the sides one by one.
-#[inline(always)]
-fn three_by_three(r: &mut Row<'_>) {
-    let (g, inside, [rows, columns]) = (&r.pool.g, r.pool.inside.clone(), &r.pool.taps);
-    let (width, step, stride) = (4 * g.input[1], 4 * g.window.dilation[1], 4 * g.window.stride[1]);
-    let rows = rows[r.number];
-    // A row that is not there does no harm as another one a second time.
-    let row = |k: usize| &r.x[(rows.first + k.min(rows.count - 1) * g.window.dilation[0]) * width..];
-    let windows = &mut as_bytes(r.scratch)[..(inside.len() - 1) * stride + 4];
-    let len = windows.len();
-    let three =
-        |k: usize| [0, 1, 2].map(|tap| &row(k)[4 * columns[inside.start].first + tap * step..][..len]);
-    // In two loops: compilers check no more than eight pairs of slices for overlaps, and make no vectors else.
-    let ([a, b, c], [d, e, f]) = (three(0), three(1));
-    for i in 0..len {
-        let rows = [a[i].max(b[i]).max(c[i]), d[i].max(e[i]).max(f[i])];
-        windows[i] = rows[0].max(rows[1]);
-    }
-    let [a, b, c] = three(2);
-    for i in 0..len {
-        windows[i] = a[i].max(b[i]).max(c[i]).max(windows[i]);
-    }
-    for column in (0..inside.start).chain(inside.end..columns.len()) {
-        let (taps, mut most) = (columns[column], [0; 4]);
-        for (k, tap) in (0..rows.count).flat_map(|k| (0..taps.count).map(move |tap| (k, tap))) {
-            let from = &row(k)[4 * taps.first + tap * step..][..4];
-            most = std::array::from_fn(|c| most[c].max(from[c]));
-        }
-        r.y[4 * column..][..4].copy_from_slice(&most);
-    }
-    each_of(windows, stride, &mut r.y[4 * inside.start..4 * inside.end]);
-}
-
 /// Maxima of columns of bytes, then of windows of these at every position; of those, each stride's is kept.
 #[inline(always)]
-fn large_windows(r: &mut Row<'_>) {
+unsafe fn max_row<D: Dots>(r: &mut Row<'_>) {
     let (g, width) = (&r.pool.g, 4 * r.pool.g.input[1]);
     let (stride, step) = (4 * g.window.stride[1], 4 * g.window.dilation[1]);
-    let Some(last) = g.output[1].checked_sub(1) else { return };
     let (most, rest) = as_bytes(r.scratch).split_at_mut(r.pool.padded());
-    let windows = &mut rest[..last * stride + 4];
+    let windows = &mut rest[..r.pool.positions()];
     let rows = r.pool.taps[0][r.number];
     let (left, right) = (4 * g.window.pad[1], 4 * g.window.pad[1] + width);
     most[..left].fill(0);
     most[right..].fill(0);
     largest(&mut most[left..right], &r.x[rows.first * width..], g.window.dilation[0] * width, rows.count);
     largest(windows, most, step, g.window.kernel[1]);
-    each_of(windows, stride, r.y);
-}
-
-/// The quads of `from` that lie so many bytes apart, the first and the last included.
-#[inline(always)]
-fn each_of(from: &[u8], stride: usize, to: &mut [u8]) {
-    match stride {
-        4 => to.copy_from_slice(from),
-        8 => each::<2>(from, to),
-        _ => to
-            .chunks_exact_mut(4)
-            .zip(from.chunks(stride))
-            .for_each(|(to, from)| to.copy_from_slice(&from[..4])),
+    match g.window.stride[1] {
+        1 => r.y.copy_from_slice(&windows[..r.y.len()]),
+        2 => every_second(windows, r.y),
+        _ => {
+            r.y.chunks_exact_mut(4).zip(windows.chunks(stride)).for_each(|(y, w)| y.copy_from_slice(&w[..4]))
+        }
     }
 }
 
@@ -300,14 +246,12 @@ fn largest(to: &mut [u8], from: &[u8], apart: usize, count: usize) {
     }
 }
 
-/// Every `N`th quad, the first and the last included.
+/// Quads as the lower halves of pairs, which vectors have an instruction for.
 #[inline(always)]
-fn each<const N: usize>(from: &[u8], to: &mut [u8]) {
-    let (from, (to, _)) = (from.as_chunks::<4>().0, to.as_chunks_mut::<4>());
-    let Some((last, to)) = to.split_last_mut() else { return };
-    let (steps, rest) = from.as_chunks::<N>();
-    steps.iter().zip(to).for_each(|(from, to)| *to = from[0]);
-    *last = rest[0];
+fn every_second(from: &[u8], to: &mut [u8]) {
+    for (pair, quad) in from.as_chunks::<8>().0.iter().zip(to.as_chunks_mut::<4>().0) {
+        *quad = (u64::from_le_bytes(*pair) as u32).to_le_bytes();
+    }
 }
 
 #[inline(always)]
