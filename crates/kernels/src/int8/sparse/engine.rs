@@ -72,6 +72,7 @@ impl Engine {
         after: After,
     ) -> (Engine, Vec<u8>) {
         let lists = 4 / block.outputs();
+        let average = stream.offsets.len() / (stream.ends.len() - 1).max(1);
         let work = |plane: usize| stream.ends[plane * lists] as usize + 2 * lists * plane;
         let engine = Engine {
             name,
@@ -82,7 +83,7 @@ impl Engine {
             work: (0..=quads(g.channels_out)).map(work).collect(),
             offsets: stream.offsets,
             ends: stream.ends,
-            tiles: tile::tiles(form, block.outputs()),
+            tiles: tile::tiles(form, block.outputs(), average),
             vectors: tile::most_vectors(form),
             finish: after.finish,
             residual: after.residual,

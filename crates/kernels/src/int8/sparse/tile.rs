@@ -11,10 +11,13 @@ use crate::int8::sums::Sums;
 /// well where one product a cycle is the limit (Zen 4); Zen 5 makes two, and is bound by loads that cross cache lines.
 pub(super) const VECTORS: usize = 7;
 
-/// Most vectors of a tile that takes blocks in groups: their weights are one load, and they add to sums of their own in
-/// turn, for a product waits for the one before it in its sum. Measured on Zen 5: a fifth faster with one vector, a tenth
-/// with three; with more, products are what takes longest, and shuffles take turns with them.
-const GROUPED: usize = 3;
+/// Most vectors of a tile that always takes blocks in groups (`G`): their weights are one load, and they add to sums of their
+/// own in turn, for a product waits for the one before it in its sum. Measured on Zen 5: a fifth faster with one vector, a
+/// tenth with three; with more, products are what takes longest, and shuffles take turns with them.
+const FEW: usize = 3;
+
+/// Blocks of lists that are long enough for groups to pay in the largest tiles too, by 2 %.
+const LONG: usize = 24;
 
 /// Blocks of a group.
 const GROUP: usize = 4;
@@ -65,7 +68,7 @@ pub(super) struct Spot {
 /// A tile of some shape.
 pub(super) type TileFn = for<'a, 'b> unsafe fn(&'a Call<'b>);
 
-per_form!(fn pick<; const R: usize, const V: usize>(call: &Call<'_>) = tile);
+per_form!(fn pick<; const R: usize, const V: usize, const G: bool>(call: &Call<'_>) = tile);
 
 /// Vectors whose sums and operands the registers hold; where a vector takes several, only those of the list that is at work.
 const fn most<D: Dots>() -> usize {
@@ -74,7 +77,7 @@ const fn most<D: Dots>() -> usize {
 
 /// `R` outputs in a block.
 #[inline(always)]
-unsafe fn tile<D: Dots, const R: usize, const V: usize>(c: &Call<'_>) {
+unsafe fn tile<D: Dots, const R: usize, const V: usize, const G: bool>(c: &Call<'_>) {
     if V > most::<D>() {
         unreachable!("tiles are chosen to fit the registers");
     }
@@ -84,14 +87,14 @@ unsafe fn tile<D: Dots, const R: usize, const V: usize>(c: &Call<'_>) {
         for plane in 0..c.planes {
             let ends = c.ends.as_ptr().add(plane * 4 / R);
             let sums: [[D::Sums; V]; 4] = if R == 2 {
-                let (a, b) = (list::<D, R, V>(c, ends, header, 0), list::<D, R, V>(c, ends, header, 1));
+                let (a, b) = (list::<D, R, V, G>(c, ends, header, 0), list::<D, R, V, G>(c, ends, header, 1));
                 [a[0], a[R - 1], b[0], b[R - 1]]
             } else {
                 [
-                    list::<D, R, V>(c, ends, header, 0)[0],
-                    list::<D, R, V>(c, ends, header, 1)[0],
-                    list::<D, R, V>(c, ends, header, 2)[0],
-                    list::<D, R, V>(c, ends, header, 3)[0],
+                    list::<D, R, V, G>(c, ends, header, 0)[0],
+                    list::<D, R, V, G>(c, ends, header, 1)[0],
+                    list::<D, R, V, G>(c, ends, header, 2)[0],
+                    list::<D, R, V, G>(c, ends, header, 3)[0],
                 ]
             };
             macro_rules! vectors {
@@ -108,7 +111,7 @@ unsafe fn tile<D: Dots, const R: usize, const V: usize>(c: &Call<'_>) {
 
 /// The sums of one list of a plane.
 #[inline(always)]
-unsafe fn list<D: Dots, const R: usize, const V: usize>(
+unsafe fn list<D: Dots, const R: usize, const V: usize, const G: bool>(
     c: &Call<'_>,
     ends: *const u32,
     header: *const u8,
@@ -124,7 +127,7 @@ unsafe fn list<D: Dots, const R: usize, const V: usize>(
         let (first, end) = (*ends.add(index) as usize, *ends.add(index + 1) as usize);
         let mut w = c.weights.add(4 * R * first).cast::<i8>();
         let blocks = c.offsets.get_unchecked(first..end);
-        let (groups, rest) = if V <= GROUPED { blocks.as_chunks::<GROUP>() } else { (&[][..], blocks) };
+        let (groups, rest) = if G { blocks.as_chunks::<GROUP>() } else { (&[][..], blocks) };
         for group in groups {
             let mut weights = D::splat_four(w);
             for (i, &offset) in group.iter().enumerate() {
@@ -209,15 +212,20 @@ unsafe fn finish<S: Sums, const V: usize, const I: usize>(
     }
 }
 
-/// The tiles of one form and block, by their vectors.
-pub(super) fn tiles(form: Form, outputs: usize) -> [TileFn; VECTORS] {
+/// The tiles of one form and block, by their vectors, for lists of `blocks` on average.
+pub(super) fn tiles(form: Form, outputs: usize, blocks: usize) -> [TileFn; VECTORS] {
     macro_rules! by_vectors {
-        ($r:literal: $($v:literal)*) => { [$(pick::<$r, $v>(form)),*] };
+        ($r:literal: $($v:literal)*) => { [$(pick::<$r, $v, { $v <= FEW }>(form)),*] };
     }
-    match outputs {
+    let mut tiles = match outputs {
         1 => by_vectors!(1: 1 2 3 4 5 6 7),
         _ => by_vectors!(2: 1 2 3 4 5 6 7),
+    };
+    if outputs == 2 && blocks >= LONG {
+        tiles[5] = pick::<2, 6, true>(form);
+        tiles[6] = pick::<2, 7, true>(form);
     }
+    tiles
 }
 
 /// Most vectors of a tile of `form`.
