@@ -274,15 +274,30 @@ impl Rows<'_> {
     #[inline(always)]
     fn copy(&self, inner: &Inner, stride: usize, to: &mut [[u8; 4]]) {
         match (stride, inner.columns.len()) {
-            (1, 16..) => self.each(inner, to, pieces::<16>),
-            (1, 8..) => self.each(inner, to, pieces::<8>),
-            (1, 4..) => self.each(inner, to, pieces::<4>),
+            (1, 33..) => self.each(inner, to, pieces::<16>),
+            (1, 17..=32) => self.each_and_more::<32>(inner, to),
+            (1, 9..=16) => self.each_and_more::<16>(inner, to),
+            (1, 5..=8) => self.each_and_more::<8>(inner, to),
+            (1, 4) => self.each(inner, to, pieces::<4>),
             (2, 5..=8) => self.each(inner, to, few_seconds::<4>),
             (2, _) => self.each(inner, to, every_second),
             _ => self.each(inner, to, |from, to| {
                 to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
             }),
         }
+    }
+
+    /// Rows of more than `N / 2` and at most `N` pixels as `N` each, all but the last: what is too much is overwritten, by the
+    /// next row or with what lies around them all.
+    #[inline(always)]
+    fn each_and_more<const N: usize>(&self, inner: &Inner, to: &mut [[u8; 4]]) {
+        let last = inner.rows.len() - 1;
+        for row in 0..last {
+            let to = &mut to[inner.start() + row * inner.pitch..][..N];
+            to.copy_from_slice(&self.values[row * self.apart..][..N]);
+        }
+        let to = &mut to[inner.start() + last * inner.pitch..][..inner.columns.len()];
+        to.copy_from_slice(&self.values[last * self.apart..][..to.len()]);
     }
 
     #[inline(always)]
