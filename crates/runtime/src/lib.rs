@@ -11,7 +11,7 @@ pub mod memory;
 mod plan;
 mod pool;
 mod select;
-mod stages;
+mod supersteps;
 #[cfg(feature = "training")]
 mod training;
 #[cfg(not(feature = "training"))]

@@ -13,7 +13,7 @@ use espalier_kernels::{Buffer, Io, Isa, Kernel, LANES, Layout, Rows, Worker, int
 use crate::fuse::{Group, fuse};
 use crate::memory::{Block, Interval, aligned, plan_arena};
 use crate::plan::{Input, Place, Plan, Step};
-use crate::stages::stages;
+use crate::supersteps::supersteps;
 
 /// What a plan is made for.
 #[derive(Clone, Copy, Debug)]
@@ -470,9 +470,10 @@ impl<'a> Lowering<'a> {
 
     fn finish(mut self) -> Result<Plan, LowerError> {
         let threads = self.options.threads.max(1);
-        let stages = stages(&self.steps, threads);
+        let supersteps = supersteps(&self.steps, threads);
         let arena: Vec<usize> = (0..self.regions.len()).filter(|&i| self.regions[i].in_arena).collect();
-        let intervals: Vec<Interval> = arena.iter().map(|&i| interval(&self.regions[i], &stages)).collect();
+        let intervals: Vec<Interval> =
+            arena.iter().map(|&i| interval(&self.regions[i], &supersteps)).collect();
         let (offsets, arena_bytes) = plan_arena(&intervals);
         let mut offset_of = vec![0; self.regions.len()];
         arena.iter().zip(offsets).for_each(|(&i, offset)| offset_of[i] = offset);
@@ -521,7 +522,7 @@ impl<'a> Lowering<'a> {
         Ok(Plan::new(
             memory,
             steps,
-            stages,
+            supersteps,
             inputs,
             outputs,
             states,
@@ -561,10 +562,10 @@ fn fill(mut contents: Vec<(Place, Fill<'_>)>, memory: &Block, threads: usize) {
     });
 }
 
-/// The stages in which a region is used: no worker waits within one, so its memory serves nothing else there.
-fn interval(region: &Region, stages: &[Range<usize>]) -> Interval {
-    let stage_of = |step: usize| stages.partition_point(|stage| stage.end <= step);
-    Interval { bytes: region.bytes, first: stage_of(region.first), last: stage_of(region.last) }
+/// The supersteps in which a region is used: no worker waits within one, so its memory serves nothing else there.
+fn interval(region: &Region, supersteps: &[Range<usize>]) -> Interval {
+    let superstep_of = |step: usize| supersteps.partition_point(|superstep| superstep.end <= step);
+    Interval { bytes: region.bytes, first: superstep_of(region.first), last: superstep_of(region.last) }
 }
 
 /// Runs a packing kernel, which takes weights at any address.

@@ -98,7 +98,7 @@ pub struct Plan {
     memory: Block,
     steps: Vec<Step>,
     /// Steps that a worker computes its shares of without waiting for the others.
-    stages: Vec<Range<usize>>,
+    supersteps: Vec<Range<usize>>,
     inputs: Vec<Input>,
     outputs: Vec<(String, Place)>,
     /// Name, place, type, and whether runs change it.
@@ -110,13 +110,13 @@ impl Plan {
     pub(crate) fn new(
         memory: Block,
         steps: Vec<Step>,
-        stages: Vec<Range<usize>>,
+        supersteps: Vec<Range<usize>>,
         inputs: Vec<Input>,
         outputs: Vec<(String, Place)>,
         states: Vec<(String, Place, TensorType, bool)>,
         sizes: Sizes,
     ) -> Self {
-        let plan = Plan { memory, steps, stages, inputs, outputs, states, sizes };
+        let plan = Plan { memory, steps, supersteps, inputs, outputs, states, sizes };
         plan.assert_no_step_overlaps_itself();
         plan
     }
@@ -151,8 +151,8 @@ impl Plan {
     }
 
     /// How many times the workers wait for each other in a run: steps may follow one another without that.
-    pub fn stages(&self) -> usize {
-        self.stages.len()
+    pub fn supersteps(&self) -> usize {
+        self.supersteps.len()
     }
 
     fn given(&self, name: &str) -> Option<&Input> {
@@ -243,7 +243,12 @@ impl Plan {
 
     /// Runs all steps on `pool`, which must have as many workers as the plan was made for. Allocates nothing.
     pub fn run(&mut self, pool: &mut Pool) {
-        self.run_with(pool, self.stages.len(), &|plan, stage| plan.stages[stage].clone(), &mut |_| {});
+        self.run_with(
+            pool,
+            self.supersteps.len(),
+            &|plan, index| plan.supersteps[index].clone(),
+            &mut |_| {},
+        );
     }
 
     /// As [`Plan::run`], but with a wait after every step; adds the time of each to `times`, which has one entry per step.
@@ -257,30 +262,30 @@ impl Plan {
         });
     }
 
-    /// In so many stages with these steps; `observe` is told of each when it is complete.
+    /// In so many supersteps of these steps; `observe` is told of each when it is complete.
     fn run_with(
         &mut self,
         pool: &mut Pool,
-        stages: usize,
+        supersteps: usize,
         steps: &(dyn Fn(&Plan, usize) -> Range<usize> + Sync),
         observe: &mut dyn FnMut(usize),
     ) {
         assert_eq!(pool.workers(), self.sizes.threads, "the plan was made for another number of workers");
         let (this, sizes) = (&*self, self.sizes);
-        let job = |Share { step: stage, worker, thread }: Share| {
+        let job = |Share { step: superstep, worker, thread }: Share| {
             let scratch_at = this.memory.at(sizes.scratch_offset + thread * sizes.scratch_bytes);
             // SAFETY: this thread's own range of the memory, beyond all values; floats take any bits.
             let scratch =
                 unsafe { std::slice::from_raw_parts_mut(scratch_at.cast::<f32>(), sizes.scratch_bytes / 4) };
-            for step in &this.steps[steps(this, stage)] {
+            for step in &this.steps[steps(this, superstep)] {
                 // SAFETY: the memory lives and is initialised; outputs overlap nothing the step reads (asserted in `new`);
-                // `&mut self` keeps all other access away, and the pool computes one stage after the other and each share
-                // once. Within a stage workers read only their own rows of what is made there (`stages`), and no memory is
+                // `&mut self` keeps all other access away, and the pool computes one superstep after the other and each share
+                // once. Within a superstep workers read only their own rows of what is made there (`supersteps`), and no memory is
                 // used twice (the intervals of `lower`).
                 let io = unsafe { Io::new(&step.inputs, &step.outputs) };
                 step.kernel.run(&io, worker, scratch);
             }
         };
-        pool.run(stages, &job, observe);
+        pool.run(supersteps, &job, observe);
     }
 }

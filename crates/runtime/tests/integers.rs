@@ -22,7 +22,7 @@ fn every_form_gives_the_bits_of_the_reference() {
         inner += share_of_inner(&graph) / graphs as f64;
         sparse += plan(&graph, 1).steps().filter(|step| step.kernel.contains("sparse")).count();
         let two = plan(&graph, 2);
-        joined += two.steps().count() - two.stages();
+        joined += two.steps().count() - two.supersteps();
     }
     let graphs = graphs as usize;
     assert!(sparse > graphs / 6, "only {sparse} convolutions of {graphs} graphs skip zeros");

@@ -1,4 +1,5 @@
-//! Stages: steps that follow one another without the workers waiting for each other in between.
+//! Supersteps: steps that follow one another without the workers waiting for each other in between (the word is that of
+//! Valiant, "A bridging model for parallel computation", 1990).
 //!
 //! Where a kernel writes each worker's rows of a tensor and the next one reads each worker's own rows of it, a worker can
 //! go on as soon as it is done itself: a 1x1 convolution after a depthwise one, an addition, the next 1x1 convolution.
@@ -11,36 +12,37 @@ use espalier_kernels::Rows;
 
 use crate::lower::{Draft, Storage};
 
-/// Most bytes of the tensors that live through a stage: their memory cannot be used anew before its end, so long stages of
-/// large tensors would leave the caches; and there the wait is little.
+/// Most bytes of what a superstep writes: its memory cannot be used anew before the end, so that large tensors would leave
+/// the caches; and beside them the wait is little.
 const MOST_BYTES: usize = 1 << 20;
 
-/// The stages of `steps` for so many workers, in order; together they are all steps.
-pub(crate) fn stages(steps: &[Draft], workers: usize) -> Vec<Range<usize>> {
-    let mut stages: Vec<Range<usize>> = Vec::new();
+/// The supersteps of `steps` for so many workers, in order; together they are all steps.
+pub(crate) fn supersteps(steps: &[Draft], workers: usize) -> Vec<Range<usize>> {
+    let mut supersteps: Vec<Range<usize>> = Vec::new();
     for (index, step) in steps.iter().enumerate() {
-        match stages.last_mut() {
-            Some(stage) if workers > 1 && joins(&steps[stage.clone()], step, workers) => {
-                stage.end = index + 1
+        match supersteps.last_mut() {
+            Some(superstep) if workers > 1 && joins(&steps[superstep.clone()], step, workers) => {
+                superstep.end = index + 1
             }
-            _ => stages.push(index..index + 1),
+            _ => supersteps.push(index..index + 1),
         }
     }
-    stages
+    supersteps
 }
 
-/// Whether a worker that is done with its part of `stage` may begin with `step`, whatever the others do.
-fn joins(stage: &[Draft], step: &Draft, workers: usize) -> bool {
+/// Whether a worker that is done with its part of `superstep` may begin with `step`, whatever the others do.
+fn joins(superstep: &[Draft], step: &Draft, workers: usize) -> bool {
     let is_new = |(storage, _): &(Storage, usize)| {
-        stage
+        superstep
             .iter()
             .all(|before| before.inputs.iter().chain(&before.outputs).all(|(other, _)| other != storage))
     };
     let is_own = |(index, (storage, _)): (usize, &(Storage, usize))| {
-        let mut makers = stage.iter().filter(|before| before.outputs.iter().any(|(made, _)| made == storage));
+        let mut makers =
+            superstep.iter().filter(|before| before.outputs.iter().any(|(made, _)| made == storage));
         makers.all(|maker| is_same(maker.kernel.writes_rows(workers), step.kernel.reads_rows(index, workers)))
     };
-    let bytes = stage.iter().chain([step]).flat_map(|step| &step.outputs).map(|(_, bytes)| bytes);
+    let bytes = superstep.iter().chain([step]).flat_map(|step| &step.outputs).map(|(_, bytes)| bytes);
     step.outputs.iter().all(is_new)
         && step.inputs.iter().enumerate().all(is_own)
         && bytes.sum::<usize>() <= MOST_BYTES
@@ -91,9 +93,9 @@ mod tests {
         }
     }
 
-    /// Where stages end for two workers; one worker has no stages of several steps.
+    /// Where supersteps end for two workers; one worker has no supersteps of several steps.
     fn check(steps: Vec<Draft>, want: &[usize]) {
-        let ends = |workers: usize| stages(&steps, workers).iter().map(|s| s.end).collect::<Vec<_>>();
+        let ends = |workers: usize| supersteps(&steps, workers).iter().map(|s| s.end).collect::<Vec<_>>();
         assert_eq!(ends(2), want);
         assert_eq!(ends(1), (1..=steps.len()).collect::<Vec<_>>());
     }
@@ -106,7 +108,7 @@ mod tests {
         check(vec![step(&[0], 1, 10, 10), step(&[1], 2, 10, 5)], &[1, 2]);
         check(vec![step(&[0], 1, 10, 10), step(&[1], 2, 10, 0)], &[1, 2]);
         check(vec![step(&[0], 1, 0, 10), step(&[1], 2, 10, 10)], &[1, 2]);
-        // The second input is read whole: made before the stage it may be, in it not.
+        // The second input is read whole: made before the superstep it may be, in it not.
         check(vec![step(&[0], 1, 10, 10), step(&[1, 0], 2, 10, 10)], &[2]);
         check(vec![step(&[0], 1, 10, 10), step(&[0, 1], 2, 10, 10)], &[1, 2]);
         // Not only the step before counts.
