@@ -8,8 +8,7 @@ use crate::lanes::Lanes;
 pub(super) struct Finish {
     /// Zero point and scale of the residual.
     pub(super) residual: (i32, f32),
-    /// Zero point of the result, added after rounding.
-    pub(super) zero: i32,
+    /// With the zero point of the result.
     pub(super) limits: Limits,
     /// Whether results may lie beyond i32 before they are limited.
     pub(super) wide: bool,
@@ -27,17 +26,14 @@ impl Finish {
         unsafe { S::fused(residual.sub(S::splat(zero)).floats(), S::Floats::splat(scale), v) }
     }
 
-    /// The nearest integers, ties to even, or others beyond the same limit; and the zero point.
+    /// The nearest integers, ties to even, or others beyond the same limit.
     ///
     /// # Safety
     /// Inside of a function made by `per_form!`.
     #[inline(always)]
     pub(super) unsafe fn round<S: Sums>(&self, v: S::Floats) -> S {
         // SAFETY: the caller's contract. 256 is beyond every limit, with a zero point too.
-        unsafe {
-            let nearest = S::round(if self.wide { v.min(S::Floats::splat(256.0)) } else { v });
-            nearest.add(S::splat(self.zero))
-        }
+        unsafe { S::round(if self.wide { v.min(S::Floats::splat(256.0)) } else { v }) }
     }
 
     /// [`Finish::round`] of four.

@@ -110,7 +110,7 @@ impl Parameters {
         assert!(finite, "scales {scales:?} and bias {bias} must be finite");
         assert!(lo <= hi, "limits {lo} and {hi}");
         let wide = bound >= f64::from(1 << 30);
-        let finish = Finish { residual: (0, 0.0), zero: 0, limits: Limits { lo, hi }, wide };
+        let finish = Finish { residual: (0, 0.0), limits: Limits { zero: 0, lo, hi }, wide };
         Parameters { zeros: zeros.map(i32::from), scales, bias, finish }
     }
 

@@ -52,7 +52,7 @@ struct Planes {
     scale: f32,
     /// See [`reciprocal`].
     reciprocal: Option<f32>,
-    zero: i32,
+    zero: u8,
     floats: *mut f32,
     bytes: *mut u8,
     /// Channels (plain) or planes of quads (blocked).
@@ -60,6 +60,12 @@ struct Planes {
     /// Of a whole plane, and those to convert.
     spatial: usize,
     pixels: Range<usize>,
+}
+
+impl Planes {
+    fn limits(&self) -> Limits {
+        Limits { zero: self.zero, ..Limits::NONE }
+    }
 }
 
 type Body = unsafe fn(&Planes);
@@ -123,7 +129,7 @@ impl Kernel for Convert {
             let planes = Planes {
                 scale: self.scale,
                 reciprocal: self.reciprocal,
-                zero: i32::from(self.zero),
+                zero: self.zero,
                 floats: floats.wrapping_add(float),
                 bytes: bytes.wrapping_add((image * planes + first) * 4 * spatial),
                 count,
@@ -142,7 +148,7 @@ per_form!(fn pick_from_blocked(p: &Planes) = from_blocked);
 per_form!(fn pick_to_plain(p: &Planes) = to_plain);
 per_form!(fn pick_to_blocked(p: &Planes) = to_blocked);
 
-/// The integers nearest to `v / scale`, as far as bytes can tell, plus the zero point.
+/// The integers nearest to `v / scale`, as far as bytes can tell.
 #[inline(always)]
 unsafe fn divide<S: Sums>(p: &Planes, v: S::Floats) -> S {
     // SAFETY: inside of a function made by `per_form!`. NaN takes the bound.
@@ -154,7 +160,7 @@ unsafe fn divide<S: Sums>(p: &Planes, v: S::Floats) -> S {
             Some(reciprocal) => quotient::<S>(v, scale, S::Floats::splat(reciprocal)),
             None => v.div(scale),
         };
-        S::round(quotient).add(S::splat(p.zero))
+        S::round(quotient)
     }
 }
 
@@ -177,7 +183,7 @@ unsafe fn quotient<S: Sums>(v: S::Floats, scale: S::Floats, reciprocal: S::Float
 #[inline(always)]
 unsafe fn multiply<S: Sums>(p: &Planes, sums: S) -> S::Floats {
     // SAFETY: inside of a function made by `per_form!`.
-    unsafe { sums.sub(S::splat(p.zero)).floats().mul(S::Floats::splat(p.scale)) }
+    unsafe { sums.sub(S::splat(i32::from(p.zero))).floats().mul(S::Floats::splat(p.scale)) }
 }
 
 #[inline(always)]
@@ -195,11 +201,11 @@ unsafe fn from_plain<D: Dots>(p: &Planes) {
                 }
             }
             if count == LANES {
-                D::Sums::store_channels(sums, Limits::NONE, p.bytes.add(4 * at));
+                D::Sums::store_channels(sums, p.limits(), p.bytes.add(4 * at));
                 continue;
             }
             let mut rest = [0u8; 4 * LANES];
-            D::Sums::store_channels(sums, Limits::NONE, rest.as_mut_ptr());
+            D::Sums::store_channels(sums, p.limits(), rest.as_mut_ptr());
             std::ptr::copy_nonoverlapping(rest.as_ptr(), p.bytes.add(4 * at), 4 * count);
         }
     }
@@ -215,7 +221,7 @@ unsafe fn from_blocked<D: Dots>(p: &Planes) {
             for i in 0..count {
                 sums[i] = divide(p, Lanes::load(p.floats.add((at + i) * LANES)));
             }
-            D::Sums::store_pixels(sums, Limits::NONE, p.bytes.add(4 * at), 4 * p.spatial, p.count, count);
+            D::Sums::store_pixels(sums, p.limits(), p.bytes.add(4 * at), 4 * p.spatial, p.count, count);
         }
     }
 }

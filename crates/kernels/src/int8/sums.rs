@@ -14,16 +14,23 @@ pub(super) mod avx512;
 pub(super) mod neon;
 pub(super) mod scalar;
 
-/// Bounds of a result byte.
+/// How an integer becomes a byte: `clamp(v + zero, lo, hi)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
+    /// Added on the way, where vectors of 16 bits hold more of them.
+    pub(crate) zero: u8,
     pub(crate) lo: u8,
     pub(crate) hi: u8,
 }
 
 impl Limits {
     /// Those of a byte itself.
-    pub(crate) const NONE: Limits = Limits { lo: 0, hi: 255 };
+    pub(crate) const NONE: Limits = Limits { zero: 0, lo: 0, hi: 255 };
+
+    /// Whether those of a byte itself are all.
+    pub(crate) fn is_whole(self) -> bool {
+        self.lo == 0 && self.hi == 255
+    }
 }
 
 /// Sixteen i32.
@@ -58,7 +65,7 @@ pub(crate) trait Sums: Copy {
     /// Of `planes <= 4` planes that are `plane` bytes apart and `pixels <= 4` quads in each, lane `4 q + c` of element
     /// `i` is byte `c` of quad `i` of plane `q`; 0 where there is none.
     unsafe fn load_pixels(p: *const u8, plane: usize, planes: usize, pixels: usize) -> [Self; 4];
-    /// The inverse of [`Sums::load_channels`], saturating and limited.
+    /// The inverse of [`Sums::load_channels`]; with `limits` applied to what is in i32.
     unsafe fn store_channels(sums: [Self; 4], limits: Limits, p: *mut u8);
     /// [`Sums::load_channels`] of as many quads as `chosen` has bits: they go to those lanes, in their order.
     #[inline(always)]
@@ -74,7 +81,7 @@ pub(crate) trait Sums: Copy {
         // SAFETY: 64 bytes.
         unsafe { Self::load_channels(quads.as_ptr().cast()) }
     }
-    /// The inverse of [`Sums::load_chosen`], saturating and limited.
+    /// The inverse of [`Sums::load_chosen`], with `limits` applied.
     #[inline(always)]
     unsafe fn store_chosen(sums: [Self; 4], limits: Limits, p: *mut u8, chosen: u16) {
         let (mut quads, mut to) = ([[0u8; 4]; 16], p.cast::<[u8; 4]>());
@@ -88,7 +95,7 @@ pub(crate) trait Sums: Copy {
             }
         }
     }
-    /// The inverse of [`Sums::load_pixels`], saturating and limited; only `planes` and `pixels` are written.
+    /// The inverse of [`Sums::load_pixels`], with `limits` applied; only `planes` and `pixels` are written.
     unsafe fn store_pixels(
         sums: [Self; 4],
         limits: Limits,
@@ -97,7 +104,7 @@ pub(crate) trait Sums: Copy {
         planes: usize,
         pixels: usize,
     );
-    /// 16 bytes, saturating and limited.
+    /// 16 bytes, with `limits` applied.
     unsafe fn store_bytes(self, limits: Limits, p: *mut u8);
 }
 

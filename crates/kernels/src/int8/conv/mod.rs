@@ -213,12 +213,12 @@ pub(super) fn lookup(form: Form, output: &Output) -> Option<Lookup> {
 }
 
 pub(super) fn finish(g: &ConvGeometry, weights: &Weights<'_>, e: &Epilogue) -> Finish {
-    let (zero, limits) = match e.result {
-        Output::Quads { zero, lo, hi, .. } => (i32::from(zero), Limits { lo, hi }),
-        Output::Float => (0, Limits::NONE),
+    let limits = match e.result {
+        Output::Quads { zero, lo, hi, .. } => Limits { zero, lo, hi },
+        Output::Float => Limits::NONE,
     };
     let residual = e.residual.map_or((0, 0.0), |r| (i32::from(r.zero), r.scale));
-    Finish { residual, zero, limits, wide: wide(g, weights, residual.1) }
+    Finish { residual, limits, wide: wide(g, weights, residual.1) }
 }
 
 /// Whether some result could lie beyond i32 before it is limited: half of that range is left for roundings.

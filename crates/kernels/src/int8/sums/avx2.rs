@@ -11,15 +11,21 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(pub(crate) __m256i, pub(crate) __m256i);
 
-/// Saturated bytes of one half: in each of its halves, four lanes of each of the sums in turn.
+/// Bytes of one half within their limits: in each of its halves, four lanes of each of the sums in turn. Saturation on the
+/// way changes nothing that the next step would not.
 #[inline(always)]
-unsafe fn pack(s: [__m256i; 4]) -> __m256i {
-    unsafe { _mm256_packus_epi16(_mm256_packs_epi32(s[0], s[1]), _mm256_packs_epi32(s[2], s[3])) }
+unsafe fn pack(s: [__m256i; 4], limits: Limits) -> __m256i {
+    unsafe {
+        let zero = _mm256_set1_epi16(i16::from(limits.zero));
+        let low = _mm256_adds_epi16(_mm256_packs_epi32(s[0], s[1]), zero);
+        let high = _mm256_adds_epi16(_mm256_packs_epi32(s[2], s[3]), zero);
+        limit(_mm256_packus_epi16(low, high), limits)
+    }
 }
 
 #[inline(always)]
 unsafe fn limit(bytes: __m256i, limits: Limits) -> __m256i {
-    if limits == Limits::NONE {
+    if limits.is_whole() {
         return bytes;
     }
     unsafe {
@@ -135,9 +141,9 @@ impl Sums for Avx2 {
     unsafe fn store_channels(sums: [Self; 4], limits: Limits, p: *mut u8) {
         unsafe {
             let [a, b, c, d] = sums;
-            let (low, high) = (pack([a.0, b.0, c.0, d.0]), pack([a.1, b.1, c.1, d.1]));
-            _mm256_storeu_si256(p.cast(), limit(transpose_halves(low), limits));
-            _mm256_storeu_si256(p.add(32).cast(), limit(transpose_halves(high), limits));
+            let (low, high) = (pack([a.0, b.0, c.0, d.0], limits), pack([a.1, b.1, c.1, d.1], limits));
+            _mm256_storeu_si256(p.cast(), transpose_halves(low));
+            _mm256_storeu_si256(p.add(32).cast(), transpose_halves(high));
         }
     }
     #[inline(always)]
@@ -151,8 +157,7 @@ impl Sums for Avx2 {
     ) {
         unsafe {
             let [a, b, c, d] = sums;
-            let (low, high) = (pack([a.0, b.0, c.0, d.0]), pack([a.1, b.1, c.1, d.1]));
-            let (low, high) = (limit(low, limits), limit(high, limits));
+            let (low, high) = (pack([a.0, b.0, c.0, d.0], limits), pack([a.1, b.1, c.1, d.1], limits));
             if planes == 4 && pixels == 4 {
                 _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(low));
                 _mm_storeu_si128(p.add(plane).cast(), _mm256_extracti128_si256::<1>(low));
@@ -170,9 +175,10 @@ impl Sums for Avx2 {
     unsafe fn store_bytes(self, limits: Limits, p: *mut u8) {
         unsafe {
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(self.0, self.1));
+            let words = _mm256_adds_epi16(words, _mm256_set1_epi16(i16::from(limits.zero)));
             let words = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             let mut bytes = _mm_packus_epi16(words.0, words.1);
-            if limits != Limits::NONE {
+            if !limits.is_whole() {
                 bytes = _mm_max_epu8(bytes, _mm_set1_epi8(limits.lo as i8));
                 bytes = _mm_min_epu8(bytes, _mm_set1_epi8(limits.hi as i8));
             }

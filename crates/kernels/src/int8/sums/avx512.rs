@@ -11,15 +11,21 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(pub(crate) __m512i);
 
-/// Saturated bytes: in each quarter of the register, four lanes of each of the sums in turn.
+/// Bytes within their limits: in each quarter of the register, four lanes of each of the sums in turn. Saturation on the way
+/// changes nothing that the next step would not.
 #[inline(always)]
-unsafe fn pack(s: [Avx512; 4]) -> __m512i {
-    unsafe { _mm512_packus_epi16(_mm512_packs_epi32(s[0].0, s[1].0), _mm512_packs_epi32(s[2].0, s[3].0)) }
+unsafe fn pack(s: [Avx512; 4], limits: Limits) -> __m512i {
+    unsafe {
+        let zero = _mm512_set1_epi16(i16::from(limits.zero));
+        let low = _mm512_adds_epi16(_mm512_packs_epi32(s[0].0, s[1].0), zero);
+        let high = _mm512_adds_epi16(_mm512_packs_epi32(s[2].0, s[3].0), zero);
+        limit(_mm512_packus_epi16(low, high), limits)
+    }
 }
 
 #[inline(always)]
 unsafe fn limit(bytes: __m512i, limits: Limits) -> __m512i {
-    if limits == Limits::NONE {
+    if limits.is_whole() {
         return bytes;
     }
     unsafe {
@@ -43,7 +49,7 @@ unsafe fn transpose_quarters(bytes: __m512i) -> __m512i {
 /// Inside of a function made for AVX-512.
 #[inline(always)]
 pub(crate) unsafe fn channels_to_quads(sums: [Avx512; 4], limits: Limits) -> __m512i {
-    unsafe { limit(transpose_quarters(pack(sums)), limits) }
+    unsafe { transpose_quarters(pack(sums, limits)) }
 }
 
 /// The four bytes of sixteen quads, each by itself.
@@ -154,7 +160,7 @@ impl Sums for Avx512 {
         pixels: usize,
     ) {
         unsafe {
-            let bytes = limit(pack(sums), limits);
+            let bytes = pack(sums, limits);
             if planes == 4 && pixels == 4 {
                 _mm_storeu_si128(p.cast(), _mm512_castsi512_si128(bytes));
                 _mm_storeu_si128(p.add(plane).cast(), _mm512_extracti32x4_epi32::<1>(bytes));
@@ -170,8 +176,9 @@ impl Sums for Avx512 {
     #[inline(always)]
     unsafe fn store_bytes(self, limits: Limits, p: *mut u8) {
         unsafe {
-            let mut bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(self.0, _mm512_setzero_si512()));
-            if limits != Limits::NONE {
+            let v = _mm512_add_epi32(self.0, _mm512_set1_epi32(i32::from(limits.zero)));
+            let mut bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512()));
+            if !limits.is_whole() {
                 bytes = _mm_max_epu8(bytes, _mm_set1_epi8(limits.lo as i8));
                 bytes = _mm_min_epu8(bytes, _mm_set1_epi8(limits.hi as i8));
             }

@@ -34,9 +34,10 @@ unsafe fn widen(bytes: uint8x16_t) -> [int32x4_t; 4] {
 #[inline(always)]
 unsafe fn narrow(v: [int32x4_t; 4], limits: Limits) -> uint8x16_t {
     unsafe {
-        let low = vqmovun_high_s32(vqmovun_s32(v[0]), v[1]);
-        let high = vqmovun_high_s32(vqmovun_s32(v[2]), v[3]);
-        let bytes = vqmovn_high_u16(vqmovn_u16(low), high);
+        let zero = vdupq_n_s16(i16::from(limits.zero));
+        let low = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(v[0]), v[1]), zero);
+        let high = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(v[2]), v[3]), zero);
+        let bytes = vqmovun_high_s16(vqmovun_s16(low), high);
         vmaxq_u8(vminq_u8(bytes, vdupq_n_u8(limits.hi)), vdupq_n_u8(limits.lo))
     }
 }

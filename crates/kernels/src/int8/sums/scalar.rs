@@ -15,7 +15,7 @@ fn lanewise(f: impl Fn(usize) -> i32) -> Scalar {
 
 #[inline(always)]
 fn byte(v: i32, limits: Limits) -> u8 {
-    v.clamp(i32::from(limits.lo), i32::from(limits.hi)) as u8
+    v.saturating_add(i32::from(limits.zero)).clamp(i32::from(limits.lo), i32::from(limits.hi)) as u8
 }
 
 impl Sums for Scalar {
