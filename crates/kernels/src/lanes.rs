@@ -325,11 +325,16 @@ mod x86 {
         #[inline(always)]
         unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
             unsafe {
-                let [top, bottom] = [0, 8].map(|i| {
-                    let half: [Self; 8] = std::array::from_fn(|j| rows[i + j]);
-                    [transpose8(half.map(|r| r.0)), transpose8(half.map(|r| r.1))]
+                // Closures with instructions in them are not always inlined.
+                let (lows, highs) = (rows.map(|row| row.0), rows.map(|row| row.1));
+                let [[a, b], [c, d]] = [lows, highs].map(|halves| {
+                    let half = |first: usize| std::array::from_fn::<_, 8, _>(|i| halves[first + i]);
+                    [half(0), half(8)]
                 });
-                std::array::from_fn(|i| Avx2(top[i / 8][i % 8], bottom[i / 8][i % 8]))
+                let [a, b, c, d] = [transpose8(a), transpose8(b), transpose8(c), transpose8(d)];
+                let top: [Self; 8] = std::array::from_fn(|i| Avx2(a[i], b[i]));
+                let bottom: [Self; 8] = std::array::from_fn(|i| Avx2(c[i], d[i]));
+                std::array::from_fn(|i| if i < 8 { top[i] } else { bottom[i - 8] })
             }
         }
     }

@@ -133,9 +133,10 @@ unsafe fn row<V: Lanes>(k: &Resize, x: &[f32], y: *mut f32, scratch: &mut [f32],
     }
     // SAFETY: all rows have `w` elements.
     unsafe {
-        let [rest, weight] = [1.0 - sample.weight, sample.weight].map(|v| V::splat(v));
+        let (rest, weight) = (V::splat(1.0 - sample.weight), V::splat(sample.weight));
         for i in (0..w).step_by(LANES) {
-            let [lo, hi] = [lo, hi].map(|row| load_up_to(row.as_ptr().add(i), w - i, V::zero()));
+            let lo: V = load_up_to(lo.as_ptr().add(i), w - i, V::zero());
+            let hi: V = load_up_to(hi.as_ptr().add(i), w - i, V::zero());
             store_up_to(lo.mul_add(rest, hi.mul(weight)), scratch.as_mut_ptr().add(i), w - i);
         }
     }
@@ -177,7 +178,8 @@ unsafe fn add_row<V: Lanes>(to: &mut [f32], from: &[f32], weight: f32) {
     for i in (0..w).step_by(LANES) {
         // SAFETY: both have `w` elements.
         unsafe {
-            let [sum, v] = [to.cast_const(), from].map(|p| load_up_to(p.add(i), w - i, V::zero()));
+            let sum: V = load_up_to(to.add(i), w - i, V::zero());
+            let v: V = load_up_to(from.add(i), w - i, V::zero());
             store_up_to(v.mul_add(V::splat(weight), sum), to.add(i), w - i);
         }
     }

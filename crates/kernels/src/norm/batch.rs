@@ -219,7 +219,9 @@ unsafe fn given<V: Lanes, F: Function>(norm: &Norm, params: Params, io: &Io<'_>,
     let (group, start) = (plane % g.groups(), plane * g.len());
     // SAFETY: `run` checked the lengths; this worker alone writes this plane.
     unsafe {
-        let [gamma, beta, mean, var] = [1, 2, 3, 4].map(|i| g.load::<V>(io.input::<f32>(i).as_ptr(), group));
+        let [gamma, beta, mean, var] = [1, 2, 3, 4].map(|i| io.input::<f32>(i).as_ptr());
+        let (gamma, beta): (V, V) = (g.load(gamma, group), g.load(beta, group));
+        let (mean, var): (V, V) = (g.load(mean, group), g.load(var, group));
         let (weight, var) = (gamma.to_array(), var.to_array());
         let lanes = g.lanes(group);
         let scale = each(lanes, |i| f64::from(weight[i]) / (f64::from(var[i]) + norm.eps).sqrt());
@@ -299,7 +301,9 @@ unsafe fn statistics<V: Lanes>(norm: &Norm, io: &Io<'_>, group: usize, [sum, squ
         move_towards::<V>(norm, output(2), group, each(lanes, |i| unbiased * var[i]));
         g.store(near, output(3), group);
         g.store(narrow::<V>(rstd), output(4), group);
-        let [gamma, beta] = [1, 2].map(|i| g.load::<V>(io.input::<f32>(i).as_ptr(), group).to_array());
+        let [gamma, beta] = [1, 2].map(|i| io.input::<f32>(i).as_ptr());
+        let (gamma, beta): (V, V) = (g.load(gamma, group), g.load(beta, group));
+        let (gamma, beta) = (gamma.to_array(), beta.to_array());
         let rounded = near.to_array();
         let scale = each(lanes, |i| f64::from(gamma[i]) * rstd[i]);
         let offset = each(lanes, |i| f64::from(beta[i]) + (f64::from(rounded[i]) - mean[i]) * scale[i]);
@@ -410,7 +414,9 @@ unsafe fn gradient<V: Lanes, F: Function>(norm: &Norm, params: Params, io: &Io<'
     let g = &norm.g;
     // SAFETY: `run` checked the lengths; this worker alone writes this group.
     unsafe {
-        let [gamma, beta, mean, rstd] = [2, 3, 4, 5].map(|i| g.load::<V>(io.input::<f32>(i).as_ptr(), group));
+        let [gamma, beta, mean, rstd] = [2, 3, 4, 5].map(|i| io.input::<f32>(i).as_ptr());
+        let (gamma, beta): (V, V) = (g.load(gamma, group), g.load(beta, group));
+        let (mean, rstd): (V, V) = (g.load(mean, group), g.load(rstd, group));
         let line = Line { mean, scale: gamma.mul(rstd), offset: beta };
         let sloped = |start: usize| {
             let [x, dy] = [0, 1].map(|i| io.input::<f32>(i).as_ptr().add(start));

@@ -84,7 +84,9 @@ unsafe fn forward<V: Lanes>(k: &Rows, io: &Io<'_>, row: usize) {
         let (x, y) = (x.add(row * k.dim), io.output::<f32>(0).as_mut_ptr().add(row * k.dim));
         let hat = Hat::of::<V>(x, k.dim, k.eps);
         for (i, len) in vectors(k.dim) {
-            let [x, gamma, beta] = [x, gamma, beta].map(|p| load_up_to(p.add(i), len, V::zero()));
+            let x: V = load_up_to(x.add(i), len, V::zero());
+            let gamma: V = load_up_to(gamma.add(i), len, V::zero());
+            let beta: V = load_up_to(beta.add(i), len, V::zero());
             store_up_to(hat.at(x).mul_add(gamma, beta), y.add(i), len);
         }
     }
@@ -166,7 +168,9 @@ impl Row {
     unsafe fn load<V: Lanes>(&self, i: usize, len: usize) -> [V; 2] {
         // SAFETY: the caller's offset and length.
         unsafe {
-            let [x, dy, gamma] = [self.x, self.dy, self.gamma].map(|p| load_up_to(p.add(i), len, V::zero()));
+            let x: V = load_up_to(self.x.add(i), len, V::zero());
+            let dy: V = load_up_to(self.dy.add(i), len, V::zero());
+            let gamma: V = load_up_to(self.gamma.add(i), len, V::zero());
             [dy.mul(gamma), self.hat.at(x)]
         }
     }
