@@ -7,6 +7,9 @@ use crate::fuse::Group;
 use crate::lower::{LowerError, Lowering};
 use crate::select::{Boxed, Emitted};
 
+/// Planes for each worker that divide evenly enough.
+const PLANES_FOR_EACH: usize = 8;
+
 impl Lowering<'_> {
     /// Appends the step of `op`, with the table of its result that it applies too (QConv).
     pub(crate) fn integers(&mut self, group: &Group, op: &Op, table: Option<ValueId>) -> Emitted {
@@ -137,8 +140,8 @@ impl Lowering<'_> {
         Ok(self.stay_plain(&[id])? || fills)
     }
 
-    /// The rows of `like`, which is computed from `inputs` one by one; whole planes are rows where none of these is made by
-    /// rows, so that workers find in their caches what they made.
+    /// The rows of `like`, which is computed from `inputs` one by one; whole planes, if they are many, where none of these is
+    /// made by rows, so that workers find in their caches what they made.
     fn rows_after(&mut self, inputs: &[ValueId], like: ValueId, layout: Layout) -> Result<Rows, LowerError> {
         let rows = Rows::of(&self.physical(like, layout));
         for &input in inputs {
@@ -147,7 +150,9 @@ impl Lowering<'_> {
                 return Ok(rows);
             }
         }
-        Ok(Rows::of(&[rows.images * rows.planes, rows.rows * rows.bytes]))
+        let planes = rows.images * rows.planes;
+        let are_many = planes >= PLANES_FOR_EACH * self.options.threads;
+        Ok(if are_many { Rows::of(&[planes, rows.rows * rows.bytes]) } else { rows })
     }
 
     /// The layout for work that is the same in any.
@@ -216,8 +221,10 @@ impl Lowering<'_> {
         let (isa, [a, b]) = (self.options.isa, [0, 1].map(|i| group.inputs[i]));
         let (zeros, bias) = ([a, b].map(|id| self.quant(id).zero()), f32::from(to.zero()));
         let scale = to.steps(&[a, b].map(|id| self.quant(id).scale()));
-        let shape = self.rows_after(&[a], a, layout)?;
-        Ok(match self.dims(a) == self.dims(b) {
+        let is_product = self.dims(a) == self.dims(b);
+        let made: &[ValueId] = if is_product { &[a, b] } else { &[a] };
+        let shape = self.rows_after(made, a, layout)?;
+        Ok(match is_product {
             true => int8::multiply(isa, shape, zeros, scale, bias, limits),
             false => int8::gate(isa, shape, zeros, scale, bias, limits),
         })

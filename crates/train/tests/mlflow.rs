@@ -33,6 +33,8 @@ enum Manner {
     Short,
     /// Well after so many failed requests.
     Late(usize),
+    /// Well, but for the first file.
+    Dropping,
 }
 
 /// What the server was asked: method, path, body, authorization.
@@ -118,6 +120,10 @@ fn serve(stream: TcpStream, manner: Manner, asked: &Mutex<Asked>, url: &str) {
         };
         let (status, text) = match manner {
             Manner::Well => answer(&path, asked),
+            Manner::Dropping if files(asked) == 1 && path.contains("/mlflow-artifacts/") => {
+                (500, r#"{"message": "starting again"}"#.into())
+            }
+            Manner::Dropping => answer(&path, asked),
             Manner::Late(n) if count > n => answer(&path, asked),
             Manner::Broken | Manner::Late(_) => (500, r#"{"message": "out of order\nand more"}"#.into()),
             Manner::Garbage => (200, "<html>hello</html>".into()),
@@ -159,6 +165,11 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<(String, String, Ve
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     Some((method, path, body, authorization))
+}
+
+/// How many files were put.
+fn files(asked: &Mutex<Asked>) -> usize {
+    asked.lock().unwrap().iter().filter(|(method, ..)| method == "PUT").count()
 }
 
 /// What MLflow 3 says, as far as it is looked at.
@@ -251,6 +262,18 @@ fn a_server_that_comes_late_gets_everything() {
     assert_eq!(fake.epochs(), once(EPOCHS));
 }
 
+#[test]
+fn a_file_that_is_dropped_is_sent_again() {
+    let (folder, fake) = (tempfile::tempdir().unwrap(), Fake::start(Manner::Dropping));
+    let (_, warnings) = train(&short_run(&folder, fake.server()));
+    assert_eq!(warnings, [""; 0]);
+    let asked = fake.asked.lock().unwrap();
+    let puts = |name: &str| {
+        asked.iter().filter(|(method, path, ..)| method == "PUT" && path.ends_with(name)).count()
+    };
+    assert_eq!([puts("/best.espalier"), puts("/report.html")], [2, 1], "the one that failed");
+}
+
 /// Training ends as it does without a server, in the same bits and about the same time, with one warning while it goes
 /// on and one about what did not arrive.
 fn check_fault(url: &str, words: &str) {
@@ -265,7 +288,7 @@ fn check_fault(url: &str, words: &str) {
 
     let start = Instant::now();
     let (_, warnings) = train(&request);
-    // The last attempt may take a second and a request's time; the rest is for machines that are busy.
+    // The last attempts may take a second and a request's time; the rest is for machines that are busy.
     assert!(start.elapsed() < alone * 3 + Duration::from_secs(3), "{:?}, alone {alone:?}", start.elapsed());
     assert!(fs::read(request.out.join("best.espalier")).unwrap() == best, "the same bits");
     let (last, before) = warnings.split_last().expect("a warning");

@@ -125,7 +125,8 @@ impl Pool {
 
     /// Bytes of the positions of a row of windows; what does not fill a vector would be computed one by one.
     fn positions(&self) -> usize {
-        (4 * self.g.output[1] * self.g.window.stride[1]).next_multiple_of(4 * LANES)
+        let last = self.g.output[1].saturating_sub(1) * self.g.window.stride[1];
+        (4 * (last + 1)).next_multiple_of(4 * LANES)
     }
 
     /// Bytes of a row of quads with the padding that windows reach.
@@ -157,7 +158,7 @@ impl Kernel for Pool {
     }
 
     fn scratch_len(&self, _workers: usize) -> usize {
-        // Sums of a row, or a row with its padding and as much again for windows.
+        // Sums of a row, or a row with its padding and the windows at its positions.
         (4 * self.g.input[1]).max((self.padded() + self.positions()).div_ceil(size_of::<f32>()))
     }
 

@@ -153,14 +153,12 @@ per_form!(fn pick_to_blocked(p: &Planes) = to_blocked);
 unsafe fn divide<S: Sums>(p: &Planes, v: S::Floats) -> S {
     // SAFETY: inside of a function made by `per_form!`. NaN takes the bound.
     unsafe {
-        let far = (1e3 * p.scale).min(f32::MAX);
-        let v = v.max(S::Floats::splat(-far)).min(S::Floats::splat(far));
+        let limited = |v: S::Floats, far: f32| v.max(S::Floats::splat(-far)).min(S::Floats::splat(far));
         let scale = S::Floats::splat(p.scale);
-        let quotient = match p.reciprocal {
-            Some(reciprocal) => quotient::<S>(v, scale, S::Floats::splat(reciprocal)),
-            None => v.div(scale),
-        };
-        S::round(quotient)
+        S::round(match p.reciprocal {
+            Some(reciprocal) => quotient::<S>(limited(v, 1e3 * p.scale), scale, S::Floats::splat(reciprocal)),
+            None => limited(v.div(scale), 1e3),
+        })
     }
 }
 
@@ -294,7 +292,7 @@ mod tests {
     fn bytes_are_those_of_the_definition() {
         for form in Form::available() {
             for dims in SIZES {
-                for (scale, zero) in [(1.0, 0), (0.037, 128), (1e-30, 255), (1e30, 7)] {
+                for (scale, zero) in [(1.0, 0), (0.037, 128), (1e-30, 255), (1e30, 7), (1e38, 128)] {
                     close(form, dims, scale, zero);
                 }
             }

@@ -45,7 +45,7 @@ impl Arrangement {
     }
 
     /// Quads that are multiplied for an output, as a share of those of all kernel positions without groups.
-    pub(in crate::int8) fn share(&self, g: &ConvGeometry) -> f64 {
+    pub(in crate::int8) fn share_of_quads(&self, g: &ConvGeometry) -> f64 {
         let positions = g.window.kernel[0] * g.window.kernel[1];
         (self.taps * self.quads) as f64 / (positions * g.channels_in.div_ceil(QUAD)).max(1) as f64
     }

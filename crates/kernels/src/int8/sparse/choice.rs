@@ -72,7 +72,7 @@ pub(in crate::int8) fn choose(form: Form, g: &ConvGeometry, weights: &Weights<'_
         costs[block.outputs() - 1] * blocks.count() as f64 / blocks.all().max(1) as f64
     };
     let (one, two) = (time(Block::One), time(Block::Two));
-    match one.min(two) < MARGIN * Arrangement::new(g).share(g) {
+    match one.min(two) < MARGIN * Arrangement::new(g).share_of_quads(g) {
         false => Method::Dense,
         true if two <= one => Method::Sparse(Block::Two),
         true => Method::Sparse(Block::One),

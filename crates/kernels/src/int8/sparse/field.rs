@@ -279,7 +279,7 @@ impl Rows<'_> {
             (1, 9..=16) => self.each_and_more::<16>(inner, to),
             (1, 5..=8) => self.each_and_more::<8>(inner, to),
             (1, 4) => self.each(inner, to, pieces::<4>),
-            (2, 5..=8) => self.each(inner, to, few_seconds::<4>),
+            (2, 5..=8) => self.each(inner, to, every_second_of_few::<4>),
             (2, _) => self.each(inner, to, every_second),
             _ => self.each(inner, to, |from, to| {
                 to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
@@ -335,7 +335,7 @@ fn pieces<const N: usize>(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
 
 /// Every second pixel, for at least `N + 1` of them: as the lower halves of pairs, which vectors have an instruction for.
 #[inline(always)]
-fn few_seconds<const N: usize>(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
+fn every_second_of_few<const N: usize>(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
     let (last, to) = to.split_last_mut().expect("not empty");
     *last = from[2 * to.len()];
     let pairs = &from.as_chunks::<2>().0[..to.len()];

@@ -3,7 +3,7 @@ use crate::int8::conv::testing::Problem;
 use crate::int8::conv::tests::{CASES, Case, geometry};
 use crate::int8::conv::{Method, conv_by};
 use crate::int8::table::Table;
-use crate::{Isa, Worker};
+use crate::{Isa, Rows, Worker};
 use espalier_graph::random::Random;
 use proptest::prelude::*;
 
@@ -169,6 +169,24 @@ fn choices_follow_the_zeros() {
     // A connected layer fills one of sixteen lanes.
     let connected = geometry(&(1, 64, 64, 1, [1, 1], [1, 1], [1, 1], [0; 4], [1, 1])).unwrap();
     assert_eq!(chosen(&sparser(Problem::new(connected, 1), 0.9, Block::Two, 1)), Method::Dense);
+}
+
+/// Fewer positions than a vector are read with those around them, which others may be writing.
+#[test]
+fn rows_of_others_are_read_where_there_are_few() {
+    let reads = |size: [usize; 2], workers: usize| {
+        let g = geometry(&(1, 8, 8, 1, size, [1, 1], [1, 1], [0; 4], [1, 1])).unwrap();
+        let p = sparser(Problem::new(g, 1), 0.5, Block::Two, 1);
+        let prepared = p.prepare(Form::of(Isa::best()), Method::Sparse(Block::Two));
+        (prepared.kernel.reads_rows(0, workers), prepared.kernel.writes_rows(workers))
+    };
+    let rows = |[rows, width]: [usize; 2]| Some(Rows { images: 1, planes: 2, rows, bytes: 4 * width });
+    for (size, workers, is_own) in
+        [([8, 8], 2, true), ([8, 8], 4, true), ([8, 8], 8, false), ([6, 5], 2, false)]
+    {
+        let want = rows(size).filter(|_| is_own);
+        assert_eq!(reads(size, workers), (want, rows(size)), "{size:?} {workers}");
+    }
 }
 
 #[test]

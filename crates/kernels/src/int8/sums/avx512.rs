@@ -176,8 +176,9 @@ impl Sums for Avx512 {
     #[inline(always)]
     unsafe fn store_bytes(self, limits: Limits, p: *mut u8) {
         unsafe {
-            let v = _mm512_add_epi32(self.0, _mm512_set1_epi32(i32::from(limits.zero)));
-            let mut bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512()));
+            let words = _mm512_cvtsepi32_epi16(self.0);
+            let words = _mm256_adds_epi16(words, _mm256_set1_epi16(i16::from(limits.zero)));
+            let mut bytes = _mm256_cvtusepi16_epi8(_mm256_max_epi16(words, _mm256_setzero_si256()));
             if !limits.is_whole() {
                 bytes = _mm_max_epu8(bytes, _mm_set1_epi8(limits.lo as i8));
                 bytes = _mm_min_epu8(bytes, _mm_set1_epi8(limits.hi as i8));

@@ -3,6 +3,37 @@ use crate::int8::form::{Form, per_form};
 use crate::int8::sums::{Limits, Sums};
 use crate::int8::testing::bytes;
 
+per_form!(fn pick_extremes(bytes: &mut [[u8; 16]; 4]) = extremes);
+
+/// Sums at the ends of their range, by lanes and by channels.
+#[inline(always)]
+unsafe fn extremes<D: Dots>(results: &mut [[u8; 16]; 4]) {
+    let limits = Limits { zero: 200, lo: 7, hi: 250 };
+    // SAFETY: all hold as many bytes as are written.
+    unsafe {
+        let (least, most) = (D::Sums::splat(i32::MIN), D::Sums::splat(i32::MAX));
+        least.store_bytes(limits, results[0].as_mut_ptr());
+        most.store_bytes(limits, results[1].as_mut_ptr());
+        let mut quads = [0; 64];
+        D::Sums::store_channels([least, most, least, most], limits, quads.as_mut_ptr());
+        results[2].copy_from_slice(&quads[..16]);
+        D::Sums::store_pixels([most, least, most, least], limits, quads.as_mut_ptr(), 16, 4, 4);
+        results[3].copy_from_slice(&quads[48..]);
+    }
+}
+
+#[test]
+fn zero_points_do_not_wrap() {
+    for form in Form::available() {
+        let mut results = [[0; 16]; 4];
+        // SAFETY: the form exists here.
+        unsafe { pick_extremes(form)(&mut results) };
+        let pairs: [u8; 16] = std::array::from_fn(|i| if i % 2 == 0 { 7 } else { 250 });
+        let pixels: [u8; 16] = std::array::from_fn(|i| if i / 4 % 2 == 0 { 250 } else { 7 });
+        assert_eq!(results, [[7; 16], [250; 16], pairs, pixels], "{form}");
+    }
+}
+
 /// A quad plane's 64 bytes through load and store, by channels, by pixels and lane by lane.
 struct Case<'a> {
     x: &'a [u8],

@@ -20,11 +20,22 @@ pub(super) struct Fault {
     /// The HTTP status, where there was one.
     pub(super) status: Option<u16>,
     reason: String,
+    is_lasting: bool,
 }
 
 impl Fault {
     pub(super) fn new(reason: impl Into<String>) -> Fault {
-        Fault { status: None, reason: reason.into() }
+        Fault { status: None, reason: reason.into(), is_lasting: false }
+    }
+
+    /// One that no further attempt changes.
+    pub(super) fn lasting(reason: impl Into<String>) -> Fault {
+        Fault { is_lasting: true, ..Fault::new(reason) }
+    }
+
+    /// Whether a further attempt would meet it too: what the server was asked for is wrong.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.is_lasting || self.status.is_some_and(|status| (400..500).contains(&status))
     }
 }
 
@@ -95,7 +106,8 @@ impl Client {
         let why =
             value.and_then(|v| Some(v["message"].as_str()?.lines().next()?.chars().take(200).collect()));
         let why = why.map(|why: String| format!(": {why}")).unwrap_or_default();
-        Err(Fault { status: Some(status), reason: format!("{url} refuses with status {status}{why}") })
+        let fault = Fault::new(format!("{url} refuses with status {status}{why}"));
+        Err(Fault { status: Some(status), ..fault })
     }
 }
 

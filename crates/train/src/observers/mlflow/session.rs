@@ -61,21 +61,6 @@ impl Session {
         delivered
     }
 
-    /// As [`Session::deliver`], a few times where it fails and there is time for a whole further attempt.
-    fn deliver_last(&mut self, rows: &[Row]) -> Result<(), Fault> {
-        let (start, patience) = (Instant::now(), self.server.patience);
-        let mut pause = patience.first_pause;
-        for _ in 1..LAST_ATTEMPTS {
-            let delivered = self.deliver(rows);
-            if delivered.is_ok() || start.elapsed() + pause + patience.request > patience.last {
-                return delivered;
-            }
-            thread::sleep(pause);
-            pause *= 2;
-        }
-        self.deliver(rows)
-    }
-
     fn deliver_to(&mut self, client: &Client, identity: &Identity, rows: &[Row]) -> Result<(), Fault> {
         for rows in rows.chunks(ROWS_PER_REQUEST) {
             let metrics: Vec<Value> =
@@ -88,24 +73,47 @@ impl Session {
         Ok(())
     }
 
-    /// Everything that is left; returns what could not be delivered, and why.
-    pub(super) fn finish(&mut self, end: &End) -> Vec<String> {
-        if let Err(fault) = self.deliver_last(&end.rows) {
-            let mut lacking: Vec<String> = end.artefacts.iter().map(|path| file_name(path)).collect();
+    /// Everything that is left, in a few attempts; returns what could not be delivered, and why.
+    pub(super) fn finish(&mut self, end: &End) -> Option<String> {
+        let (start, patience) = (Instant::now(), self.server.patience);
+        let (mut files, mut pause) = (end.artefacts.clone(), patience.first_pause);
+        for attempt in 1.. {
+            let (lacking, fault) = self.finish_once(end, &mut files).err()?;
+            let is_late = start.elapsed() + pause + patience.request > patience.last;
+            if attempt == LAST_ATTEMPTS || fault.is_lasting() || is_late {
+                return Some(format!("MLflow: not delivered: {}: {fault}", lacking.join(", ")));
+            }
+            thread::sleep(pause);
+            pause *= 2;
+        }
+        None
+    }
+
+    /// As [`Session::finish`], once; `files` are those that are left.
+    fn finish_once(&mut self, end: &End, files: &mut Vec<PathBuf>) -> Result<(), (Vec<String>, Fault)> {
+        let names = |files: &[PathBuf]| files.iter().map(|path| file_name(path)).collect::<Vec<_>>();
+        if let Err(fault) = self.deliver(&end.rows) {
+            let mut lacking = names(files);
             let last = end.rows.last().map_or(0, |row| row.epoch);
             if last > self.delivered {
                 lacking.insert(0, format!("the metrics of epochs {} to {last}", self.delivered + 1));
             }
-            return vec![undelivered(&lacking, &fault)];
+            return Err((lacking, fault));
         }
         let (client, identity) = self.open.as_ref().expect("rows were delivered");
-        let upload = |path: &PathBuf| {
-            upload(client, identity, path).err().map(|e| undelivered(&[file_name(path)], &e))
-        };
-        let mut warnings: Vec<String> = end.artefacts.iter().filter_map(upload).collect();
-        let closed = close(client, identity, end);
-        warnings.extend(closed.err().map(|fault| undelivered(&["that the run has ended".into()], &fault)));
-        warnings
+        let mut first = None;
+        files.retain(|path| {
+            let failed = upload(client, identity, path).err();
+            let is_left = failed.is_some();
+            first = first.take().or(failed);
+            is_left
+        });
+        let mut lacking = names(files);
+        if let Err(fault) = close(client, identity, end) {
+            lacking.push("that the run has ended".into());
+            first = first.or(Some(fault));
+        }
+        first.map_or(Ok(()), |fault| Err((lacking, fault)))
     }
 
     /// The run that is known from before, else a new one; with its parameters.
@@ -179,10 +187,6 @@ impl Session {
     }
 }
 
-fn undelivered(what: &[String], fault: &Fault) -> String {
-    format!("MLflow: not delivered: {}: {fault}", what.join(", "))
-}
-
 fn metrics(row: &Row) -> Vec<Value> {
     let one = |(key, value): &(String, f64)| json!({"key": key, "value": value, "timestamp": row.time_ms, "step": row.epoch});
     row.metrics.iter().map(one).collect()
@@ -213,7 +217,7 @@ fn upload(client: &Client, identity: &Identity, path: &Path) -> Result<(), Fault
         None if artifact_uri.starts_with(&format!("{server}/")) => artifact_uri.clone(),
         None => {
             let place = artifact_uri.split(':').next().unwrap_or_default();
-            return Err(Fault::new(format!(
+            return Err(Fault::lasting(format!(
                 "{server} wants its clients to write to {place}: themselves; one started with --serve-artifacts takes files"
             )));
         }
