@@ -127,7 +127,8 @@ struct Depthwise {
 impl Depthwise {
     fn share(&self) -> Share {
         let planes = self.g.batch * quads(self.g.channels_in);
-        Share { rows: self.g.output[0], planes, planes_weigh: false }
+        let [rows, width] = self.g.output;
+        Share { rows, row: 4 * width, planes, planes_weigh: false }
     }
 }
 

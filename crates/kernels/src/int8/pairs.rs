@@ -133,8 +133,8 @@ struct Pairs {
 
 impl Pairs {
     fn share(&self) -> Share {
-        let Rows { images, planes, rows, .. } = self.shape;
-        Share { rows: images * rows, planes, planes_weigh: false }
+        let Rows { images, planes, rows, bytes } = self.shape;
+        Share { rows: images * rows, row: bytes, planes, planes_weigh: false }
     }
 
     /// A stretch of bytes in a plane, or in several that follow each other.

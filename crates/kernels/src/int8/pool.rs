@@ -120,7 +120,8 @@ impl Pool {
 impl Pool {
     fn share(&self) -> Share {
         let planes = self.g.batch * quads(self.g.channels);
-        Share { rows: self.g.output[0], planes, planes_weigh: false }
+        let [rows, width] = self.g.output;
+        Share { rows, row: 4 * width, planes, planes_weigh: false }
     }
 
     /// Bytes of the positions of a row of windows; what does not fill a vector would be computed one by one.

@@ -3,10 +3,17 @@
 use crate::Worker;
 use std::ops::Range;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Planes of fewer bytes have few cache lines.
+const SMALL_PLANE: usize = 1024;
+
 /// What there is to share out.
 pub(super) struct Share {
-    /// Rows of all images.
+    /// Rows of all images, and bytes of one.
     pub(super) rows: usize,
+    pub(super) row: usize,
     /// Planes, or blocks of them.
     pub(super) planes: usize,
     /// Whether planes are shared out where both ways divide equally well: each may have weights of its own to read.
@@ -15,12 +22,18 @@ pub(super) struct Share {
 
 impl Share {
     /// Whether planes are shared out, not rows. Rows are preferred, so that a worker finds in its cache what it wrote in
-    /// the kernel before.
+    /// the kernel before; but not where many cache lines would hold rows of two workers, which take turns with them then
+    /// (14x14 pixels, a gate: two workers were slower than one).
     pub(super) fn by_planes(&self, workers: usize) -> bool {
         let longest = |items: usize| items.div_ceil(workers);
         let by_rows = longest(self.rows) * self.planes;
         let by_planes = longest(self.planes) * self.rows;
-        by_planes < by_rows || (by_planes == by_rows && self.planes_weigh)
+        by_planes < by_rows || (by_planes == by_rows && (self.planes_weigh || self.splits_lines(workers)))
+    }
+
+    /// Whether a cache line of every small plane holds rows of two workers.
+    fn splits_lines(&self, workers: usize) -> bool {
+        self.rows * self.row < SMALL_PLANE && !(self.rows / workers * self.row).is_multiple_of(LINE)
     }
 
     /// This worker's part: some planes of some rows.

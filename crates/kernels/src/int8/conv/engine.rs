@@ -81,6 +81,7 @@ impl Engine {
     fn share(&self) -> Share {
         Share {
             rows: self.g.batch * self.g.output[0],
+            row: 4 * self.g.output[1],
             planes: self.arrangement.starts.len(),
             planes_weigh: self.g.batch == 1
                 && self.arrangement.starts.len() * self.arrangement.block() > self.source.image(),

@@ -114,6 +114,7 @@ impl Engine {
     fn ways(&self) -> Share {
         Share {
             rows: self.g.batch * self.g.output[0],
+            row: 4 * self.g.output[1],
             planes: quads(self.g.channels_out),
             planes_weigh: self.g.batch == 1 && self.packed_len() > self.field.image(),
         }
