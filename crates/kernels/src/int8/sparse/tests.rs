@@ -175,17 +175,17 @@ fn choices_follow_the_zeros() {
 #[test]
 fn rows_of_others_are_read_where_there_are_few() {
     let reads = |size: [usize; 2], workers: usize| {
-        let g = geometry(&(1, 8, 8, 1, size, [1, 1], [1, 1], [0; 4], [1, 1])).unwrap();
+        let g = geometry(&(1, 8, 12, 1, size, [1, 1], [1, 1], [0; 4], [1, 1])).unwrap();
         let p = sparser(Problem::new(g, 1), 0.5, Block::Two, 1);
         let prepared = p.prepare(Form::of(Isa::best()), Method::Sparse(Block::Two));
         (prepared.kernel.reads_rows(0, workers), prepared.kernel.writes_rows(workers))
     };
-    let rows = |[rows, width]: [usize; 2]| Some(Rows { images: 1, planes: 2, rows, bytes: 4 * width });
+    let rows = |planes, [rows, width]: [usize; 2]| Some(Rows { images: 1, planes, rows, bytes: 4 * width });
     for (size, workers, is_own) in
         [([8, 8], 2, true), ([8, 8], 4, true), ([8, 8], 8, false), ([6, 5], 2, false)]
     {
-        let want = rows(size).filter(|_| is_own);
-        assert_eq!(reads(size, workers), (want, rows(size)), "{size:?} {workers}");
+        let want = rows(2, size).filter(|_| is_own);
+        assert_eq!(reads(size, workers), (want, rows(3, size)), "{size:?} {workers}");
     }
 }
 
