@@ -28,6 +28,7 @@ impl Limits {
     pub(crate) const NONE: Limits = Limits { zero: 0, lo: 0, hi: 255 };
 
     /// Whether those of a byte itself are all.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn is_whole(self) -> bool {
         self.lo == 0 && self.hi == 255
     }
