@@ -142,9 +142,7 @@ impl Kernel for Depthwise {
     }
 
     fn writes_rows(&self, workers: usize) -> Option<Rows> {
-        let (share, [rows, width]) = (self.share(), self.g.output);
-        let all = Rows { images: 1, planes: share.planes, rows, bytes: 4 * width };
-        (!share.by_planes(workers)).then_some(all)
+        self.share().written(1, workers)
     }
 
     fn run(&self, io: &Io<'_>, worker: Worker, scratch: &mut [f32]) {

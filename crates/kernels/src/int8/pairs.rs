@@ -156,7 +156,7 @@ impl Kernel for Pairs {
     }
 
     fn writes_rows(&self, workers: usize) -> Option<Rows> {
-        (!self.share().by_planes(workers)).then_some(self.shape)
+        self.share().written(self.shape.images, workers)
     }
 
     fn reads_rows(&self, index: usize, workers: usize) -> Option<Rows> {

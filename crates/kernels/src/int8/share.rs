@@ -1,6 +1,6 @@
 //! How workers divide a kernel that fills rows of planes.
 
-use crate::Worker;
+use crate::{Rows, Worker};
 use std::ops::Range;
 
 /// Bytes of a cache line.
@@ -34,6 +34,12 @@ impl Share {
     /// Whether a cache line of every small plane holds rows of two workers.
     fn splits_lines(&self, workers: usize) -> bool {
         self.rows * self.row < SMALL_PLANE && !(self.rows / workers * self.row).is_multiple_of(LINE)
+    }
+
+    /// What so many workers write by rows, if they do: a tensor of these planes and `images` of equally many rows.
+    pub(super) fn written(&self, images: usize, workers: usize) -> Option<Rows> {
+        let all = Rows { images, planes: self.planes, rows: self.rows / images.max(1), bytes: self.row };
+        (!self.by_planes(workers)).then_some(all)
     }
 
     /// This worker's part: some planes of some rows.

@@ -234,9 +234,7 @@ impl Kernel for Engine {
     }
 
     fn writes_rows(&self, workers: usize) -> Option<Rows> {
-        let ConvGeometry { batch: images, channels_out, output: [rows, width], .. } = self.g;
-        let all = Rows { images, planes: quads(channels_out), rows, bytes: 4 * width };
-        (!self.ways().by_planes(workers)).then_some(all)
+        self.ways().written(self.g.batch, workers)
     }
 
     fn reads_rows(&self, index: usize, workers: usize) -> Option<Rows> {

@@ -202,7 +202,7 @@ unsafe fn gather<D: Dots>(field: &Field, image: &[u8], rows: &Range<usize>, scra
             let values = &from[row * field.size[1] + phase.column..];
             // Rows that lie as they should are one run; what is between them is not theirs.
             if stride == [1, 1] && field.pitch == field.size[1] && inner.run() >= 4 {
-                run(&values[..inner.run()], &mut to[inner.start()..][..inner.run()]);
+                copy_run(&values[..inner.run()], &mut to[inner.start()..][..inner.run()]);
             } else {
                 Rows { values, apart: stride[0] * field.size[1] }.copy(&inner, stride[1], to);
             }
@@ -223,7 +223,7 @@ fn div_ceil(a: usize, stride: usize) -> usize {
 
 /// Copies a stretch of at least four pixels, in pieces of one size.
 #[inline(always)]
-fn run(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
+fn copy_run(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
     match to.len() {
         16.. => pieces::<16>(from, to),
         8.. => pieces::<8>(from, to),
