@@ -10,6 +10,7 @@ mod lower;
 pub mod memory;
 mod plan;
 mod pool;
+mod repeat;
 mod select;
 mod supersteps;
 #[cfg(feature = "training")]
@@ -24,3 +25,4 @@ pub use fuse::{Group, Work, fuse};
 pub use lower::{LowerError, MAX_VALUE_BYTES, Options, lower, lower_for_bytes};
 pub use plan::{Plan, Sizes, StepInfo};
 pub use pool::{Pool, Share};
+pub use repeat::Repeat;

@@ -159,6 +159,15 @@ impl Plan {
         self.inputs.iter().find(|input| input.name == name)
     }
 
+    /// The memory of all inputs.
+    pub(crate) fn inputs(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.inputs.iter().map(|Input { place, .. }| {
+            // SAFETY: the ranges lie in `memory`, which is borrowed mutably with `self`, and inputs have memory of their own
+            // when a run begins.
+            unsafe { std::slice::from_raw_parts_mut(self.memory.at(place.offset), place.bytes) }
+        })
+    }
+
     fn input_place(&self, name: &str, dtype: DType) -> Place {
         let input = self.given(name).unwrap_or_else(|| panic!("no input `{name}`"));
         assert_eq!(input.dtype, dtype, "element type of input `{name}`");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use espalier_graph::{Bindings, Graph, Op, Shape, TensorType, Window};
 use espalier_runtime::energy::{Energy, Meter, Spent};
-use espalier_runtime::{Isa, Options, Plan, Pool, lower};
+use espalier_runtime::{Isa, Options, Plan, Pool, Repeat, lower};
 use tempfile::TempDir;
 
 /// A machine's tree, in a folder of its own, with some files changed; one that says nothing is not there, and one that says
@@ -170,7 +170,8 @@ fn drawing_a_watt<T>(path: PathBuf, work: impl FnOnce() -> T) -> T {
 fn runs_are_charged() {
     let folder = machine("amd-server", &[]);
     let mut energy = Energy::at(folder.path(), Some(6.0));
-    let (mut one, mut two, mut pool) = (plan(), plan(), Pool::new(1));
+    let ([mut one, mut two], mut pool) = ([plan(), plan()], Pool::new(1));
+    let (mut one, mut two) = (Repeat::new(&mut one), Repeat::new(&mut two));
     let start = Instant::now();
     let spent = drawing_a_watt(folder.path().join(RAPL0), || energy.per_run([&mut one, &mut two], &mut pool));
     let all = 1e3 * start.elapsed().as_secs_f64();
@@ -185,6 +186,7 @@ fn runs_are_charged() {
 #[test]
 fn nothing_is_made_up() {
     let (mut plan, mut pool) = (plan(), Pool::new(1));
+    let mut plan = Repeat::new(&mut plan);
     let mut check = |name: &str, watts, is_estimated: bool, want: &str| {
         let folder = machine(name, &[]);
         let mut energy = Energy::at(folder.path(), watts);

@@ -3,10 +3,11 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use common::check;
 use espalier_graph::{Bindings, Graph, Op, Weights};
-use espalier_runtime::{Isa, Options, lower};
+use espalier_runtime::{Isa, Options, Pool, Repeat, lower};
 
 /// `ty` of an input, ops on it.
 fn nodes(inputs: &str, body: &str) -> String {
@@ -292,6 +293,27 @@ fn what_can_runs_as_one_step() {
             plan.steps().map(|s| s.op).filter(|op| !["Reorder", "Copy"].contains(op)).collect();
         assert_eq!(ops, *want, "{text}");
     }
+}
+
+/// The sum takes the memory of the input, so that a run leaves nothing of that.
+#[test]
+fn repeated_runs_have_the_same_inputs() {
+    let body = "a: f32[4,5] = Unary(x) f=Tanh; b: f32[5] = Reduce(x) f=Sum axes=[0] keep=false; c: f32[4,5] = Expand(b) shape=[4,5]; \
+                y: f32[4,5] = Binary(a, c) f=Div; z: f32[4,5] = Unary(y) f=Exp; output z = z";
+    let graph: Graph = nodes("input x: f32[4,5]", body).parse().unwrap();
+    let options = Options { isa: Isa::best(), threads: 1, bindings: Bindings::batch(1) };
+    let mut plan = lower(&graph, &Weights::new(), options).unwrap();
+    let given: Vec<f32> = (1..=20).map(|i| i as f32 / 7.0).collect();
+    plan.input("x").copy_from_slice(&given);
+    let (mut repeat, mut pool) = (Repeat::new(&mut plan), Pool::new(1));
+    repeat.run(&mut pool);
+    let first = repeat.output("z").to_vec();
+    repeat.run(&mut pool);
+    assert_eq!(repeat.output("z"), first);
+    let mut times = vec![Duration::ZERO; repeat.steps().count()];
+    repeat.run_profiled(&mut pool, &mut times);
+    assert_eq!(repeat.output("z"), first);
+    assert_ne!(plan.input("x"), given, "the input's memory is not used again, so this shows nothing");
 }
 
 #[test]

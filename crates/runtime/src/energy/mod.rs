@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 pub use meter::{Meter, MeterError, Reading};
 
-use crate::plan::Plan;
 use crate::pool::Pool;
+use crate::repeat::Repeat;
 
 /// Each plan has so many turns.
 const TURNS: usize = 3;
@@ -61,7 +61,11 @@ impl Energy {
 
     /// What one run of each plan costs. They take turns, each long enough for the meter, so that all see the same machine.
     /// A meter that fails is not asked again.
-    pub fn per_run<const N: usize>(&mut self, mut plans: [&mut Plan; N], pool: &mut Pool) -> [Spent; N] {
+    pub fn per_run<const N: usize>(
+        &mut self,
+        mut plans: [&mut Repeat<'_>; N],
+        pool: &mut Pool,
+    ) -> [Spent; N] {
         let (mut sums, mut meter) = ([Sum::default(); N], self.meter.as_ref().ok());
         if meter.is_none() && self.watts.is_none() {
             return [Spent::default(); N];
@@ -69,7 +73,10 @@ impl Energy {
         let mut failure = None;
         for _ in 0..TURNS {
             for (plan, sum) in plans.iter_mut().zip(&mut sums) {
-                if let Err(error) = sum.turn(meter, &mut || plan.run(pool)) {
+                let mut run = || {
+                    plan.run(pool);
+                };
+                if let Err(error) = sum.turn(meter, &mut run) {
                     (meter, failure) = (None, Some(error.to_string()));
                 }
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use espalier_graph::Graph;
 use espalier_passes::layer::layers;
-use espalier_runtime::{Plan, Pool};
+use espalier_runtime::{Plan, Pool, Repeat};
 
 /// Untimed runs of each before, and least and most timed ones.
 const WARM: usize = 5;
@@ -15,7 +15,7 @@ const MOST: usize = 400;
 const LONG_ENOUGH: Duration = Duration::from_millis(1500);
 
 /// Medians in milliseconds of runs that took turns.
-pub(super) fn medians_ms(plans: [&mut Plan; 2], pool: &mut Pool) -> [f64; 2] {
+pub(super) fn medians_ms(plans: [&mut Repeat<'_>; 2], pool: &mut Pool) -> [f64; 2] {
     let [a, b] = plans;
     for _ in 0..WARM {
         a.run(pool);
@@ -23,8 +23,8 @@ pub(super) fn medians_ms(plans: [&mut Plan; 2], pool: &mut Pool) -> [f64; 2] {
     }
     let (start, mut times) = (Instant::now(), [Vec::new(), Vec::new()]);
     while times[0].len() < LEAST || (times[0].len() < MOST && start.elapsed() < LONG_ENOUGH) {
-        times[0].push(timed(a, pool));
-        times[1].push(timed(b, pool));
+        times[0].push(a.run(pool));
+        times[1].push(b.run(pool));
     }
     times.map(|mut times| {
         times.sort_unstable();
@@ -32,17 +32,14 @@ pub(super) fn medians_ms(plans: [&mut Plan; 2], pool: &mut Pool) -> [f64; 2] {
     })
 }
 
-fn timed(plan: &mut Plan, pool: &mut Pool) -> Duration {
-    let start = Instant::now();
-    plan.run(pool);
-    start.elapsed()
-}
-
 /// Seconds that each layer of `graph` takes in `plan`, by the name of its weight.
 pub(super) fn layer_seconds(graph: &Graph, plan: &mut Plan, pool: &mut Pool) -> BTreeMap<String, f64> {
     let mut times = vec![Duration::ZERO; plan.steps().count()];
-    (0..WARM).for_each(|_| plan.run(pool));
-    (0..LEAST).for_each(|_| plan.run_profiled(pool, &mut times));
+    let mut repeat = Repeat::new(plan);
+    for _ in 0..WARM {
+        repeat.run(pool);
+    }
+    (0..LEAST).for_each(|_| repeat.run_profiled(pool, &mut times));
     let seconds: BTreeMap<&str, f64> = plan
         .steps()
         .zip(&times)

@@ -9,7 +9,7 @@ use espalier_tasks::Engine;
 use espalier_train::networks;
 use serde_json::{Value, json};
 
-use super::{Args, fill, latencies, ms, time_runs, timed};
+use super::{Args, fill, latencies, ms, time_runs};
 use crate::commands::inspect::engine_report;
 use crate::compute::refused;
 use crate::exit::usage;
@@ -37,11 +37,13 @@ pub(super) fn package(args: &Args, path: &Path, config: &EngineConfig) -> anyhow
     let mut failure = None;
     let mut run = || {
         outputs.iter_mut().for_each(Vec::clear);
+        let start = Instant::now();
         if let Err(error) = engine.run(&inputs, &mut outputs) {
             failure.get_or_insert(error);
         }
+        start.elapsed()
     };
-    let first = timed(&mut run);
+    let first = run();
     let mut times = time_runs(args.runs, &mut run);
     if let Some(failure) = failure {
         return Err(failure.into());

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use espalier_kernels::peak::{self, Peak};
-use espalier_runtime::{Isa, Plan, Pool, StepInfo};
+use espalier_runtime::{Isa, Pool, Repeat, StepInfo};
 use serde_json::{Value, json};
 
 use super::ms;
@@ -18,7 +18,7 @@ const PAYS: f64 = 1.5;
 const NOTABLE: f64 = 0.02;
 
 /// Adds rows `layers` and sentences `remarks` to `result`.
-pub(super) fn add(result: &mut Value, plan: &mut Plan, pool: &mut Pool, isa: Isa, runs: usize) {
+pub(super) fn add(result: &mut Value, plan: &mut Repeat<'_>, pool: &mut Pool, isa: Isa, runs: usize) {
     let peak = peak::measure(isa, pool.workers());
     let mut times = vec![Duration::ZERO; plan.steps().count()];
     (0..runs).for_each(|_| plan.run_profiled(pool, &mut times));

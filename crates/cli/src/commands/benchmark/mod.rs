@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use espalier_graph::{Bindings, Weights};
 use espalier_passes::Optimizer;
-use espalier_runtime::{Options, Plan, Pool, lower};
+use espalier_runtime::{Options, Plan, Pool, Repeat, lower};
 use espalier_train::networks::{self, NetworkOptions};
 use espalier_train::step::{StepOptions, training_step};
 use serde_json::{Value, json};
@@ -117,7 +117,8 @@ fn package(args: &Args, path: &std::path::Path) -> anyhow::Result<Value> {
             fill(plan.input(&graph.value(id).name));
         }
     }
-    let first = timed(|| plan.run(&mut pool));
+    let mut plan = Repeat::new(&mut plan);
+    let first = plan.run(&mut pool);
     let mut times = time_runs(args.runs, || plan.run(&mut pool));
     let mut result = json!({
         "package": path.display().to_string(), "engine": "espalier", "isa": isa.to_string(), "threads": threads, "runs": times.len(),
@@ -146,15 +147,11 @@ fn package(args: &Args, path: &std::path::Path) -> anyhow::Result<Value> {
 }
 
 /// At least 5 untimed runs, then `runs` timed ones, at least one.
-fn time_runs(runs: usize, mut run: impl FnMut()) -> Vec<Duration> {
-    (0..5).for_each(|_| run());
-    (0..runs.max(1)).map(|_| timed(&mut run)).collect()
-}
-
-fn timed(work: impl FnOnce()) -> Duration {
-    let start = Instant::now();
-    work();
-    start.elapsed()
+fn time_runs(runs: usize, mut run: impl FnMut() -> Duration) -> Vec<Duration> {
+    for _ in 0..5 {
+        run();
+    }
+    (0..runs.max(1)).map(|_| run()).collect()
 }
 
 fn ms(time: Duration) -> f64 {
@@ -196,15 +193,13 @@ fn train(args: &Args, network: &str) -> anyhow::Result<Value> {
     let mut plan = lower(&step, &weights, Options { isa, threads, bindings })?;
     let mut pool = Pool::new(threads);
     let steps = args.steps.max(1);
-    let mut one = |plan: &mut Plan| {
-        fill_batch(plan, args.classes);
-        timed(|| plan.run(&mut pool))
-    };
-    (0..3).for_each(|_| {
-        one(&mut plan);
-    });
+    fill_batch(&mut plan, args.classes);
+    let mut plan = Repeat::new(&mut plan);
+    for _ in 0..3 {
+        plan.run(&mut pool);
+    }
     let before = memory::rss_bytes();
-    let mut times: Vec<Duration> = (0..steps).map(|_| one(&mut plan)).collect();
+    let mut times: Vec<Duration> = (0..steps).map(|_| plan.run(&mut pool)).collect();
     let growth = memory::rss_bytes().zip(before).map(|(now, before)| now.saturating_sub(before));
     times.sort_unstable();
     let p50 = times[times.len() / 2];
@@ -215,8 +210,6 @@ fn train(args: &Args, network: &str) -> anyhow::Result<Value> {
         "arena_bytes": plan.sizes().arena_bytes,
     });
     if args.per_layer {
-        fill_batch(&mut plan, args.classes);
-        // Later runs of a step read what is left in the inputs' memory; times do not depend on it.
         layers::add(&mut result, &mut plan, &mut pool, isa, steps.min(10));
     }
     Ok(result)

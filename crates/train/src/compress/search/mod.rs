@@ -9,7 +9,7 @@ use anyhow::ensure;
 use espalier_graph::{Bindings, Graph, Package, Weights};
 use espalier_passes::layer::layers as weighted;
 use espalier_runtime::energy::Energy;
-use espalier_runtime::{Options, Plan, Pool, lower};
+use espalier_runtime::{Options, Plan, Pool, Repeat, lower};
 use espalier_tasks::Metric;
 
 use super::budget::Figures;
@@ -260,6 +260,7 @@ impl<'a> Search<'a> {
     fn timed(&mut self, mut figures: Figures, mut made: Plan) -> anyhow::Result<Figures> {
         let Package { graph, weights, .. } = &self.candidates[0].package;
         let mut float = self.plan(graph, weights)?;
+        let (mut float, mut made) = (Repeat::new(&mut float), Repeat::new(&mut made));
         let times = medians_ms([&mut float, &mut made], &mut self.pool);
         let spent = self.energy.per_run([&mut float, &mut made], &mut self.pool);
         let is_told = spent[1].measured_mj.or(spent[1].estimate_mj).is_some();
