@@ -4,7 +4,7 @@ use crate::{Rows, Worker};
 use std::ops::Range;
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Planes of fewer bytes have few cache lines.
 const SMALL_PLANE: usize = 1024;

@@ -77,17 +77,17 @@ impl Engine {
         let engine = Engine {
             name,
             g: g.clone(),
-            field,
             gather: pick_gather(form),
             block,
             work: (0..=quads(g.channels_out)).map(work).collect(),
             offsets: stream.offsets,
             ends: stream.ends,
             tiles: tile::tiles(form, block.outputs(), average),
-            vectors: tile::most_vectors(form),
+            vectors: tile::most_vectors(form, |vectors| field.tile(vectors)),
             finish: after.finish,
             residual: after.residual,
             table: after.table,
+            field,
         };
         (engine, stream.packed)
     }

@@ -15,7 +15,9 @@ use crate::int8::conv::source::{ALIAS, GATHERED, WAYS, unaliased};
 use crate::int8::dots::Dots;
 use crate::int8::form::per_form;
 use crate::int8::quads;
+use crate::int8::share::LINE;
 use espalier_graph::Window;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// How pixels lie; lengths are in bytes unless it says positions.
@@ -155,6 +157,12 @@ impl Field {
     /// Bytes from the first pixel of plane 0 to what `tap` of `quad` reads for it.
     pub(super) fn offset(&self, quad: usize, tap: usize) -> usize {
         quad * self.plane + self.taps[tap]
+    }
+
+    /// Bytes that a tile of so many vectors reads of all planes, in whole cache lines.
+    pub(super) fn tile(&self, vectors: usize) -> usize {
+        let lines = |&tap: &usize| tap / LINE..(tap + 4 * LANES * vectors).div_ceil(LINE);
+        self.taps.iter().flat_map(lines).collect::<BTreeSet<_>>().len() * LINE * self.planes
     }
 
     /// Bytes of scratch; the last positions may be read to the end of their vector.

@@ -25,6 +25,11 @@ const GROUP: usize = 4;
 /// Most sums that an output has.
 const CHAINS: usize = 4;
 
+/// Bytes of a level 1 cache; tiles that read more have at most `FAR` vectors, and miss it less. Measured on Granite Rapids:
+/// a tenth faster than with seven for 14x14 pixels of 576 and 1,024 channels.
+const LEVEL_1: usize = 48 * 1024;
+const FAR: usize = 5;
+
 /// How many sums an output has in a tile of so many vectors.
 const fn chains_of(vectors: usize) -> usize {
     match vectors {
@@ -228,8 +233,13 @@ pub(super) fn tiles(form: Form, outputs: usize, blocks: usize) -> [TileFn; VECTO
     tiles
 }
 
-/// Most vectors of a tile of `form`.
-pub(super) fn most_vectors(form: Form) -> usize {
+/// Most vectors of a tile of `form`, where `reads` tells the bytes that all lists of a tile read again.
+pub(super) fn most_vectors(form: Form, reads: impl Fn(usize) -> usize) -> usize {
+    let most = fitting_registers(form);
+    if reads(most) <= LEVEL_1 { most } else { most.min(FAR) }
+}
+
+fn fitting_registers(form: Form) -> usize {
     match form.step() {
         Step::Scalar => most::<dots::Scalar>(),
         #[cfg(target_arch = "x86_64")]
