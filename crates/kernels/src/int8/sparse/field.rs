@@ -1,8 +1,8 @@
 //! Where the tiles read: every tap of neighbouring output pixels must be neighbouring quads, so that sixteen pixels are
 //! one load and a tap is a mere offset.
 //!
-//! That holds in the input itself where strides are 1 and nothing is padded. Elsewhere the rows that an item needs are
-//! copied to scratch, with the zero point around them, as one *phase* for each residue of rows and columns modulo the
+//! That holds in the input itself where strides are 1 and nothing is padded. Elsewhere, and where many outputs would load
+//! across cache lines, the rows that an item needs are copied to scratch, with the zero point around them, as one *phase* for each residue of rows and columns modulo the
 //! strides that some tap reads (one in all at stride 1, four for a 3x3 kernel at stride 2). Either way the *positions*
 //! of a field are row after row of `pitch` pixels; those past the last output column of a row are computed and not
 //! stored: 55 positions for 7x7 pixels and a 3x3 kernel, 3,191 for 56x56. A copy for each kernel column does without
@@ -19,6 +19,11 @@ use crate::int8::share::LINE;
 use espalier_graph::Window;
 use std::collections::BTreeSet;
 use std::ops::Range;
+
+/// With so many outputs, planes that do not begin with cache lines are copied to where they do: a vector is loaded once for
+/// each block that meets it. Measured on Granite Rapids with three quarters of the blocks zero: 256 to 1,024 channels of 14x14
+/// pixels a tenth faster, 2,048 to 512 of 7x7 a quarter; with half as many outputs copying takes what it saves.
+const MANY: usize = 512;
 
 /// How pixels lie; lengths are in bytes unless it says positions.
 pub(super) struct Field {
@@ -121,7 +126,8 @@ impl Field {
         let direct = w.stride == [1, 1] && w.pad == [0; 4];
         let positions = (g.output[0].max(1) - 1) * width + g.output[1];
         let aliased = (4 * height * width).is_multiple_of(ALIAS) && planes > WAYS;
-        let gathered = !direct || aliased || positions < LANES;
+        let split = !(4 * height * width).is_multiple_of(LINE) && g.channels_out >= MANY;
+        let gathered = !direct || aliased || split || positions < LANES;
         let mut copies = [0, 1].map(|axis| Copies::by_residue(w, axis));
         if gathered && is_worth_copies(g.output, g.output[1] + copies[1].extra()) {
             copies[1] = Copies::by_position(w, 1);
@@ -141,7 +147,11 @@ impl Field {
             gathered,
             rows,
             pitch,
-            plane: if gathered { unaliased(phase * count) } else { 4 * height * width },
+            plane: if gathered {
+                unaliased((phase * count).next_multiple_of(LINE))
+            } else {
+                4 * height * width
+            },
             planes,
             taps: (0..w.kernel[0] * w.kernel[1]).map(tap).collect(),
             phases: if gathered { phases(g, &copies, pitch, phase) } else { Vec::new() },
@@ -261,10 +271,11 @@ impl Inner {
     #[inline(always)]
     fn fill_around(&self, to: &mut [[u8; 4]], zero: [u8; 4]) {
         let gap = self.pitch - self.columns.len();
+        let rows = if gap > 0 { 1..self.rows.len() } else { 0..0 };
         let last = self.start() + self.run();
         to[..self.start()].fill(zero);
         to[last..].fill(zero);
-        for row in 1..self.rows.len() {
+        for row in rows {
             to[self.start() + row * self.pitch - gap..][..gap].iter_mut().for_each(|quad| *quad = zero);
         }
     }

@@ -19,7 +19,9 @@ fn cases() -> impl Iterator<Item = Case> {
         // More workers than rows or planes, and weights beyond the input.
         (1, 64, 4, 1, [1, 3], [3, 3], [1, 1], [1; 4], [1, 1]),
         (1, 64, 9, 1, [1, 2], [3, 3], [1, 1], [1; 4], [1, 1]),
-        // More than a level 1 cache holds.
+        // Copied only to begin with cache lines; more than a level 1 cache holds.
+        (1, 21, 512, 1, [7, 7], [1, 1], [1, 1], [0; 4], [1, 1]),
+        (2, 9, 517, 1, [6, 3], [1, 1], [1, 1], [0; 4], [1, 1]),
         (1, 500, 6, 1, [13, 12], [1, 1], [1, 1], [0; 4], [1, 1]),
         // Read where it lies, with rows of positions that are no pixels.
         (1, 9, 6, 1, [9, 11], [3, 3], [1, 1], [0; 4], [1, 1]),
