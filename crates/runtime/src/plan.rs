@@ -179,7 +179,8 @@ impl Plan {
         self.given(name).is_some()
     }
 
-    /// The f32 input `name`, to be written before every run: runs may reuse its memory. Panics where there is none.
+    /// The f32 input `name`, to be written before every run ([`Repeat`](crate::Repeat) does): runs may reuse its memory. Panics
+    /// where there is none.
     pub fn input(&mut self, name: &str) -> &mut [f32] {
         let place = self.input_place(name, DType::F32);
         // SAFETY: the range lies in `memory`, which is borrowed mutably with `self`; floats take any bits.
