@@ -17,7 +17,6 @@ use crate::int8::form::per_form;
 use crate::int8::quads;
 use crate::int8::share::LINE;
 use espalier_graph::Window;
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// With so many outputs, planes that do not begin with cache lines are copied to where they do: a vector is loaded once for
@@ -172,7 +171,10 @@ impl Field {
     /// Bytes that a tile of so many vectors reads of all planes, in whole cache lines.
     pub(super) fn tile(&self, vectors: usize) -> usize {
         let lines = |&tap: &usize| tap / LINE..(tap + 4 * LANES * vectors).div_ceil(LINE);
-        self.taps.iter().flat_map(lines).collect::<BTreeSet<_>>().len() * LINE * self.planes
+        let mut lines: Vec<usize> = self.taps.iter().flat_map(lines).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        lines.len() * LINE * self.planes
     }
 
     /// Bytes of scratch; the last positions may be read to the end of their vector.
