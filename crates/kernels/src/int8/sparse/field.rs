@@ -2,12 +2,12 @@
 //! one load and a tap is a mere offset.
 //!
 //! That holds in the input itself where strides are 1 and nothing is padded. Elsewhere, and where many outputs would load
-//! across cache lines, the rows that an item needs are copied to scratch, with the zero point around them, as one *phase* for each residue of rows and columns modulo the
-//! strides that some tap reads (one in all at stride 1, four for a 3x3 kernel at stride 2). Either way the *positions*
-//! of a field are row after row of `pitch` pixels; those past the last output column of a row are computed and not
-//! stored: 55 positions for 7x7 pixels and a 3x3 kernel, 3,191 for 56x56. A copy for each kernel column does without
-//! them. That pays where it saves whole vectors (4x4 pixels are one, 22 positions two), and where rows are whole vectors,
-//! which then begin with cache lines.
+//! across cache lines, the rows that an item needs are copied to scratch, with the zero point around them, as one *phase*
+//! for each residue of rows and columns modulo the strides that some tap reads (one in all at stride 1, four for a 3x3
+//! kernel at stride 2). Either way the *positions* of a field are row after row of `pitch` pixels; those past the last output
+//! column of a row are computed and not stored: 55 positions for 7x7 pixels and a 3x3 kernel, 3,191 for 56x56. A copy for
+//! each kernel column does without them. That pays where it saves whole vectors (4x4 pixels are one, 22 positions two), and
+//! where rows are whole vectors, which then begin with cache lines.
 
 use crate::LANES;
 use crate::conv::ConvGeometry;
@@ -124,9 +124,10 @@ impl Field {
         let ([height, width], planes) = (g.input, quads(g.channels_in));
         let direct = w.stride == [1, 1] && w.pad == [0; 4];
         let positions = (g.output[0].max(1) - 1) * width + g.output[1];
-        let aliased = (4 * height * width).is_multiple_of(ALIAS) && planes > WAYS;
-        let split = !(4 * height * width).is_multiple_of(LINE) && g.channels_out >= MANY;
-        let gathered = !direct || aliased || split || positions < LANES;
+        let given = 4 * height * width;
+        let aliased = given.is_multiple_of(ALIAS) && planes > WAYS;
+        let crosses_lines = !given.is_multiple_of(LINE) && g.channels_out >= MANY;
+        let gathered = !direct || aliased || crosses_lines || positions < LANES;
         let mut copies = [0, 1].map(|axis| Copies::by_residue(w, axis));
         if gathered && is_worth_copies(g.output, g.output[1] + copies[1].extra()) {
             copies[1] = Copies::by_position(w, 1);
@@ -146,11 +147,7 @@ impl Field {
             gathered,
             rows,
             pitch,
-            plane: if gathered {
-                unaliased((phase * count).next_multiple_of(LINE))
-            } else {
-                4 * height * width
-            },
+            plane: if gathered { unaliased((phase * count).next_multiple_of(LINE)) } else { given },
             planes,
             taps: (0..w.kernel[0] * w.kernel[1]).map(tap).collect(),
             phases: if gathered { phases(g, &copies, pitch, phase) } else { Vec::new() },
@@ -273,11 +270,13 @@ impl Inner {
     #[inline(always)]
     fn fill_around(&self, to: &mut [[u8; 4]], zero: [u8; 4]) {
         let gap = self.pitch - self.columns.len();
-        let rows = if gap > 0 { 1..self.rows.len() } else { 0..0 };
         let last = self.start() + self.run();
         to[..self.start()].fill(zero);
         to[last..].fill(zero);
-        for row in rows {
+        if gap == 0 {
+            return;
+        }
+        for row in 1..self.rows.len() {
             to[self.start() + row * self.pitch - gap..][..gap].iter_mut().for_each(|quad| *quad = zero);
         }
     }
