@@ -57,7 +57,13 @@ const CASES: &[Case] = &[
     ("depthwise", 14, 576, 576, 3, 2, 1),
     ("depthwise", 7, 960, 960, 3, 1, 1),
     ("depthwise", 28, 120, 120, 5, 1, 2),
+    ("depthwise", 56, 72, 72, 5, 2, 2),
     ("depthwise", 14, 240, 240, 5, 2, 2),
+    ("depthwise", 14, 672, 672, 5, 1, 2),
+    ("depthwise", 14, 672, 672, 5, 2, 2),
+    ("depthwise", 7, 960, 960, 5, 1, 2),
+    ("depthwise", 8, 512, 512, 3, 1, 1),
+    ("depthwise", 8, 512, 512, 5, 1, 2),
 ];
 
 /// Shapes of ResNet-50 that the others lack, and small maps.

@@ -6,7 +6,7 @@
 //! else, and every other CPU, goes the simple way (`simple`): a lane for each channel of four pixels, one tap at a time.
 //!
 //! Packed weights are the same for both: for each plane of quads a header of 4 starting sums (i32, bias included)
-//! and 4 scales (f32), then for each kernel row and four of its columns a quad of taps for each of the four channels.
+//! and 4 scales (f32), then for each kernel row its quads of taps ([`Columns`]), each for all four channels in turn.
 
 #[cfg(target_arch = "x86_64")]
 mod permuted;
@@ -24,6 +24,7 @@ use super::table::Lookup;
 use crate::conv::ConvGeometry;
 use crate::kernel::as_bytes;
 use crate::{Io, Kernel, Rows, Worker};
+use espalier_graph::Window;
 use std::ops::Range;
 
 /// Bytes of a plane's header, and of a quad of taps for four channels.
@@ -86,6 +87,46 @@ fn choose(form: Form, g: &ConvGeometry, zero: u8, residual: bool) -> (Box<dyn Wa
     (Box::new(simple::Simple::new(form, g, zero)), "tap by tap")
 }
 
+/// How the columns of a kernel row are divided among as few quads of taps as hold them: evenly, neighbours together; or,
+/// where the stride is their number, so that a quad meets every second pixel only.
+struct Columns {
+    quads: usize,
+    /// Columns of a quad.
+    each: usize,
+    spaced: bool,
+}
+
+impl Columns {
+    fn new(kernel: usize, stride: usize) -> Columns {
+        let quads = kernel.div_ceil(4);
+        Columns { quads, each: kernel.div_ceil(quads), spaced: quads == stride }
+    }
+
+    /// Quad and place within it of a column.
+    fn place(&self, column: usize) -> (usize, usize) {
+        match self.spaced {
+            true => (column % self.quads, column / self.quads),
+            false => (column / self.each, column % self.each),
+        }
+    }
+
+    /// The inverse of [`Columns::place`].
+    #[cfg(target_arch = "x86_64")]
+    fn column(&self, quad: usize, place: usize) -> usize {
+        match self.spaced {
+            true => place * self.quads + quad,
+            false => quad * self.each + place,
+        }
+    }
+}
+
+/// Where the taps of a kernel's row and column lie in a plane's packed weights after the header, those of channel `lane`.
+fn tap(window: &Window, [row, column]: [usize; 2], lane: usize) -> usize {
+    let columns = Columns::new(window.kernel[1], window.stride[1]);
+    let (quad, place) = columns.place(column);
+    (row * columns.quads + quad) * TAPS + 4 * lane + place
+}
+
 /// Bytes of one plane's packed weights.
 fn packed_plane(g: &ConvGeometry) -> usize {
     HEADER + g.window.kernel[0] * g.window.kernel[1].div_ceil(4) * TAPS
@@ -108,9 +149,7 @@ fn pack(g: &ConvGeometry, zero: u8, weights: &Weights<'_>, packed: &mut [u8]) {
         field(0, start.to_le_bytes());
         field(1, weights.scale[channel].to_le_bytes());
         for (i, &w) in w.iter().enumerate() {
-            let (row, column) = (i / kw, i % kw);
-            let quad = row * kw.div_ceil(4) + column / 4;
-            plane[HEADER + quad * TAPS + 4 * lane + column % 4] = w as u8;
+            plane[HEADER + tap(&g.window, [i / kw, i % kw], lane)] = w as u8;
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Any kernel, stride and dilation: the four channels of four pixels are sixteen lanes, taps follow each other.
 
-use super::{HEADER, Part, TAPS, Way};
+use super::{HEADER, Part, Way, tap};
 use crate::conv::ConvGeometry;
 use crate::int8::conv::{pack::Arrangement, source::Source};
 use crate::int8::dots::Dots;
 use crate::int8::form::{Form, per_form};
 use crate::int8::sums::Sums;
 use crate::lanes::{LANES, Lanes};
+use espalier_graph::Window;
 
 /// Vectors of four pixels that are computed together.
 const TOGETHER: usize = 4;
@@ -14,7 +15,7 @@ const TOGETHER: usize = 4;
 pub(super) struct Simple {
     /// A plane as an image of four channels.
     source: Source,
-    kernel: [usize; 2],
+    window: Window,
     width: usize,
     body: BodyFn,
 }
@@ -25,14 +26,14 @@ impl Simple {
         let arrangement = Arrangement::new(&plane);
         Simple {
             source: Source::new(&plane, zero, &arrangement),
-            kernel: g.window.kernel,
+            window: g.window.clone(),
             width: g.output[1],
             body: pick_body(form),
         }
     }
 
     fn weights(&self) -> usize {
-        self.kernel[0] * self.kernel[1] * 4 * size_of::<i32>()
+        self.window.kernel.iter().product::<usize>() * 4 * size_of::<i32>()
     }
 }
 
@@ -43,7 +44,7 @@ impl Way for Simple {
 
     fn run(&self, part: &Part<'_>, scratch: &mut [u8]) {
         let (w, scratch) = scratch.split_at_mut(self.weights());
-        widen_weights(self.kernel, &part.w[HEADER..], w);
+        widen_weights(&self.window, &part.w[HEADER..], w);
         let mut row = part.rows.start;
         while row < part.rows.end {
             let rows = row..part.rows.end.min(row + self.source.rows);
@@ -70,12 +71,11 @@ impl Way for Simple {
 }
 
 /// Quads of taps to four i32, one for each channel, for each tap.
-fn widen_weights([kh, kw]: [usize; 2], quads: &[u8], to: &mut [u8]) {
-    for (tap, to) in to.chunks_exact_mut(16).take(kh * kw).enumerate() {
-        let (row, column) = (tap / kw, tap % kw);
-        let quad = &quads[(row * kw.div_ceil(4) + column / 4) * TAPS..][..TAPS];
+fn widen_weights(window: &Window, quads: &[u8], to: &mut [u8]) {
+    let [kh, kw] = window.kernel;
+    for (i, to) in to.chunks_exact_mut(16).take(kh * kw).enumerate() {
         for (channel, to) in to.chunks_exact_mut(4).enumerate() {
-            let w = quad[4 * channel + column % 4] as i8;
+            let w = quads[tap(window, [i / kw, i % kw], channel)] as i8;
             to.copy_from_slice(&i32::from(w).to_ne_bytes());
         }
     }

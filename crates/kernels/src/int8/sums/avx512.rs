@@ -16,9 +16,13 @@ pub(crate) struct Avx512(pub(crate) __m512i);
 #[inline(always)]
 unsafe fn pack(s: [Avx512; 4], limits: Limits) -> __m512i {
     unsafe {
-        let zero = _mm512_set1_epi16(i16::from(limits.zero));
-        let low = _mm512_adds_epi16(_mm512_packs_epi32(s[0].0, s[1].0), zero);
-        let high = _mm512_adds_epi16(_mm512_packs_epi32(s[2].0, s[3].0), zero);
+        let mut low = _mm512_packs_epi32(s[0].0, s[1].0);
+        let mut high = _mm512_packs_epi32(s[2].0, s[3].0);
+        if limits.zero != 0 {
+            let zero = _mm512_set1_epi16(i16::from(limits.zero));
+            low = _mm512_adds_epi16(low, zero);
+            high = _mm512_adds_epi16(high, zero);
+        }
         limit(_mm512_packus_epi16(low, high), limits)
     }
 }
