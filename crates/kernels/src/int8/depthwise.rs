@@ -167,7 +167,7 @@ impl Depthwise {
     fn share(&self) -> Share {
         let planes = self.g.batch * quads(self.g.channels_in);
         let [rows, width] = self.g.output;
-        Share { rows, row: 4 * width, planes, planes_weigh: false }
+        Share { rows, row: 4 * width, planes, planes_weigh: false, lone: true }
     }
 }
 

@@ -44,7 +44,7 @@ impl Kernel for Resize {
             self.name
         );
         let (rows, planes) =
-            Share { rows: oh, row: 4 * ow, planes: self.planes, planes_weigh: false }.of(worker);
+            Share { rows: oh, row: 4 * ow, planes: self.planes, planes_weigh: false, lone: true }.of(worker);
         for plane in planes {
             for o in rows.clone() {
                 let (from, _) = x[4 * (plane * ih + o * ih / oh) * iw..][..4 * iw].as_chunks::<4>();

@@ -134,7 +134,7 @@ struct Pairs {
 impl Pairs {
     fn share(&self) -> Share {
         let Rows { images, planes, rows, bytes } = self.shape;
-        Share { rows: images * rows, row: bytes, planes, planes_weigh: false }
+        Share { rows: images * rows, row: bytes, planes, planes_weigh: false, lone: self.gated }
     }
 
     /// A stretch of bytes in a plane, or in several that follow each other.
@@ -244,9 +244,11 @@ unsafe fn sixteen<S: Sums, const WHAT: u8>(p: &Parameters, a: S, b: S) -> S {
             let v = S::fused(b.floats(), S::Floats::splat(p.scales[1]), bias);
             S::fused(a.floats(), scale, v)
         } else {
-            // The product of two numbers of nine bits is exact.
-            let [a, b] = [a.sub(S::splat(p.zeros[0])), b.sub(S::splat(p.zeros[1]))];
-            a.floats().mul(b.floats()).mul(scale).add(bias)
+            // The product of two numbers of nine bits is exact, and so is what is left of it without a's zero point; of a gate
+            // all but one step is the same for every pixel.
+            let b = b.sub(S::splat(p.zeros[1])).floats();
+            let zeros = b.mul(S::splat(-p.zeros[0]).floats());
+            S::fused(a.floats(), b, zeros).mul(scale).add(bias)
         };
         p.finish.round::<S>(v)
     }

@@ -6,8 +6,10 @@ use std::ops::Range;
 /// Bytes of a cache line.
 pub(super) const LINE: usize = 64;
 
-/// Planes of fewer bytes have few cache lines.
+/// Planes of fewer bytes have few cache lines; where a plane of the result comes from the same plane only, a worker also
+/// reads rows of the other's there, so that more bytes are few.
 const SMALL_PLANE: usize = 1024;
+const SMALL_LONE_PLANE: usize = 4096;
 
 /// What there is to share out.
 pub(super) struct Share {
@@ -18,6 +20,8 @@ pub(super) struct Share {
     pub(super) planes: usize,
     /// Whether planes are shared out where both ways divide equally well: each may have weights of its own to read.
     pub(super) planes_weigh: bool,
+    /// Whether a plane comes from the same plane of the input only.
+    pub(super) lone: bool,
 }
 
 impl Share {
@@ -33,7 +37,8 @@ impl Share {
 
     /// Whether a cache line of every small plane holds rows of two workers.
     fn splits_lines(&self, workers: usize) -> bool {
-        self.rows * self.row < SMALL_PLANE && !(self.rows / workers * self.row).is_multiple_of(LINE)
+        let small = if self.lone { SMALL_LONE_PLANE } else { SMALL_PLANE };
+        self.rows * self.row < small && !(self.rows / workers * self.row).is_multiple_of(LINE)
     }
 
     /// What so many workers write by rows, if they do: a tensor of these planes and `images` of equally many rows.

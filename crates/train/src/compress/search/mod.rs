@@ -3,7 +3,7 @@
 mod change;
 mod judge;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use espalier_graph::{Bindings, Graph, Package, Weights};
@@ -24,6 +24,11 @@ use super::sensitivity::sensitivities;
 use super::trained::Trained;
 use super::variant::{Structure, Variant};
 use super::{Event, Outcome, Request, Settings, Step};
+
+/// Times the speed of float that is fast, where nobody says what is.
+const FAST: f64 = 3.0;
+/// How long to look for that.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 pub(super) struct Search<'a> {
     request: &'a Request,
@@ -98,13 +103,13 @@ impl<'a> Search<'a> {
         self.outcome()
     }
 
-    /// Tries what the policy says, until the budget is kept; with a time limit, until the time is spent.
+    /// Tries what the policy says, until the budget is kept by something fast; with a time limit, until the time is spent.
     fn searched(&mut self) -> anyhow::Result<()> {
         let (structure, verdict) = (Structure::default(), self.quantized(0)?);
         let mut tried = vec![Tried { structure, qat: false, verdict }];
         let is_thorough = self.deadline.is_some();
         while !self.is_late()
-            && let Some(next) = policy::next(&tried, is_thorough)
+            && let Some(next) = policy::next(&tried, is_thorough || self.seeks_speed())
         {
             if tried.len() == 1 && !self.can_train() {
                 break;
@@ -123,6 +128,32 @@ impl<'a> Search<'a> {
             tried.push(Tried { structure, qat, verdict });
         }
         Ok(())
+    }
+
+    /// Whether to go on though the budget is kept: nobody said how fast is fast enough, and what there is gains little. That
+    /// is for a while only.
+    fn seeks_speed(&mut self) -> bool {
+        let Settings { int8, budget, .. } = &self.request.settings;
+        let is_told = *int8 || budget.max_latency_ms.is_some() || budget.max_energy_mj.is_some();
+        let Some(gain) = self.gain().filter(|&gain| gain < FAST && !is_told) else { return false };
+        if self.deadline.is_none() {
+            let now = Instant::now();
+            let minutes = PATIENCE.as_secs() / 60;
+            let result = format!(
+                "only {gain:.1} times as fast as float: looking for {FAST} times, for {minutes} minutes at most (--int8 takes int8 as \
+                 it is, --max-time another time)"
+            );
+            self.ended("search", result, now);
+            self.deadline = Some(now + PATIENCE);
+        }
+        true
+    }
+
+    /// How many times as fast as float the fastest is that keeps the budget.
+    fn gain(&self) -> Option<f64> {
+        let float = self.candidates[0].figures.p50_ms?;
+        let kept = (1..self.candidates.len()).filter(|&at| self.verdict(at) == Verdict::Keeps);
+        kept.filter_map(|at| self.candidates[at].figures.p50_ms).map(|p50| float / p50).reduce(f64::max)
     }
 
     /// The network that was given, as it is trained.
