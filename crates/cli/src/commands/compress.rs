@@ -23,10 +23,11 @@ use crate::{open, print, quantity};
 #[command(after_help = "\
 First weights and activations become int8, which takes seconds. Where that does not keep the budget, layers that harm most stay \
 float, the network is trained with its roundings, channels are pruned, and blocks of weights become zero, from cheap to dear. \
-So it goes on, for a quarter of an hour at most, where no budget of latency or energy is given and int8 is less than three times as \
-fast as float; with --max-time it always goes on to what is faster still, with --int8 alone never. docs/compress.md explains all of it. Every candidate is answered \
-with the plan that a device runs, on val, and timed in turn with the float network on this machine; train is for calibration \
-and fine-tuning. Where nothing keeps the budget, the exit status is 3 and no package is written.
+Where there is no budget of latency or energy, and no --int8, it goes on so for about a quarter of an hour while what keeps the \
+budget is less than three times as fast as float; with --max-time it always goes on to what is faster still. docs/compress.md \
+explains all of it. Every candidate is answered with the plan that a device runs, on val, and timed in turn with the float \
+network on this machine; train is for calibration and fine-tuning. Where nothing keeps the budget, the exit status is 3 and no \
+package is written.
 
 Examples:
   espalier compress runs/train/best.espalier photos --out small.espalier
@@ -80,7 +81,7 @@ pub(crate) struct Args {
     /// meter.
     #[arg(long, value_name = "W", allow_negative_numbers = true)]
     watts: Option<f64>,
-    /// Use all of this time to look for something faster, and stop then: 20m.
+    /// Use this time to look for something faster, and stop then: 20m.
     #[arg(long, value_name = "TIME")]
     max_time: Option<String>,
     /// Folder of report.html and result.json; default runs/compress, runs/compress-2, ...

@@ -87,8 +87,8 @@ fn choose(form: Form, g: &ConvGeometry, zero: u8, residual: bool) -> (Box<dyn Wa
     (Box::new(simple::Simple::new(form, g, zero)), "tap by tap")
 }
 
-/// How the columns of a kernel row are divided among as few quads of taps as hold them: evenly, neighbours together; or,
-/// where the stride is their number, so that a quad meets every second pixel only.
+/// How the columns of a kernel row are divided among as few quads of taps as hold them: evenly, neighbours together; or, where
+/// the stride is the number of quads, so that the columns of a quad lie one stride apart.
 struct Columns {
     quads: usize,
     /// Columns of a quad.
@@ -120,11 +120,16 @@ impl Columns {
     }
 }
 
-/// Where the taps of a kernel's row and column lie in a plane's packed weights after the header, those of channel `lane`.
-fn tap(window: &Window, [row, column]: [usize; 2], lane: usize) -> usize {
-    let columns = Columns::new(window.kernel[1], window.stride[1]);
-    let (quad, place) = columns.place(column);
-    (row * columns.quads + quad) * TAPS + 4 * lane + place
+/// Where the taps of a plane's first channel lie in its packed weights after the header, in the order of the definition; those
+/// of the next channel lie four bytes on.
+fn places(window: &Window) -> Vec<usize> {
+    let [kh, kw] = window.kernel;
+    let columns = Columns::new(kw, window.stride[1]);
+    let at = |row: usize, (quad, place): (usize, usize)| (row * columns.quads + quad) * TAPS + place;
+    (0..kh)
+        .flat_map(|row| (0..kw).map(move |column| (row, column)))
+        .map(|(row, column)| at(row, columns.place(column)))
+        .collect()
 }
 
 /// Bytes of one plane's packed weights.
@@ -138,7 +143,7 @@ fn packing<'a>(g: &ConvGeometry, zero: u8, weights: &Weights<'a>) -> Packing<'a>
 }
 
 fn pack(g: &ConvGeometry, zero: u8, weights: &Weights<'_>, packed: &mut [u8]) {
-    let [kh, kw] = g.window.kernel;
+    let ([kh, kw], places) = (g.window.kernel, places(&g.window));
     for channel in 0..g.channels_out {
         let plane = &mut packed[channel / 4 * packed_plane(g)..][..packed_plane(g)];
         let w = &weights.values[channel * kh * kw..(channel + 1) * kh * kw];
@@ -148,8 +153,8 @@ fn pack(g: &ConvGeometry, zero: u8, weights: &Weights<'_>, packed: &mut [u8]) {
         let mut field = |i: usize, bytes: [u8; 4]| plane[16 * i + 4 * lane..][..4].copy_from_slice(&bytes);
         field(0, start.to_le_bytes());
         field(1, weights.scale[channel].to_le_bytes());
-        for (i, &w) in w.iter().enumerate() {
-            plane[HEADER + tap(&g.window, [i / kw, i % kw], lane)] = w as u8;
+        for (place, &w) in places.iter().zip(w) {
+            plane[HEADER + place + 4 * lane] = w as u8;
         }
     }
 }
@@ -167,7 +172,7 @@ impl Depthwise {
     fn share(&self) -> Share {
         let planes = self.g.batch * quads(self.g.channels_in);
         let [rows, width] = self.g.output;
-        Share { rows, row: 4 * width, planes, planes_weigh: false, lone: true }
+        Share { rows, row: 4 * width, planes, planes_weigh: false, plane_by_plane: true }
     }
 }
 

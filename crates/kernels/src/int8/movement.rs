@@ -44,7 +44,8 @@ impl Kernel for Resize {
             self.name
         );
         let (rows, planes) =
-            Share { rows: oh, row: 4 * ow, planes: self.planes, planes_weigh: false, lone: true }.of(worker);
+            Share { rows: oh, row: 4 * ow, planes: self.planes, planes_weigh: false, plane_by_plane: true }
+                .of(worker);
         for plane in planes {
             for o in rows.clone() {
                 let (from, _) = x[4 * (plane * ih + o * ih / oh) * iw..][..4 * iw].as_chunks::<4>();

@@ -134,7 +134,7 @@ struct Pairs {
 impl Pairs {
     fn share(&self) -> Share {
         let Rows { images, planes, rows, bytes } = self.shape;
-        Share { rows: images * rows, row: bytes, planes, planes_weigh: false, lone: self.gated }
+        Share { rows: images * rows, row: bytes, planes, planes_weigh: false, plane_by_plane: self.gated }
     }
 
     /// A stretch of bytes in a plane, or in several that follow each other.

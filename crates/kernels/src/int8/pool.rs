@@ -121,7 +121,7 @@ impl Pool {
     fn share(&self) -> Share {
         let planes = self.g.batch * quads(self.g.channels);
         let [rows, width] = self.g.output;
-        Share { rows, row: 4 * width, planes, planes_weigh: false, lone: true }
+        Share { rows, row: 4 * width, planes, planes_weigh: false, plane_by_plane: true }
     }
 
     /// Bytes of the positions of a row of windows; what does not fill a vector would be computed one by one.

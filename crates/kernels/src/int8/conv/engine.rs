@@ -85,7 +85,7 @@ impl Engine {
             planes: self.arrangement.starts.len(),
             planes_weigh: self.g.batch == 1
                 && self.arrangement.starts.len() * self.arrangement.block() > self.source.image(),
-            lone: false,
+            plane_by_plane: false,
         }
     }
 

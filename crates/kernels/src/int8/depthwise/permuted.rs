@@ -52,11 +52,11 @@ impl Permuted {
         if form.step() != Step::Vbmi || !square {
             return None;
         }
-        let (source, body) = choose(k, s, g.input[1], g.output[1])?;
+        let (held, body) = choose(k, s, g.input[1], g.output[1])?;
         Some(Permuted {
-            segments: segments(g, source),
-            order: order(g, source),
-            halves: halves(g, source),
+            segments: segments(g, held),
+            order: order(g, held),
+            halves: halves(g, held),
             size: g.input,
             output: g.output,
             top: w.pad[0],
@@ -68,7 +68,7 @@ impl Permuted {
 
 /// Which pixels of the input two registers hold.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum Held {
     /// Sixteen of a row for either quad of taps, which begin where the quad does.
     Row,
     /// 32 of a row.
@@ -79,38 +79,38 @@ enum Source {
     Whole,
 }
 
-/// How to read rows of `input` pixels for rows of `output`, and the code for it.
-fn choose(k: usize, s: usize, input: usize, output: usize) -> Option<(Source, BodyFn)> {
+/// What to hold of rows of `input` pixels for rows of `output`, and the code for it.
+fn choose(k: usize, s: usize, input: usize, output: usize) -> Option<(Held, BodyFn)> {
     let whole = input <= 7 * s && output <= 8;
     let pair = output <= 8 && output.saturating_sub(1) * s + k <= 16;
     Some(match (k, s) {
-        (3, 1) if whole => (Source::Whole, planes::<Flat<3>>),
-        (5, 1) if whole => (Source::Whole, planes::<Flat<5>>),
-        (5, 2) if whole => (Source::Whole, planes::<Halves<2>>),
-        (3, 1) if pair => (Source::Pair, planes::<Joined<3, 1, 2>>),
-        (5, 1) if pair => (Source::Pair, planes::<Joined<5, 1, 2>>),
-        (3, 2) if pair => (Source::Pair, planes::<Joined<3, 2, 2>>),
-        (3, 1) => (Source::Row, planes::<Row<3>>),
-        (5, 1) => (Source::Row, planes::<Row<5>>),
-        (3, 2) => (Source::Wide, planes::<Joined<3, 2, 1>>),
-        (5, 2) => (Source::Wide, planes::<Halves<1>>),
+        (3, 1) if whole => (Held::Whole, planes::<Flat<3>>),
+        (5, 1) if whole => (Held::Whole, planes::<Flat<5>>),
+        (5, 2) if whole => (Held::Whole, planes::<Halves<2>>),
+        (3, 1) if pair => (Held::Pair, planes::<Joined<3, 1, 2>>),
+        (5, 1) if pair => (Held::Pair, planes::<Joined<5, 1, 2>>),
+        (3, 2) if pair => (Held::Pair, planes::<Joined<3, 2, 2>>),
+        (3, 1) => (Held::Row, planes::<Row<3>>),
+        (5, 1) => (Held::Row, planes::<Row<5>>),
+        (3, 2) => (Held::Wide, planes::<Joined<3, 2, 1>>),
+        (5, 2) => (Held::Wide, planes::<Halves<1>>),
         _ => return None,
     })
 }
 
-fn segments(g: &ConvGeometry, source: Source) -> Vec<Segment> {
+fn segments(g: &ConvGeometry, held: Held) -> Vec<Segment> {
     let w = &g.window;
     let (k, s, width) = (w.kernel[1], w.stride[1], g.output[1]);
     // Outputs whose taps fit, and where the second read begins.
-    let (most, second) = match source {
-        Source::Row => (14, Columns::new(k, s).column(1, 0)),
-        Source::Wide => ((32 - k) / s + 1, 16),
-        Source::Pair | Source::Whole => (8, 0),
+    let (most, second) = match held {
+        Held::Row => (14, Columns::new(k, s).column(1, 0)),
+        Held::Wide => ((32 - k) / s + 1, 16),
+        Held::Pair | Held::Whole => (8, 0),
     };
     let count = width.div_ceil(most);
     let segment = |i: usize| {
         let (first, end) = (width * i / count, width * (i + 1) / count);
-        let from = if source == Source::Whole { 0 } else { (first * s) as isize - w.pad[1] as isize };
+        let from = if held == Held::Whole { 0 } else { (first * s) as isize - w.pad[1] as isize };
         let inside = |start: usize| {
             (0..16)
                 .filter(|i| (0..g.input[1] as isize).contains(&(from + (start + i) as isize)))
@@ -124,7 +124,7 @@ fn segments(g: &ConvGeometry, source: Source) -> Vec<Segment> {
 
 /// Lane `i` of channel `c` takes byte `c` of the pixels that output `i` reads, one quad of taps at a time. Columns past the
 /// kernel have zero weights, and lanes past the segment are not stored.
-fn order(g: &ConvGeometry, source: Source) -> [[[u8; 64]; 4]; 2] {
+fn order(g: &ConvGeometry, held: Held) -> [[[u8; 64]; 4]; 2] {
     let w = &g.window;
     let (k, s) = (w.kernel[1], w.stride[1]);
     let columns = Columns::new(k, s);
@@ -132,12 +132,12 @@ fn order(g: &ConvGeometry, source: Source) -> [[[u8; 64]; 4]; 2] {
     let halves = (k, s) == (5, 2);
     let quad = |d: usize, lane: usize, place: usize| {
         let (row, output) = (lane / 8, lane % 8);
-        match source {
-            Source::Row => (lane + place).min(15),
-            Source::Wide if halves => (lane + place).min(15),
-            Source::Wide => (lane * s + columns.column(d, place)).min(31),
-            Source::Pair => 16 * row + (output * s + columns.column(d, place)).min(15),
-            Source::Whole => {
+        match held {
+            Held::Row => (lane + place).min(15),
+            Held::Wide if halves => (lane + place).min(15),
+            Held::Wide => (lane * s + columns.column(d, place)).min(31),
+            Held::Pair => 16 * row + (output * s + columns.column(d, place)).min(15),
+            Held::Whole => {
                 let at = (output * s + columns.column(d, place)).wrapping_sub(w.pad[1]);
                 match at < g.input[1] {
                     true if halves => 8 * row + at / 2,
@@ -152,10 +152,10 @@ fn order(g: &ConvGeometry, source: Source) -> [[[u8; 64]; 4]; 2] {
 }
 
 /// For each quad of taps, every second quad of two registers.
-fn halves(g: &ConvGeometry, source: Source) -> [[u32; 16]; 2] {
-    let quad = |d: usize, lane: usize| match source {
+fn halves(g: &ConvGeometry, held: Held) -> [[u32; 16]; 2] {
+    let quad = |d: usize, lane: usize| match held {
         // Outputs read the pixels that are even in the padded row, then the odd ones.
-        Source::Whole => lane / 8 * 16 + lane % 8 * 2 + (d + g.window.pad[1]) % 2,
+        Held::Whole => lane / 8 * 16 + lane % 8 * 2 + (d + g.window.pad[1]) % 2,
         _ => 2 * lane + d,
     };
     std::array::from_fn(|d| std::array::from_fn(|lane| quad(d, lane) as u32))
@@ -184,7 +184,7 @@ trait Gather {
     const ORDERS: usize = Self::QUADS;
 
     /// What the taps of a segment in input row `row` are gathered from.
-    unsafe fn load(from: &From<'_>, row: isize) -> [__m512i; 2];
+    unsafe fn load(from: &Input<'_>, row: isize) -> [__m512i; 2];
 
     /// Quad of taps `d` by its permutation.
     #[inline(always)]
@@ -204,7 +204,7 @@ impl<const K: usize> Gather for Row<K> {
     const ORDERS: usize = 1;
 
     #[inline(always)]
-    unsafe fn load(from: &From<'_>, row: isize) -> [__m512i; 2] {
+    unsafe fn load(from: &Input<'_>, row: isize) -> [__m512i; 2] {
         // SAFETY: see the top of the file.
         unsafe {
             let first = from.quads(row, 0, 0);
@@ -224,7 +224,7 @@ impl<const K: usize> Gather for Flat<K> {
     const ROWS: usize = 2;
 
     #[inline(always)]
-    unsafe fn load(from: &From<'_>, row: isize) -> [__m512i; 2] {
+    unsafe fn load(from: &Input<'_>, row: isize) -> [__m512i; 2] {
         let width = from.p.size[1];
         let inside = from.inside(row, 0) | from.inside(row + 1, 0) << width;
         // SAFETY: see the top of the file.
@@ -241,7 +241,7 @@ impl<const K: usize, const S: usize, const T: usize> Gather for Joined<K, S, T> 
     const ROWS: usize = T;
 
     #[inline(always)]
-    unsafe fn load(from: &From<'_>, row: isize) -> [__m512i; 2] {
+    unsafe fn load(from: &Input<'_>, row: isize) -> [__m512i; 2] {
         // SAFETY: see the top of the file.
         unsafe { from.two::<S, T>(row) }
     }
@@ -260,31 +260,30 @@ impl<const T: usize> Gather for Halves<T> {
     const KERNEL: usize = 5;
     const STRIDE: usize = 2;
     const ROWS: usize = T;
+    // Of one row both halves are read alike; ends of two whole rows differ.
     const ORDERS: usize = T;
 
     #[inline(always)]
-    unsafe fn load(from: &From<'_>, row: isize) -> [__m512i; 2] {
+    unsafe fn load(from: &Input<'_>, row: isize) -> [__m512i; 2] {
         // SAFETY: see the top of the file.
         unsafe {
             let x = from.two::<2, T>(row);
-            let half = |d: usize| {
-                let order = _mm512_loadu_si512(from.p.halves[d].as_ptr().cast());
-                _mm512_permutex2var_epi32(x[0], order, x[1])
-            };
-            [half(0), half(1)]
+            let even = _mm512_loadu_si512(from.p.halves[0].as_ptr().cast());
+            let odd = _mm512_loadu_si512(from.p.halves[1].as_ptr().cast());
+            [_mm512_permutex2var_epi32(x[0], even, x[1]), _mm512_permutex2var_epi32(x[0], odd, x[1])]
         }
     }
 }
 
 /// The input of a segment.
 #[derive(Clone, Copy)]
-struct From<'a> {
+struct Input<'a> {
     p: &'a Permuted,
     x: *const u8,
     segment: &'a Segment,
 }
 
-impl From<'_> {
+impl Input<'_> {
     /// Which quads of read `i` exist in a row.
     #[inline(always)]
     fn inside(&self, row: isize, i: usize) -> u16 {
@@ -355,7 +354,7 @@ unsafe fn rows<G: Gather, const R: usize>(p: &Permuted, part: &Part<'_>, segment
             start[c] = _mm512_set1_epi32(*header.add(c));
         }
         let mut sums = [start; R];
-        let from = From { p, x: part.x.as_ptr(), segment };
+        let from = Input { p, x: part.x.as_ptr(), segment };
         let first = (row * G::STRIDE) as isize - p.top as isize;
         macro_rules! steps {
             ($($i:literal)*) => {
@@ -395,7 +394,7 @@ fn pinned(x: __m512i) -> __m512i {
 /// What input row `I`, counted from `first`, adds to the sums. It is a constant, or sums would be kept in memory.
 #[inline(always)]
 unsafe fn step<G: Gather, const R: usize, const I: usize>(
-    from: &From<'_>,
+    from: &Input<'_>,
     w: *const u8,
     first: isize,
     order: &[[__m512i; 4]; 2],

@@ -1,13 +1,12 @@
 //! Any kernel, stride and dilation: the four channels of four pixels are sixteen lanes, taps follow each other.
 
-use super::{HEADER, Part, Way, tap};
+use super::{HEADER, Part, Way, places};
 use crate::conv::ConvGeometry;
 use crate::int8::conv::{pack::Arrangement, source::Source};
 use crate::int8::dots::Dots;
 use crate::int8::form::{Form, per_form};
 use crate::int8::sums::Sums;
 use crate::lanes::{LANES, Lanes};
-use espalier_graph::Window;
 
 /// Vectors of four pixels that are computed together.
 const TOGETHER: usize = 4;
@@ -15,7 +14,8 @@ const TOGETHER: usize = 4;
 pub(super) struct Simple {
     /// A plane as an image of four channels.
     source: Source,
-    window: Window,
+    /// Of every tap of a plane's first channel, where it lies in the packed weights.
+    places: Vec<usize>,
     width: usize,
     body: BodyFn,
 }
@@ -26,14 +26,14 @@ impl Simple {
         let arrangement = Arrangement::new(&plane);
         Simple {
             source: Source::new(&plane, zero, &arrangement),
-            window: g.window.clone(),
+            places: places(&g.window),
             width: g.output[1],
             body: pick_body(form),
         }
     }
 
     fn weights(&self) -> usize {
-        self.window.kernel.iter().product::<usize>() * 4 * size_of::<i32>()
+        self.places.len() * 4 * size_of::<i32>()
     }
 }
 
@@ -44,7 +44,7 @@ impl Way for Simple {
 
     fn run(&self, part: &Part<'_>, scratch: &mut [u8]) {
         let (w, scratch) = scratch.split_at_mut(self.weights());
-        widen_weights(&self.window, &part.w[HEADER..], w);
+        widen_weights(&self.places, &part.w[HEADER..], w);
         let mut row = part.rows.start;
         while row < part.rows.end {
             let rows = row..part.rows.end.min(row + self.source.rows);
@@ -71,11 +71,10 @@ impl Way for Simple {
 }
 
 /// Quads of taps to four i32, one for each channel, for each tap.
-fn widen_weights(window: &Window, quads: &[u8], to: &mut [u8]) {
-    let [kh, kw] = window.kernel;
-    for (i, to) in to.chunks_exact_mut(16).take(kh * kw).enumerate() {
+fn widen_weights(places: &[usize], quads: &[u8], to: &mut [u8]) {
+    for (place, to) in places.iter().zip(to.chunks_exact_mut(16)) {
         for (channel, to) in to.chunks_exact_mut(4).enumerate() {
-            let w = quads[tap(window, [i / kw, i % kw], channel)] as i8;
+            let w = quads[place + 4 * channel] as i8;
             to.copy_from_slice(&i32::from(w).to_ne_bytes());
         }
     }

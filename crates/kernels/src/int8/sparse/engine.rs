@@ -117,7 +117,7 @@ impl Engine {
             row: 4 * self.g.output[1],
             planes: quads(self.g.channels_out),
             planes_weigh: self.g.batch == 1 && self.packed_len() > self.field.image(),
-            lone: false,
+            plane_by_plane: false,
         }
     }
 

@@ -18,6 +18,7 @@ unsafe fn pack(s: [Avx512; 4], limits: Limits) -> __m512i {
     unsafe {
         let mut low = _mm512_packs_epi32(s[0].0, s[1].0);
         let mut high = _mm512_packs_epi32(s[2].0, s[3].0);
+        // Behind a ReLU it is 0: up to a twentieth of a convolution's time.
         if limits.zero != 0 {
             let zero = _mm512_set1_epi16(i16::from(limits.zero));
             low = _mm512_adds_epi16(low, zero);

@@ -107,46 +107,61 @@ impl<'a> Search<'a> {
     fn searched(&mut self) -> anyhow::Result<()> {
         let (structure, verdict) = (Structure::default(), self.quantized(0)?);
         let mut tried = vec![Tried { structure, qat: false, verdict }];
-        let is_thorough = self.deadline.is_some();
+        let has_time = self.deadline.is_some();
         while !self.is_late()
-            && let Some(next) = policy::next(&tried, is_thorough || self.seeks_speed())
+            && let Some(next) = policy::next(&tried, has_time || self.is_slow())
         {
             if tried.len() == 1 && !self.can_train() {
                 break;
             }
-            let (structure, qat, verdict) = match next {
-                Move::Change(structure) if self.is_hopeless(structure)? => (structure, false, Verdict::Costs),
-                Move::Change(structure) => {
-                    let variant = self.changed(structure)?;
-                    (structure, false, self.quantized(variant)?)
+            if self.deadline.is_none() && self.is_slow() {
+                self.look_for_speed();
+            }
+            match self.tried(next) {
+                Ok(outcome) => tried.push(outcome),
+                // What keeps the budget is not lost.
+                Err(error) if self.gain().is_some() => {
+                    self.ended("search", format!("ended by an error: {error:#}"), Instant::now());
+                    break;
                 }
-                Move::Qat(structure) => {
-                    let variant = self.variants.iter().position(|v| v.structure == structure);
-                    (structure, true, self.with_roundings(variant.expect("it was quantized"))?)
-                }
-            };
-            tried.push(Tried { structure, qat, verdict });
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
 
-    /// Whether to go on though the budget is kept: nobody said how fast is fast enough, and what there is gains little. That
-    /// is for a while only.
-    fn seeks_speed(&mut self) -> bool {
+    fn tried(&mut self, next: Move) -> anyhow::Result<Tried> {
+        let (structure, qat, verdict) = match next {
+            Move::Change(structure) if self.is_hopeless(structure)? => (structure, false, Verdict::Costs),
+            Move::Change(structure) => {
+                let variant = self.changed(structure)?;
+                (structure, false, self.quantized(variant)?)
+            }
+            Move::Qat(structure) => {
+                let variant = self.variants.iter().position(|v| v.structure == structure);
+                (structure, true, self.with_roundings(variant.expect("it was quantized"))?)
+            }
+        };
+        Ok(Tried { structure, qat, verdict })
+    }
+
+    /// Whether what keeps the budget gains little, and nobody said how fast is fast enough.
+    fn is_slow(&self) -> bool {
         let Settings { int8, budget, .. } = &self.request.settings;
         let is_told = *int8 || budget.max_latency_ms.is_some() || budget.max_energy_mj.is_some();
-        let Some(gain) = self.gain().filter(|&gain| gain < FAST && !is_told) else { return false };
-        if self.deadline.is_none() {
-            let now = Instant::now();
-            let minutes = PATIENCE.as_secs() / 60;
-            let result = format!(
-                "only {gain:.1} times as fast as float: looking for {FAST} times, for {minutes} minutes at most (--int8 takes int8 as \
-                 it is, --max-time another time)"
-            );
-            self.ended("search", result, now);
-            self.deadline = Some(now + PATIENCE);
-        }
-        true
+        !is_told && self.gain().is_some_and(|gain| gain < FAST)
+    }
+
+    /// Gives the search some time to go on though the budget is kept.
+    fn look_for_speed(&mut self) {
+        let (now, minutes) = (Instant::now(), PATIENCE.as_secs() / 60);
+        let gain = self.gain().unwrap_or_default();
+        let result = format!(
+            "{gain:.2} times as fast as float: looking for {FAST} times, for about {minutes} minutes (--int8 is content with int8, \
+             --max-time sets another time)"
+        );
+        self.ended("search", result, now);
+        self.deadline = Some(now + PATIENCE);
     }
 
     /// How many times as fast as float the fastest is that keeps the budget.
