@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use common::{Said, espalier, fresh, pictures, run};
 use espalier_graph::{Data, Package, Tensor};
 use espalier_passes::sparsify::{Blocks, sparse_layers};
+use espalier_testing::heavy;
 use serde_json::Value;
 
 const DIGITS: &str = "builtin:mnist-5k";
@@ -304,6 +305,32 @@ fn pruned_networks_are_smaller_and_resume_trains_nothing_again() {
         file == fs::read(fixture().join("pruned.espalier")).unwrap(),
         "what was resumed is something else"
     );
+}
+
+/// Whether it says that it looks for speed.
+fn looked(result: &Value) -> bool {
+    result["steps"].as_array().unwrap().iter().any(|step| step["step"] == "search")
+}
+
+#[test]
+fn where_nothing_says_how_fast_it_looks_for_three_times_the_speed_of_float() {
+    assert!(!looked(&compressed()), "--int8 is content with int8");
+    assert!(!looked(&made("told", "--max-latency 1s")), "that is fast enough");
+    if !heavy("lessons of pruning until a network is fast") {
+        return;
+    }
+    let result = made("fast", "");
+    let float = number(&result["before"]["p50_ms"]);
+    let candidates = result["candidates"].as_array().unwrap();
+    let timed = |what: &str| {
+        let of_it = candidates.iter().filter(|c| c["name"].as_str().unwrap().contains(what));
+        of_it.filter_map(|c| c["p50_ms"].as_f64()).fold(f64::INFINITY, f64::min)
+    };
+    let gain = float / candidates.iter().skip(1).find_map(|c| c["p50_ms"].as_f64()).expect("int8 was timed");
+    assert_eq!(looked(&result), gain < 3.0, "int8 gains {gain}: {result}");
+    if looked(&result) {
+        assert!(timed("pruned") < float / gain, "{result}");
+    }
 }
 
 /// Of two lessons the first was over when the search was killed: only the second is given again.
