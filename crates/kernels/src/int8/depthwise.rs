@@ -6,7 +6,7 @@
 //! else, and every other CPU, goes the simple way (`simple`): a lane for each channel of four pixels, one tap at a time.
 //!
 //! Packed weights are the same for both: for each plane of quads a header of 4 starting sums (i32, bias included)
-//! and 4 scales (f32), then for each kernel row its quads of taps ([`Columns`]), each for all four channels in turn.
+//! and 4 scales (f32), then for each kernel row its quads of taps (`Columns`), each for all four channels in turn.
 
 #[cfg(target_arch = "x86_64")]
 mod permuted;

@@ -4,7 +4,7 @@ use super::conv::Operand;
 use super::dots::Dots;
 use super::finish::Finish;
 use super::form::{Form, per_form};
-use super::share::Share;
+use super::share::{Share, by_lines};
 use super::sums::{Limits, Sums};
 use crate::lanes::{LANES, Lanes};
 use crate::{Io, Isa, Kernel, Rows, Worker};
@@ -26,7 +26,7 @@ fn add_with(form: Form, shape: Rows, [a, b]: [Operand; 2], zero: u8, limits: [u8
         name: format!("add int8 {form}"),
         body: pick_body::<SUM>(form),
         parameters,
-        shape,
+        shape: pixels_by_lines(shape),
         gated: false,
     })
 }
@@ -87,9 +87,14 @@ fn multiply_with(
         name: format!("multiply int8 {form}"),
         body: pick_body::<PRODUCT>(form),
         parameters: Parameters::of_product(zeros, scale, bias, limits),
-        shape,
+        shape: pixels_by_lines(shape),
         gated: false,
     })
+}
+
+fn pixels_by_lines(shape: Rows) -> Rows {
+    let [rows, bytes] = by_lines([shape.rows, shape.bytes]);
+    Rows { rows, bytes, ..shape }
 }
 
 /// What [`body`] does: a sum, a product, or a product with the same four factors for every pixel.

@@ -14,6 +14,18 @@ const SMALL_PLANE: usize = 1024;
 /// they would read all of the other's rows.
 const SMALL_LONE_PLANE: usize = 4096;
 
+/// A plane of so many rows of so many bytes, as rows that are cache lines where it consists of whole ones and its rows do not: then no
+/// line holds rows of two workers. It is for kernels that take every pixel by itself. Measured on Granite Rapids with cores far
+/// apart, 28x28 pixels of 512 channels, two workers: a sum 23 us in place of 35, and 29 of one worker.
+pub(super) fn by_lines([rows, bytes]: [usize; 2]) -> [usize; 2] {
+    let plane = rows * bytes;
+    if bytes.is_multiple_of(LINE) || !plane.is_multiple_of(LINE) {
+        [rows, bytes]
+    } else {
+        [plane / LINE, LINE]
+    }
+}
+
 /// What there is to share out.
 pub(super) struct Share {
     /// Rows of all images, and bytes of one.
@@ -35,7 +47,11 @@ impl Share {
         let longest = |items: usize| items.div_ceil(workers);
         let by_rows = longest(self.rows) * self.planes;
         let by_planes = longest(self.planes) * self.rows;
-        by_planes < by_rows || (by_planes == by_rows && (self.planes_weigh || self.splits_lines(workers)))
+        // A row or plane more out of many is less than what moves between caches.
+        match by_rows.abs_diff(by_planes) <= by_rows.max(by_planes) / 16 {
+            true => self.planes_weigh || self.splits_lines(workers),
+            false => by_planes < by_rows,
+        }
     }
 
     /// Whether a cache line of every small plane holds rows of two workers.

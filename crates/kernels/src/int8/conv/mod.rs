@@ -22,6 +22,7 @@ use super::depthwise;
 use super::finish::Finish;
 use super::form::Form;
 use super::packing::Packing;
+use super::share::by_lines;
 use super::sparse::{self, Block};
 use super::sums::Limits;
 use super::table::{Lookup, Table, lookup_of};
@@ -138,6 +139,7 @@ pub(super) fn with_form<'a>(
     weights: &Weights<'a>,
     e: &Epilogue,
 ) -> Prepared<'a> {
+    let g = &pixels_by_lines(g);
     if let Method::Sparse(block) = method {
         return sparse::prepare(form, block, g, zero, weights, e);
     }
@@ -167,6 +169,16 @@ pub(super) fn with_form<'a>(
         }),
         macs: macs(g),
     }
+}
+
+/// The same convolution over rows that are cache lines, where it takes every pixel by itself.
+fn pixels_by_lines(g: &ConvGeometry) -> ConvGeometry {
+    let w = &g.window;
+    if [w.kernel, w.stride] != [[1; 2]; 2] || w.pad != [0; 4] {
+        return g.clone();
+    }
+    let [rows, bytes] = by_lines([g.output[0], 4 * g.output[1]]);
+    ConvGeometry { input: [rows, bytes / 4], output: [rows, bytes / 4], ..g.clone() }
 }
 
 /// Multiply-accumulates with all weights.

@@ -185,11 +185,16 @@ fn rows_of_others_are_read_where_there_are_few() {
         (prepared.kernel.reads_rows(0, workers), prepared.kernel.writes_rows(workers))
     };
     let rows = |planes, [rows, width]: [usize; 2]| Some(Rows { images: 1, planes, rows, bytes: 4 * width });
-    for (size, workers, is_own) in
-        [([8, 8], 2, true), ([8, 8], 4, true), ([8, 8], 8, false), ([6, 5], 2, false)]
-    {
-        let want = rows(2, size).filter(|_| is_own);
-        assert_eq!(reads(size, workers), (want, rows(3, size)), "{size:?} {workers}");
+    // Planes of whole cache lines are shared out by these.
+    for (size, workers, is_own, by) in [
+        ([8, 8], 2, true, [4, 16]),
+        ([8, 8], 4, true, [4, 16]),
+        ([6, 6], 2, true, [6, 6]),
+        ([6, 6], 6, false, [6, 6]),
+        ([6, 5], 2, false, [6, 5]),
+    ] {
+        let want = rows(2, by).filter(|_| is_own);
+        assert_eq!(reads(size, workers), (want, rows(3, by)), "{size:?} {workers}");
     }
 }
 
