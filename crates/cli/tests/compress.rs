@@ -3,8 +3,9 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -331,6 +332,27 @@ fn where_nothing_says_how_fast_it_looks_for_three_times_the_speed_of_float() {
     if looked(&result) {
         assert!(timed("pruned") < float / gain, "{result}");
     }
+}
+
+/// Int8 kept the budget when something faster was looked for: that is the answer, in good order.
+#[test]
+fn a_search_that_is_stopped_writes_what_it_found() {
+    let line = "compress {}/run/best.espalier DATA --max-drop 0.2 --max-time 10m --threads 1 --out {}/stopped.espalier --report \
+                {}/stopped --json";
+    let args = words(fixture(), line);
+    let mut search = espalier(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut search = search.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(search.stderr.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().starts_with("pruning 1 of")), "it prunes");
+    let signal = Command::new("kill").args(["-TERM", &search.id().to_string()]).status().unwrap();
+    assert!(signal.success());
+    let rest: Vec<String> = said.map(Result::unwrap).collect();
+    let answer = search.wait_with_output().unwrap();
+    assert!(answer.status.success(), "{rest:?}");
+    let result = last_line(&String::from_utf8(answer.stdout).unwrap());
+    let last = result["steps"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["step"], &last["result"]), (&"search".into(), &"stopped".into()), "{result}");
+    assert!(Package::read(fixture().join("stopped.espalier")).is_ok());
 }
 
 /// Of two lessons the first was over when the search was killed: only the second is given again.

@@ -162,6 +162,7 @@ fn rounded(package: &Path, data: &Path, folder: &Path) -> Package {
         folder: folder.join("compress"),
         resume: false,
         max_time: None,
+        stop: Default::default(),
     };
     let outcome = compress(request, &mut |_| {}).unwrap();
     outcome.candidate().package().clone()

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::exit::{Ending, usage};
 use crate::progress::Progress;
-use crate::{open, print, quantity};
+use crate::{open, print, quantity, signals};
 
 /// Make a package smaller and faster, and prove on labelled data that it is still right.
 #[derive(clap::Args)]
@@ -24,8 +24,8 @@ use crate::{open, print, quantity};
 First weights and activations become int8, which takes seconds. Where that does not keep the budget, layers that harm most stay \
 float, the network is trained with its roundings, channels are pruned, and blocks of weights become zero, from cheap to dear. \
 Where there is no budget of latency or energy, and no --int8, it goes on so for about a quarter of an hour while what keeps the \
-budget is less than three times as fast as float; with --max-time it always goes on to what is faster still. docs/compress.md \
-explains all of it. Every candidate is answered with the plan that a device runs, on val, and timed in turn with the float \
+budget is less than three times as fast as float; with --max-time it always goes on to what is faster still. Ctrl-C ends the \
+search, and what it has found is written. docs/compress.md explains all of it. Every candidate is answered with the plan that a device runs, on val, and timed in turn with the float \
 network on this machine; train is for calibration and fine-tuning. Where nothing keeps the budget, the exit status is 3 and no \
 package is written.
 
@@ -183,7 +183,22 @@ fn request(args: &Args, report: &Path) -> anyhow::Result<Request> {
     let data = args.data.clone();
     let (folder, resume) = (report.to_owned(), args.resume);
     let watts = args.watts;
-    Ok(Request { source, task, data, train, val, settings, isa, threads, watts, folder, resume, max_time })
+    let stop = signals::stop()?;
+    Ok(Request {
+        source,
+        task,
+        data,
+        train,
+        val,
+        settings,
+        isa,
+        threads,
+        watts,
+        folder,
+        resume,
+        max_time,
+        stop,
+    })
 }
 
 /// Output channels of a block.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -11,7 +12,7 @@ use espalier_runtime::{Isa, Options, Plan, Pool, lower};
 use espalier_tasks::classification::softmax;
 use espalier_tasks::{ClassifyImage, Limits, Task};
 
-use super::{Event, Request};
+use super::{Event, Request, STOPPED};
 use crate::data::{self, Batch, CACHE_BYTES, Dataset, Images, Loader, Split, Statistics};
 use crate::imported::with_our_names;
 use crate::networks::initial_weights;
@@ -34,6 +35,7 @@ pub(super) struct Tutor {
     loader: Loader,
     teacher: Plan,
     pool: Pool,
+    stop: Arc<AtomicBool>,
 }
 
 /// Of the loss for each weight, by the weight's name.
@@ -92,7 +94,7 @@ impl Tutor {
         };
         let loader = Loader::new(Arc::new(images), options);
         let teacher = lower(&named(graph)?, weights, plan_options(&settings))?;
-        Ok(Tutor { loader, teacher, pool: Pool::new(settings.threads), settings })
+        Ok(Tutor { loader, teacher, pool: Pool::new(settings.threads), settings, stop: request.stop.clone() })
     }
 
     /// Whether `network` can be trained.
@@ -150,6 +152,9 @@ impl Tutor {
     }
 
     fn step(&mut self, plan: &mut Plan, batch: &Batch, what: &str) -> anyhow::Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            bail!(STOPPED);
+        }
         self.present(plan, batch);
         plan.run(&mut self.pool);
         let loss = plan.output("loss")[0];

@@ -24,6 +24,8 @@ mod trained;
 mod variant;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -116,6 +118,8 @@ pub struct Request {
     pub resume: bool,
     /// When to stop looking for something better; it is no part of the settings, since it depends on the machine.
     pub max_time: Option<Duration>,
+    /// Set from outside, it ends the search; what keeps the budget by then is the answer.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// How a compression goes.
@@ -217,6 +221,9 @@ impl Source {
     }
 }
 
+/// What a search says that was stopped too early.
+const STOPPED: &str = "stopped before anything kept the budget";
+
 /// Compresses, and tells `notify` how it goes.
 ///
 /// # Errors
@@ -233,7 +240,11 @@ pub fn compress(mut request: Request, notify: &mut dyn FnMut(Event)) -> anyhow::
         request.val.label(&alarms);
     }
     let deadline = request.max_time.map(|time| Instant::now() + time);
-    search::Search::new(&request, Pool::new(request.threads), deadline, notify)?.run()
+    let outcome = search::Search::new(&request, Pool::new(request.threads), deadline, notify)?.run()?;
+    if request.stop.load(Ordering::Relaxed) && outcome.package.is_none() {
+        bail!(STOPPED);
+    }
+    Ok(outcome)
 }
 
 /// What cannot be compressed is said before anything is measured.

@@ -3,6 +3,7 @@
 mod change;
 mod judge;
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -121,7 +122,12 @@ impl<'a> Search<'a> {
                 Ok(outcome) => tried.push(outcome),
                 // What keeps the budget is not lost.
                 Err(error) if self.gain().is_some() => {
-                    self.ended("search", format!("ended by an error: {error:#}"), Instant::now());
+                    let why = if self.is_stopped() {
+                        "stopped".into()
+                    } else {
+                        format!("ended by an error: {error:#}")
+                    };
+                    self.ended("search", why, Instant::now());
                     break;
                 }
                 Err(error) => return Err(error),
@@ -219,7 +225,11 @@ impl<'a> Search<'a> {
     }
 
     fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.is_stopped() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.request.stop.load(Ordering::Relaxed)
     }
 
     fn ended(&mut self, step: &str, result: String, start: Instant) {
@@ -358,14 +368,14 @@ impl<'a> Search<'a> {
 
     fn rank_layers(&mut self, best: usize) -> anyhow::Result<()> {
         let start = Instant::now();
-        let (recipe, deadline) = (self.recipe(best).clone(), self.deadline);
+        let (recipe, deadline, stop) = (self.recipe(best).clone(), self.deadline, &self.request.stop);
         let variant = &mut self.variants[self.candidates[best].variant];
         let what = "which layers harm most".to_string();
         (self.notify)(Event::Began { what, unit: "layers", length: weighted(&variant.graph).len() });
         let notify = &mut *self.notify;
         let mut done = |n| {
             notify(Event::Done(n));
-            deadline.is_none_or(|deadline| Instant::now() < deadline)
+            !stop.load(Ordering::Relaxed) && deadline.is_none_or(|deadline| Instant::now() < deadline)
         };
         let engine = (self.request.isa, &mut self.pool);
         let from = variant.source(&recipe);
