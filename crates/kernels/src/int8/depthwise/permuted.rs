@@ -320,13 +320,17 @@ impl Input<'_> {
 unsafe fn planes<G: Gather>(p: &Permuted, part: &Part<'_>) {
     let mut row = part.rows.start;
     while row < part.rows.end {
-        let groups = (part.rows.end - row).div_ceil(G::ROWS).min(4);
+        // Three together, and two of two rows, seldom come, and code takes room on a device.
+        let groups = match (part.rows.end - row).div_ceil(G::ROWS) {
+            4.. => 4,
+            2.. if G::ROWS == 1 => 2,
+            _ => 1,
+        };
         for segment in &p.segments {
             // SAFETY: see the top of the file.
             unsafe {
                 match groups {
                     4 => rows::<G, 4>(p, part, segment, row),
-                    3 => rows::<G, 3>(p, part, segment, row),
                     2 => rows::<G, 2>(p, part, segment, row),
                     _ => rows::<G, 1>(p, part, segment, row),
                 }
