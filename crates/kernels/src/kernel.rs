@@ -53,15 +53,13 @@ impl Rows {
 
     /// Whether so many workers have the same parts by both.
     pub fn parts_as(&self, other: &Rows, workers: usize) -> bool {
-        let cuts = |rows: &Rows| -> Vec<(usize, usize)> {
-            let cut = |worker| {
-                let row = Worker { index: worker, count: workers }.share(rows.images * rows.rows).start;
-                (row / rows.rows.max(1), row % rows.rows.max(1) * rows.bytes)
-            };
-            (0..workers).map(cut).collect()
-        };
         let sizes = |rows: &Rows| (rows.images, rows.planes, rows.rows * rows.bytes);
-        sizes(self) == sizes(other) && cuts(self) == cuts(other)
+        // Image, and byte of each of its planes, that a worker begins with.
+        let start = |rows: &Rows, index: usize| {
+            let row = Worker { index, count: workers }.share(rows.images * rows.rows).start;
+            (row / rows.rows.max(1), row % rows.rows.max(1) * rows.bytes)
+        };
+        sizes(self) == sizes(other) && (0..workers).all(|worker| start(self, worker) == start(other, worker))
     }
 
     /// Bytes of the tensor.

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,9 +27,9 @@ First weights and activations become int8, which takes seconds. Where that does 
 float, the network is trained with its roundings, channels are pruned, and blocks of weights become zero, from cheap to dear. \
 Where there is no budget of latency or energy, and no --int8, it goes on so for about a quarter of an hour while what keeps the \
 budget is less than three times as fast as float; with --max-time it always goes on to what is faster still. Ctrl-C ends the \
-search, and what it has found is written. docs/compress.md explains all of it. Every candidate is answered with the plan that a device runs, on val, and timed in turn with the float \
-network on this machine; train is for calibration and fine-tuning. Where nothing keeps the budget, the exit status is 3 and no \
-package is written.
+search, and what it has found is written. docs/compress.md explains all of it. Every candidate is answered with the plan that a \
+device runs, on val, and timed in turn with the float network on this machine; train is for calibration and fine-tuning. Where \
+nothing keeps the budget, the exit status is 3 and no package is written.
 
 Examples:
   espalier compress runs/train/best.espalier photos --out small.espalier
@@ -110,7 +112,7 @@ impl Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let (value, outcome) = made(args)?;
+    let (value, outcome) = made(args, signals::stop()?)?;
     print::result(args.json, &value, || text(&value, &outcome))?;
     match outcome.chosen {
         Choice::Kept(_) => Ok(()),
@@ -120,10 +122,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-/// Compresses, and writes the package, where the budget is kept, and the report; what came of it, also as JSON.
-pub(crate) fn made(args: &Args) -> anyhow::Result<(Value, Outcome)> {
+/// Compresses, and writes the package, where the budget is kept, and the report; what came of it, also as JSON. What sets
+/// `stop` ends the search.
+pub(crate) fn made(args: &Args, stop: Arc<AtomicBool>) -> anyhow::Result<(Value, Outcome)> {
     let report = args.report.clone().unwrap_or_else(|| RunFolder::fresh("compress"));
-    let request = request(args, &report)?;
+    let request = request(args, &report, stop)?;
     let named = || format!("package {}", args.package.display());
     print::skipped(&request.val.skipped);
     let mut shown = Shown(None);
@@ -138,7 +141,7 @@ pub(crate) fn made(args: &Args) -> anyhow::Result<(Value, Outcome)> {
     Ok((value, outcome))
 }
 
-fn request(args: &Args, report: &Path) -> anyhow::Result<Request> {
+fn request(args: &Args, report: &Path, stop: Arc<AtomicBool>) -> anyhow::Result<Request> {
     let (isa, threads) = (open::isa(args.isa.as_deref())?, open::threads(args.threads)?);
     if !(0.0..=1e6).contains(&args.max_drop) {
         return Err(usage(format!("--max-drop {}: it should be 0 or more, like 0.01", args.max_drop)));
@@ -183,7 +186,6 @@ fn request(args: &Args, report: &Path) -> anyhow::Result<Request> {
     let data = args.data.clone();
     let (folder, resume) = (report.to_owned(), args.resume);
     let watts = args.watts;
-    let stop = signals::stop()?;
     Ok(Request {
         source,
         task,

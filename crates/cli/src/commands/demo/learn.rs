@@ -1,6 +1,7 @@
 //! From data to a package: train, validate, predict a few, compress.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use espalier_runtime::Isa;
@@ -79,7 +80,8 @@ pub(super) fn compress(args: &Args, trained: &Trained) -> anyhow::Result<Compres
     let (float, int8) = (path(trained.package.clone()), path(out.clone()));
     let words = [&float, &args.data, "--int8", "--out", &int8];
     eprintln!("   espalier compress {}", words.join(" "));
-    let (_, outcome) = compress::made(&compress::Args::of(words.into_iter().chain(["--report", &report]))?)?;
+    let (_, outcome) =
+        compress::made(&compress::Args::of(words.into_iter().chain(["--report", &report]))?, Arc::default())?;
     eprint!("{}", compared(&outcome));
     let package = match &outcome.chosen {
         Choice::Kept(_) => out,

@@ -208,8 +208,9 @@ impl<const K: usize> Gather for Row<K> {
         // SAFETY: see the top of the file.
         unsafe {
             let first = from.quads(row, 0, 0);
-            // What is one for all in a plane needs no second read.
-            let second = if Self::QUADS == 1 { first } else { from.quads(row, 3, 1) };
+            // The second quad of taps begins as many columns on as the first has.
+            let columns = K.div_ceil(Self::QUADS) as isize;
+            let second = if Self::QUADS == 1 { first } else { from.quads(row, columns, 1) };
             [first, second]
         }
     }

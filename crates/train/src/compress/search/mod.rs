@@ -136,6 +136,7 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
+    /// Makes one move; what came of it.
     fn tried(&mut self, next: Move) -> anyhow::Result<Tried> {
         let (structure, qat, verdict) = match next {
             Move::Change(structure) if self.is_hopeless(structure)? => (structure, false, Verdict::Costs),
