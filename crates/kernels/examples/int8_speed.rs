@@ -68,6 +68,9 @@ const CASES: &[Case] = &[
 
 /// Shapes of ResNet-50 that the others lack, and small maps.
 const SPARSE: &[Case] = &[
+    ("strided", 28, 256, 256, 3, 2, 1),
+    ("strided", 56, 128, 128, 3, 2, 1),
+    ("strided", 14, 512, 512, 3, 2, 1),
     ("pointwise", 56, 64, 64, 1, 1, 0),
     ("pointwise", 56, 256, 64, 1, 1, 0),
     ("pointwise", 28, 512, 128, 1, 1, 0),

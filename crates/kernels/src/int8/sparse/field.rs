@@ -9,6 +9,7 @@
 //! each kernel column does without them. That pays where it saves whole vectors (4x4 pixels are one, 22 positions two), and
 //! where rows are whole vectors, which then begin with cache lines.
 
+use super::tile::{LEVEL_1, VECTORS};
 use crate::LANES;
 use crate::conv::ConvGeometry;
 use crate::int8::conv::source::{ALIAS, GATHERED, WAYS, unaliased};
@@ -23,6 +24,19 @@ use std::ops::Range;
 /// each block that meets it. Measured on Granite Rapids with three quarters of the blocks zero: 256 to 1,024 channels of 14x14
 /// pixels a tenth faster, 2,048 to 512 of 7x7 a quarter; with half as many outputs copying takes what it saves.
 const MANY: usize = 512;
+
+/// How much longer a block takes where all of its loads cross cache lines. Measured on Granite Rapids: seven vectors in 11.0 cycles,
+/// and in 8.0 where none does.
+const CROSSED: f64 = 0.4;
+
+/// From so many vectors on loads are what takes longest.
+const LOADS: usize = 4;
+
+/// How much longer it takes for each level 1 cache that a tile reads beyond the first. From the same machine.
+const MISSED: f64 = 0.5;
+
+/// What is not cheaper by so much is not worth more copies.
+const WORTH: f64 = 0.95;
 
 /// How pixels lie; lengths are in bytes unless it says positions.
 pub(super) struct Field {
@@ -39,6 +53,7 @@ pub(super) struct Field {
     taps: Vec<usize>,
     phases: Vec<Phase>,
     size: [usize; 2],
+    output: [usize; 2],
     stride: [usize; 2],
     /// Padding above.
     top: usize,
@@ -96,68 +111,105 @@ impl Copies {
     }
 }
 
-/// Whether a copy for each kernel column pays, with rows of `pitch` otherwise.
-fn is_worth_copies(output: [usize; 2], pitch: usize) -> bool {
-    const SAVED: f64 = 1.2;
-    let saved = vectors(output, pitch) as f64 / vectors(output, output[1]).max(1) as f64;
-    saved >= SAVED || pitch > output[1] && output[1].is_multiple_of(LANES)
-}
-
 /// Vectors of all positions, with rows of `pitch`.
 fn vectors(output: [usize; 2], pitch: usize) -> usize {
     (output[0].max(1) - 1).saturating_mul(pitch).saturating_add(output[1]).div_ceil(LANES)
 }
 
-/// Columns of padding that rows have in common, with `extra` columns beyond those of the output. Fewer positions take fewer
-/// vectors; where they do not, rows had better begin with cache lines.
+/// Columns of padding that rows have in common, with `extra` columns beyond those of the output.
 fn shared(g: &ConvGeometry, extra: usize) -> usize {
     let [_, left, _, right] = g.window.pad;
-    let shared = if g.window.stride[1] == 1 { left.min(right).min(extra) } else { 0 };
-    let apart = g.output[1] + extra;
-    let is_less = vectors(g.output, apart - shared) < vectors(g.output, apart);
-    if is_less || !apart.is_multiple_of(LANES) { shared } else { 0 }
+    if g.window.stride[1] == 1 { left.min(right).min(extra) } else { 0 }
 }
 
 impl Field {
     pub(super) fn new(g: &ConvGeometry, zero: u8) -> Field {
-        let w = &g.window;
-        let ([height, width], planes) = (g.input, quads(g.channels_in));
+        let (w, planes) = (&g.window, quads(g.channels_in));
         let direct = w.stride == [1, 1] && w.pad == [0; 4];
-        let positions = (g.output[0].max(1) - 1) * width + g.output[1];
+        let [height, width] = g.input;
         let given = 4 * height * width;
         let aliased = given.is_multiple_of(ALIAS) && planes > WAYS;
         let crosses_lines = !given.is_multiple_of(LINE) && g.channels_out >= MANY;
-        let gathered = !direct || aliased || crosses_lines || positions < LANES;
-        let mut copies = [0, 1].map(|axis| Copies::by_residue(w, axis));
-        if gathered && is_worth_copies(g.output, g.output[1] + copies[1].extra()) {
-            copies[1] = Copies::by_position(w, 1);
+        let positions = (g.output[0].max(1) - 1) * width + g.output[1];
+        if direct && !aliased && !crosses_lines && positions >= LANES {
+            return Field::direct(g, zero);
         }
+        let ways = [Copies::by_residue, Copies::by_position].into_iter().flat_map(|columns| {
+            let extra = columns(w, 1).extra();
+            let (all, shared) = (g.output[1] + extra, shared(g, extra));
+            [(all - shared, shared), (all, 0), (all.next_multiple_of(LANES), 0)]
+                .map(|(pitch, shared)| Field::gathered(g, zero, columns(w, 1), pitch, shared))
+        });
+        // Of equals the first, which copies least.
+        let costs = ways.map(|way| (way.cost(), way));
+        costs.reduce(|best, next| if next.0 < WORTH * best.0 { next } else { best }).expect("some way").1
+    }
+
+    /// In the input itself.
+    fn direct(g: &ConvGeometry, zero: u8) -> Field {
+        let ([height, width], planes) = (g.input, quads(g.channels_in));
+        let [_, columns] = g.window.kernel;
+        let [down, right] = g.window.dilation;
+        let tap = |tap: usize| 4 * (tap / columns * down * width + tap % columns * right);
+        Field {
+            gathered: false,
+            rows: g.output[0].max(1),
+            pitch: width,
+            plane: 4 * height * width,
+            planes,
+            taps: (0..g.window.kernel[0] * columns).map(tap).collect(),
+            phases: Vec::new(),
+            size: g.input,
+            output: g.output,
+            stride: g.window.stride,
+            top: 0,
+            extra: 0,
+            shared: 0,
+            zero,
+        }
+    }
+
+    /// In scratch, with these copies of columns.
+    fn gathered(g: &ConvGeometry, zero: u8, columns: Copies, pitch: usize, shared: usize) -> Field {
+        let (w, planes) = (&g.window, quads(g.channels_in));
+        let copies = [Copies::by_residue(w, 0), columns];
         let (extra, count) = (copies[0].extra(), copies[0].first.len() * copies[1].first.len());
-        let shared = if gathered { shared(g, copies[1].extra()) } else { 0 };
-        let pitch = if gathered { g.output[1] + copies[1].extra() - shared } else { width };
         let row = (planes * count * 4 * pitch).max(1);
-        let rows = if gathered { (GATHERED / row).saturating_sub(extra) } else { g.output[0] };
-        let rows = rows.clamp(1, g.output[0].max(1));
-        let phase = ((rows + extra) * pitch + shared) * 4;
+        let rows = (GATHERED / row).saturating_sub(extra).clamp(1, g.output[0].max(1));
+        let phase = (((rows + extra) * pitch + shared) * 4).next_multiple_of(LINE);
         let tap = |tap: usize| {
             let [row, column] = [copies[0].places[tap / w.kernel[1]], copies[1].places[tap % w.kernel[1]]];
             phase * (row[0] * copies[1].first.len() + column[0]) + 4 * (row[1] * pitch + column[1])
         };
         Field {
-            gathered,
+            gathered: true,
             rows,
             pitch,
-            plane: if gathered { unaliased((phase * count).next_multiple_of(LINE)) } else { given },
+            plane: unaliased(phase * count),
             planes,
             taps: (0..w.kernel[0] * w.kernel[1]).map(tap).collect(),
-            phases: if gathered { phases(g, &copies, pitch, phase) } else { Vec::new() },
+            phases: phases(g, &copies, pitch, phase),
             size: g.input,
+            output: g.output,
             stride: w.stride,
             top: w.pad[0],
             extra,
             shared,
             zero,
         }
+    }
+
+    /// What a block costs, in units of a vector that is aligned: see [`CROSSED`] and [`MISSED`]. With few vectors it is not loads
+    /// that take longest.
+    fn cost(&self) -> f64 {
+        let vectors = vectors(self.output, self.pitch);
+        let crossed = match vectors {
+            0..LOADS => 0,
+            _ => self.taps.iter().filter(|tap| !tap.is_multiple_of(LINE)).count(),
+        };
+        let crossed = crossed as f64 / self.taps.len().max(1) as f64;
+        let missed = (self.tile(vectors.min(VECTORS)) as f64 / LEVEL_1 as f64 - 1.0).max(0.0);
+        vectors as f64 * (1.0 + CROSSED * crossed) * (1.0 + MISSED * missed)
     }
 
     /// Bytes from the first pixel of plane 0 to what `tap` of `quad` reads for it.

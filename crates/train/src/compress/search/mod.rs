@@ -122,16 +122,16 @@ impl<'a> Search<'a> {
                 Ok(outcome) => tried.push(outcome),
                 // What keeps the budget is not lost.
                 Err(error) if self.gain().is_some() => {
-                    let why = if self.is_stopped() {
-                        "stopped".into()
-                    } else {
-                        format!("ended by an error: {error:#}")
-                    };
-                    self.ended("search", why, Instant::now());
+                    if !self.is_stopped() {
+                        self.ended("search", format!("ended by an error: {error:#}"), Instant::now());
+                    }
                     break;
                 }
                 Err(error) => return Err(error),
             }
+        }
+        if self.is_stopped() {
+            self.ended("search", "stopped".into(), Instant::now());
         }
         Ok(())
     }
