@@ -12,7 +12,7 @@ use crate::int8::QUAD;
 use std::ops::Range;
 
 /// Bytes that may be gathered at once; weights have room beside them in a level 2 cache.
-pub(in crate::int8) const GATHERED: usize = 128 * 1024;
+const GATHERED: usize = 128 * 1024;
 /// Planes a multiple of this apart fall into the same sets of a level 1 cache.
 pub(in crate::int8) const ALIAS: usize = 4096;
 /// More planes than that evict each other then.

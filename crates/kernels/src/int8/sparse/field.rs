@@ -12,13 +12,16 @@
 use super::tile::{LEVEL_1, VECTORS};
 use crate::LANES;
 use crate::conv::ConvGeometry;
-use crate::int8::conv::source::{ALIAS, GATHERED, WAYS, unaliased};
+use crate::int8::conv::source::{ALIAS, WAYS, unaliased};
 use crate::int8::dots::Dots;
 use crate::int8::form::per_form;
 use crate::int8::quads;
 use crate::int8::share::LINE;
 use espalier_graph::Window;
 use std::ops::Range;
+
+/// Bytes that may be gathered at once: there are fewer weights beside them in a level 2 cache than in a dense kernel's.
+const GATHERED: usize = 256 * 1024;
 
 /// With so many outputs, planes that do not begin with cache lines are copied to where they do: a vector is loaded once for
 /// each block that meets it. Measured on Granite Rapids with three quarters of the blocks zero: 256 to 1,024 channels of 14x14
@@ -351,8 +354,8 @@ impl Rows<'_> {
             (1, 9..=16) => self.each_and_more::<16>(inner, to),
             (1, 5..=8) => self.each_and_more::<8>(inner, to),
             (1, 4) => self.each(inner, to, pieces::<4>),
-            (2, 5..=8) => self.each(inner, to, every_second_of_few::<4>),
-            (2, _) => self.each(inner, to, every_second),
+            (2, 5..=8) => self.each(inner, to, every_second::<4>),
+            (2, 9..) => self.each(inner, to, every_second::<8>),
             _ => self.each(inner, to, |from, to| {
                 to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
             }),
@@ -407,7 +410,7 @@ fn pieces<const N: usize>(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
 
 /// Every second pixel, for at least `N + 1` of them: as the lower halves of pairs, which vectors have an instruction for.
 #[inline(always)]
-fn every_second_of_few<const N: usize>(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
+fn every_second<const N: usize>(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
     let (last, to) = to.split_last_mut().expect("not empty");
     *last = from[2 * to.len()];
     let pairs = &from.as_chunks::<2>().0[..to.len()];
@@ -419,12 +422,4 @@ fn every_second_of_few<const N: usize>(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
     let (pieces, last) = (pairs.as_chunks::<N>().0, pairs.last_chunk::<N>().expect("at least one piece"));
     pieces.iter().zip(to.as_chunks_mut::<N>().0).for_each(|(from, to)| *to = lower(from));
     *to.last_chunk_mut::<N>().expect("at least one piece") = lower(last);
-}
-
-/// In a form that compilers make shuffles of.
-#[inline(always)]
-fn every_second(from: &[[u8; 4]], to: &mut [[u8; 4]]) {
-    let (last, to) = to.split_last_mut().expect("not empty");
-    from.as_chunks::<2>().0.iter().zip(&mut *to).for_each(|(from, to)| *to = from[0]);
-    *last = from[2 * to.len()];
 }
