@@ -229,6 +229,7 @@ fn wrong_files_are_refused() {
         ("benchmark PKG --random-sparsity 0.75", 2, "the package computes in f32"),
         ("benchmark --train lenet --random-sparsity 0.75", 2, "cannot be used with"),
         ("benchmark PKG --train lenet", 2, "cannot be used with"),
+        ("benchmark PKG --batch 2", 2, "cannot be used with"),
         ("benchmark --train resnet99", 2, "resnet99"),
         ("benchmark --train lenet --batch 0", 2, "--batch: 0"),
         ("benchmark --train lenet --classes 0", 2, "0 classes"),

@@ -37,11 +37,11 @@ pub(crate) struct Args {
     #[command(flatten)]
     compute: Compute,
     /// Timed runs, after at least 5 untimed ones.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 50, conflicts_with = "train")]
     runs: usize,
     /// Add a row for each step: kernel, time, multiply-accumulates and their rate, the time that this machine's measured
     /// limits allow, and the share of it that was reached; and say where int8 does not pay or did not apply.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "train")]
     per_layer: bool,
     /// First zero this share of the weights of an int8 package, in random blocks of 2 outputs x 4 inputs: the speed that
     /// pruning would give. Taken are the layers that pruning takes: all convolutions but the first layer, depthwise and
@@ -52,22 +52,22 @@ pub(crate) struct Args {
     #[arg(long, value_name = "W", allow_negative_numbers = true, conflicts_with = "train")]
     watts: Option<f64>,
     /// With --train: images in a step.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, conflicts_with = "package")]
     batch: usize,
     /// With --train: height and width of the input.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, conflicts_with = "package")]
     imgsz: usize,
     /// With --train: number of classes.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, conflicts_with = "package")]
     classes: usize,
     /// With --train: scale of the channels.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, conflicts_with = "package")]
     width: f32,
     /// With --train: arithmetic; auto means f32, bf16 is not built yet.
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", conflicts_with = "package")]
     precision: String,
     /// With --train: timed steps, after 3 untimed ones.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, conflicts_with = "package")]
     steps: usize,
     /// Print one JSON object.
     #[arg(long)]

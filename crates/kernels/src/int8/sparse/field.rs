@@ -6,8 +6,9 @@
 //! for each residue of rows and columns modulo the strides that some tap reads (one in all at stride 1, four for a 3x3
 //! kernel at stride 2). Either way the *positions* of a field are row after row of `pitch` pixels; those past the last output
 //! column of a row are computed and not stored: 55 positions for 7x7 pixels and a 3x3 kernel, 3,191 for 56x56. A copy for
-//! each kernel column does without them. That pays where it saves whole vectors (4x4 pixels are one, 22 positions two), and
-//! where rows are whole vectors, which then begin with cache lines.
+//! each kernel column does without them, and rows of whole cache lines, or of halves, make more taps begin with lines; either
+//! takes more of a level 1 cache. What a block costs in each way is estimated (`Field::cost`), and the cheapest is taken: 4x4
+//! pixels are one vector and 22 positions two, 14x14 pixels at stride 2 have rows of 16 positions in place of 15.
 
 use super::tile::{LEVEL_1, VECTORS};
 use crate::LANES;
@@ -213,6 +214,12 @@ impl Field {
         let crossed = crossed as f64 / self.taps.len().max(1) as f64;
         let missed = (self.tile(vectors.min(VECTORS)) as f64 / LEVEL_1 as f64 - 1.0).max(0.0);
         vectors as f64 * (1.0 + CROSSED * crossed) * (1.0 + MISSED * missed)
+    }
+
+    /// Copies of each plane, in whole or in part.
+    #[cfg(test)]
+    pub(super) fn copies(&self) -> usize {
+        self.phases.len()
     }
 
     /// Bytes from the first pixel of plane 0 to what `tap` of `quad` reads for it.

@@ -155,6 +155,27 @@ fn only_blocks_that_are_not_zero_are_packed_and_counted() {
     assert_eq!(p.prepare(Form::of(Isa::SCALAR), Method::Dense).macs, 36 * 6 * 8 * 9);
 }
 
+/// How long rows are and how many copies there are of each: few vectors, few loads across cache lines, and no more than a
+/// level 1 cache holds.
+#[test]
+fn rows_are_copied_as_suits_the_cache() {
+    for (what, (size, channels, kernel, stride), pitch, copies) in [
+        ("read where it lies", (28, 128, 1, 1), 28, 0),
+        ("padding between rows is shared", (28, 128, 3, 1), 29, 1),
+        ("three of nine taps begin with cache lines as in rows of 16", (14, 256, 3, 1), 15, 1),
+        ("copies of columns make rows cache lines", (32, 64, 3, 1), 32, 3),
+        ("or halves", (56, 64, 3, 1), 56, 3),
+        ("which many channels have no room for", (56, 512, 3, 1), 57, 1),
+        ("one vector", (4, 256, 3, 1), 4, 3),
+        ("four phases, each of which begins with a cache line", (28, 256, 3, 2), 15, 4),
+    ] {
+        let pad = [kernel / 2; 4];
+        let g = geometry(&(1, channels, 64, 1, [size; 2], [kernel; 2], [stride; 2], pad, [1, 1])).unwrap();
+        let field = Field::new(&g, 0);
+        assert_eq!((field.pitch, field.copies()), (pitch, copies), "{what}");
+    }
+}
+
 /// Whatever is chosen, the bits are the same.
 #[test]
 fn choices_follow_the_zeros() {
