@@ -344,7 +344,7 @@ fn a_search_that_is_stopped_writes_what_it_found() {
     let mut search = search.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(search.stderr.take().unwrap()).lines();
     assert!(said.any(|line| line.unwrap().starts_with("25 % of the work pruned, int8")), "it prunes");
-    // Into the next lesson.
+    // Into the next lesson, as a rule.
     std::thread::sleep(Duration::from_secs(1));
     let signal = Command::new("kill").args(["-TERM", &search.id().to_string()]).status().unwrap();
     assert!(signal.success());

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     runs: usize,
     /// Add a row for each step: kernel, time, multiply-accumulates and their rate, the time that this machine's measured
     /// limits allow, and the share of it that was reached; and say where int8 does not pay or did not apply.
-    #[arg(long, conflicts_with = "train")]
+    #[arg(long)]
     per_layer: bool,
     /// First zero this share of the weights of an int8 package, in random blocks of 2 outputs x 4 inputs: the speed that
     /// pruning would give. Taken are the layers that pruning takes: all convolutions but the first layer, depthwise and

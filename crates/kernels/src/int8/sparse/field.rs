@@ -7,8 +7,8 @@
 //! kernel at stride 2). Either way the *positions* of a field are row after row of `pitch` pixels; those past the last output
 //! column of a row are computed and not stored: 55 positions for 7x7 pixels and a 3x3 kernel, 3,191 for 56x56. A copy for
 //! each kernel column does without them, and rows of whole cache lines, or of halves, make more taps begin with lines; either
-//! takes more of a level 1 cache. What a block costs in each way is estimated (`Field::cost`), and the cheapest is taken: 4x4
-//! pixels are one vector and 22 positions two, 14x14 pixels at stride 2 have rows of 16 positions in place of 15.
+//! takes more of a level 1 cache, and time. What a block costs in each way is estimated (`Field::cost`), and a way that is clearly
+//! cheaper than the simplest is taken: 4x4 pixels are one vector with copies, and 22 positions two.
 
 use super::tile::{LEVEL_1, VECTORS};
 use crate::LANES;
@@ -29,17 +29,23 @@ const GATHERED: usize = 256 * 1024;
 /// pixels a tenth faster, 2,048 to 512 of 7x7 a quarter; with half as many outputs copying takes what it saves.
 const MANY: usize = 512;
 
-/// How much longer a block takes where all of its loads cross cache lines. Measured on Granite Rapids: seven vectors in 11.0 cycles,
-/// and in 8.0 where none does.
-const CROSSED: f64 = 0.4;
-
-/// From so many vectors on loads are what takes longest.
+/// What [`Field::cost`] reckons with, in cycles of Granite Rapids with products of bytes: a vector of a block takes one, and so
+/// much more where all loads cross cache lines (seven vectors and their weights in 11.0, and in 8.0 where none does), once loads
+/// are what takes longest.
+const CROSSED: f64 = 0.5;
 const LOADS: usize = 4;
 
-/// How much longer it takes for each level 1 cache that a tile reads beyond the first. From the same machine.
+/// How much longer for each level 1 cache that a tile reads beyond the first.
 const MISSED: f64 = 0.5;
 
-/// What is not cheaper by so much is not worth more copies.
+/// Weights and offset of a block in a tile; copying a cache line.
+const TILE: f64 = 1.3;
+const COPIED: f64 = 4.5;
+
+/// The share of blocks that are not zero.
+const KEPT: f64 = 0.25;
+
+/// What is not cheaper by so much than a simpler way is not taken.
 const WORTH: f64 = 0.95;
 
 /// How pixels lie; lengths are in bytes unless it says positions.
@@ -141,12 +147,14 @@ impl Field {
         let ways = [Copies::by_residue, Copies::by_position].into_iter().flat_map(|columns| {
             let extra = columns(w, 1).extra();
             let (all, shared) = (g.output[1] + extra, shared(g, extra));
-            [(all - shared, shared), (all, 0), (all.next_multiple_of(LANES), 0)]
+            [(all - shared, shared), (all.next_multiple_of(LANES), 0)]
                 .map(|(pitch, shared)| Field::gathered(g, zero, columns(w, 1), pitch, shared))
         });
-        // Of equals the first, which copies least.
-        let costs = ways.map(|way| (way.cost(), way));
-        costs.reduce(|best, next| if next.0 < WORTH * best.0 { next } else { best }).expect("some way").1
+        let costs = ways.map(|way| (way.cost(g.channels_out), way));
+        let cheaper = |best: (f64, Field), next: (f64, Field)| {
+            if next.0 < WORTH * best.0 { next } else { best }
+        };
+        costs.reduce(cheaper).expect("some way").1
     }
 
     /// In the input itself.
@@ -203,17 +211,21 @@ impl Field {
         }
     }
 
-    /// What a block costs, in units of a vector that is aligned: see [`CROSSED`] and [`MISSED`]. With few vectors it is not loads
-    /// that take longest.
-    fn cost(&self) -> f64 {
-        let vectors = vectors(self.output, self.pitch);
+    /// Cycles of a block, with its share of the copying of a plane for so many outputs.
+    fn cost(&self, outputs: usize) -> f64 {
+        let items = self.output[0].div_ceil(self.rows).max(1);
+        let rows = self.output[0].div_ceil(items);
+        let vectors = vectors([rows, self.output[1]], self.pitch);
         let crossed = match vectors {
             0..LOADS => 0,
             _ => self.taps.iter().filter(|tap| !tap.is_multiple_of(LINE)).count(),
         };
-        let crossed = crossed as f64 / self.taps.len().max(1) as f64;
+        let taps = self.taps.len().max(1) as f64;
         let missed = (self.tile(vectors.min(VECTORS)) as f64 / LEVEL_1 as f64 - 1.0).max(0.0);
-        vectors as f64 * (1.0 + CROSSED * crossed) * (1.0 + MISSED * missed)
+        let products = vectors as f64 * (1.0 + CROSSED * crossed as f64 / taps) * (1.0 + MISSED * missed);
+        let lines = 4 * self.phases.len() * self.positions(rows) / LINE;
+        let copied = COPIED * lines as f64 / (KEPT * taps * outputs as f64 / 2.0);
+        items as f64 * (products + TILE * vectors.div_ceil(VECTORS) as f64 + copied)
     }
 
     /// Copies of each plane, in whole or in part.

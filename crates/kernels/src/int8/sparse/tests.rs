@@ -27,11 +27,13 @@ fn cases() -> impl Iterator<Item = Case> {
         (1, 9, 6, 1, [9, 11], [3, 3], [1, 1], [0; 4], [1, 1]),
         (1, 9, 6, 1, [12, 12], [2, 3], [1, 1], [0; 4], [2, 2]),
         (1, 5, 4, 1, [3, 40], [2, 25], [1, 1], [0; 4], [1, 1]),
-        // A copy for each kernel column: one vector, half of one, whole ones; few rows at a time; strides and dilations.
+        // A copy for each kernel column: one vector, half of one; strides and dilations. Few rows at a time.
         (2, 9, 6, 1, [4, 4], [3, 3], [1, 1], [1; 4], [1, 1]),
         (1, 9, 6, 1, [8, 8], [3, 5], [1, 1], [1, 2, 1, 2], [1, 1]),
         (1, 9, 6, 1, [8, 8], [3, 3], [1, 1], [2; 4], [2, 2]),
-        (1, 300, 5, 1, [16, 16], [3, 3], [1, 1], [1; 4], [1, 1]),
+        (1, 1100, 5, 1, [16, 16], [3, 3], [1, 1], [1; 4], [1, 1]),
+        (2, 700, 5, 1, [21, 14], [3, 3], [2, 2], [1; 4], [1, 1]),
+        (1, 36, 8, 1, [16, 16], [3, 3], [1, 1], [1; 4], [1, 1]),
         (1, 6, 4, 1, [33, 31], [3, 3], [2, 2], [1; 4], [1, 1]),
         (1, 5, 4, 1, [35, 61], [3, 4], [4, 4], [1, 3, 1, 3], [2, 1]),
         // Several residues of the strides, and strides beyond the kernel.
@@ -155,25 +157,29 @@ fn only_blocks_that_are_not_zero_are_packed_and_counted() {
     assert_eq!(p.prepare(Form::of(Isa::SCALAR), Method::Dense).macs, 36 * 6 * 8 * 9);
 }
 
-/// How long rows are and how many copies there are of each: few vectors, few loads across cache lines, and no more than a
-/// level 1 cache holds.
+/// How long rows are, how many copies there are of each, and whether an item has all rows: few vectors, few loads across
+/// cache lines, little that misses a level 1 cache, little to copy.
 #[test]
 fn rows_are_copied_as_suits_the_cache() {
-    for (what, (size, channels, kernel, stride), pitch, copies) in [
-        ("read where it lies", (28, 128, 1, 1), 28, 0),
-        ("padding between rows is shared", (28, 128, 3, 1), 29, 1),
-        ("three of nine taps begin with cache lines as in rows of 16", (14, 256, 3, 1), 15, 1),
-        ("copies of columns make rows cache lines", (32, 64, 3, 1), 32, 3),
-        ("or halves", (56, 64, 3, 1), 56, 3),
-        ("which many channels have no room for", (56, 512, 3, 1), 57, 1),
-        ("one vector", (4, 256, 3, 1), 4, 3),
-        ("four phases, each of which begins with a cache line", (28, 256, 3, 2), 15, 4),
+    for (what, (size, [channels, outputs], kernel, stride), pitch, copies) in [
+        ("read where it lies", (28, [128, 128], 1, 1), 28, 0),
+        ("padding between rows is shared", (28, [128, 128], 3, 1), 29, 1),
+        ("as many taps begin with cache lines as in rows of 16", (14, [256, 256], 3, 1), 15, 1),
+        ("copies of columns make rows cache lines", (32, [64, 64], 3, 1), 32, 3),
+        ("or halves", (56, [64, 64], 3, 1), 56, 3),
+        ("which few outputs do not pay for", (56, [64, 8], 3, 1), 57, 1),
+        ("which many channels have no room for", (56, [512, 512], 3, 1), 57, 1),
+        ("one vector", (4, [256, 256], 3, 1), 4, 3),
+        ("four phases", (28, [256, 256], 3, 2), 15, 4),
     ] {
         let pad = [kernel / 2; 4];
-        let g = geometry(&(1, channels, 64, 1, [size; 2], [kernel; 2], [stride; 2], pad, [1, 1])).unwrap();
-        let field = Field::new(&g, 0);
+        let case = (1, channels, outputs, 1, [size; 2], [kernel; 2], [stride; 2], pad, [1, 1]);
+        let field = Field::new(&geometry(&case).unwrap(), 0);
         assert_eq!((field.pitch, field.copies()), (pitch, copies), "{what}");
     }
+    // One long row, of which 31 copies would be half a megabyte.
+    let case = (1, 16, 16, 1, [1, 1000], [1, 31], [1, 1], [0, 15, 0, 15], [1, 1]);
+    assert_eq!(Field::new(&geometry(&case).unwrap(), 0).copies(), 1);
 }
 
 /// Whatever is chosen, the bits are the same.

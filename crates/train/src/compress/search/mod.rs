@@ -100,6 +100,9 @@ impl<'a> Search<'a> {
                 }
             }
         }
+        if self.is_stopped() {
+            self.ended("search", "stopped".into(), Instant::now());
+        }
         self.judge();
         self.outcome()
     }
@@ -121,17 +124,13 @@ impl<'a> Search<'a> {
             match self.tried(next) {
                 Ok(outcome) => tried.push(outcome),
                 // What keeps the budget is not lost.
+                Err(_) if self.is_stopped() => break,
                 Err(error) if self.gain().is_some() => {
-                    if !self.is_stopped() {
-                        self.ended("search", format!("ended by an error: {error:#}"), Instant::now());
-                    }
+                    self.ended("search", format!("ended by an error: {error:#}"), Instant::now());
                     break;
                 }
                 Err(error) => return Err(error),
             }
-        }
-        if self.is_stopped() {
-            self.ended("search", "stopped".into(), Instant::now());
         }
         Ok(())
     }
