@@ -42,7 +42,7 @@ const MISSED: f64 = 0.5;
 const TILE: f64 = 1.3;
 const COPIED: f64 = 4.5;
 
-/// The share of blocks that are not zero.
+/// The share of blocks that are taken not to be zero: which they are is not known yet.
 const KEPT: f64 = 0.25;
 
 /// What is not cheaper by so much than a simpler way is not taken.

@@ -157,8 +157,8 @@ fn only_blocks_that_are_not_zero_are_packed_and_counted() {
     assert_eq!(p.prepare(Form::of(Isa::SCALAR), Method::Dense).macs, 36 * 6 * 8 * 9);
 }
 
-/// How long rows are, how many copies there are of each, and whether an item has all rows: few vectors, few loads across
-/// cache lines, little that misses a level 1 cache, little to copy.
+/// How long rows are and how many copies there are of each: few vectors, few loads across cache lines, little that misses a
+/// level 1 cache, little to copy.
 #[test]
 fn rows_are_copied_as_suits_the_cache() {
     for (what, (size, [channels, outputs], kernel, stride), pitch, copies) in [
